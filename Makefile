@@ -1,0 +1,53 @@
+# make            release build for PG_CONFIG's server, into build/package
+# make install    copies it into that server (as root where the server is the system's)
+# make test       everything that can be checked here; PG=18 for another major, PG="14 15 18" for several
+# make demo       real vectors, a private server, recall and speed (see demo/)
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+PG ?= 15
+PYTHON = build/venv/bin/python
+
+.PHONY: all package install test demo soak bench bench-gpu kernels setup clean
+
+all: package
+
+package:
+	@tools/setup.sh build
+	@tools/build.sh package $(PG_CONFIG)
+
+install:
+	@tools/build.sh install $(PG_CONFIG)
+
+test:
+	@tools/test.sh $(PG)
+
+demo: package
+	@tools/setup.sh npm
+	@tools/setup.sh server 15
+	@tools/demo.sh $(DEMO)
+
+# Inserts, deletions, VACUUM and searches at once for SECONDS, every answer checked.
+soak:
+	@tools/test.sh --soak $(or $(SECONDS),600) $(PG)
+
+# The demo's data at many settings, as a table for docs/benchmarks.md.
+bench: package
+	@tools/setup.sh npm
+	@tools/setup.sh server 15
+	@tools/demo.sh --sweep
+
+# What a GPU machine without registries needs, in build/gpu: server, data, Python packages. There: tests/gpu/server.sh
+bench-gpu: package
+	@tools/setup.sh npm
+	@tools/gpu_kit.sh
+
+kernels:
+	@tools/setup.sh python
+	@$(PYTHON) tools/build_kernels.py
+
+setup:
+	@tools/setup.sh build
+	@tools/setup.sh python
+	@for major in $(PG); do tools/setup.sh server $$major; done
+
+clean:
+	@tools/clean.sh

@@ -1,0 +1,231 @@
+//! AArch64 NEON: 4 f32 lanes, 16 code bytes a step.
+
+#![allow(unsafe_code)]
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use half::f16;
+
+use crate::bits::GROUP;
+use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::{Isa, Variant, scalar};
+
+pub(crate) const VARIANT: Variant = Variant {
+    isa: Isa::Neon,
+    l2sq,
+    dot,
+    l1,
+    l2sq_f16,
+    dot_f16,
+    f16_from_f32,
+    f32_from_f16,
+    fastscan,
+    // NEON is part of the baseline: the compiler has vectorised the portable loops with it.
+    hadamard: scalar::hadamard,
+};
+
+/// f16 to f32. The instruction is plain ARMv8; only its intrinsic is not stable.
+#[inline]
+#[target_feature(enable = "neon")]
+fn widen(h: uint16x4_t) -> float32x4_t {
+    let out: float32x4_t;
+    // SAFETY: reads and writes the two registers only.
+    unsafe {
+        asm!("fcvtl {o:v}.4s, {i:v}.4h", o = lateout(vreg) out, i = in(vreg) h,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    out
+}
+
+/// f32 to f16, rounded to nearest even (the mode Rust code runs in).
+#[inline]
+#[target_feature(enable = "neon")]
+fn narrow(x: float32x4_t) -> uint16x4_t {
+    let out: uint16x4_t;
+    // SAFETY: reads and writes the two registers only.
+    unsafe {
+        asm!("fcvtn {o:v}.4h, {i:v}.4s", o = lateout(vreg) out, i = in(vreg) x,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    out
+}
+
+impl Lanes for float32x4_t {
+    const LANES: usize = 4;
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn zero() -> Self {
+        vdupq_n_f32(0.0)
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller guarantees 4 readable numbers.
+        unsafe { vld1q_f32(p) }
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        let mut padded = [0f32; 4];
+        // SAFETY: the caller guarantees n < 4 readable numbers; padded is a local of 4.
+        unsafe {
+            for (i, slot) in padded.iter_mut().enumerate().take(n) {
+                *slot = p.add(i).read();
+            }
+            Self::load(padded.as_ptr())
+        }
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_f16(p: *const f16) -> Self {
+        // SAFETY: the caller guarantees 4 readable numbers of two bytes.
+        widen(unsafe { vld1_u16(p.cast()) })
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn load_f16_first(p: *const f16, n: usize) -> Self {
+        let mut padded = [f16::ZERO; 4];
+        // SAFETY: the caller guarantees n < 4 readable numbers; padded is a local of 4.
+        unsafe {
+            for (i, slot) in padded.iter_mut().enumerate().take(n) {
+                *slot = p.add(i).read();
+            }
+            Self::load_f16(padded.as_ptr())
+        }
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(self, other: Self) -> Self {
+        vaddq_f32(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sub(self, other: Self) -> Self {
+        vsubq_f32(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        vfmaq_f32(sum, self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn abs(self) -> Self {
+        vabsq_f32(self)
+    }
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sum(self) -> f32 {
+        vaddvq_f32(self)
+    }
+}
+
+macro_rules! sums {
+    ($($name:ident($term:ty, $b:ty);)*) => {$(
+        #[target_feature(enable = "neon")]
+        unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
+            // SAFETY: the features of float32x4_t are enabled here.
+            unsafe { sum_terms::<float32x4_t, $term, $b>(a, b) }
+        }
+    )*};
+}
+sums! {
+    l2sq(L2sq, f32);
+    dot(Dot, f32);
+    l1(L1, f32);
+    l2sq_f16(L2sq, f16);
+    dot_f16(Dot, f16);
+}
+
+/// # Safety
+/// NEON.
+#[target_feature(enable = "neon")]
+unsafe fn f16_from_f32(src: &[f32], dst: &mut [f16]) {
+    let (s, mut d) = (src.chunks_exact(4), dst.chunks_exact_mut(4));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 4 numbers each.
+        unsafe { vst1_u16(d.as_mut_ptr().cast(), narrow(vld1q_f32(s.as_ptr()))) };
+    }
+    scalar::f16_from_f32(rest, d.into_remainder());
+}
+
+/// # Safety
+/// NEON.
+#[target_feature(enable = "neon")]
+unsafe fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
+    let (s, mut d) = (src.chunks_exact(4), dst.chunks_exact_mut(4));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 4 numbers each.
+        unsafe { vst1q_f32(d.as_mut_ptr(), float32x4_t::load_f16(s.as_ptr())) };
+    }
+    scalar::f32_from_f16(rest, d.into_remainder());
+}
+
+/// Sums of entries i (`even`, biased by 256 times those of i + 8) and i + 8 (`odd`), u16.
+#[derive(Clone, Copy)]
+struct Sums {
+    even: uint16x8_t,
+    odd: uint16x8_t,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn zero() -> Self {
+        Sums {
+            even: vdupq_n_u16(0),
+            odd: vdupq_n_u16(0),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn add(&mut self, values: uint8x16_t) {
+        let pairs = vreinterpretq_u16_u8(values);
+        self.even = vaddq_u16(self.even, pairs);
+        self.odd = vsraq_n_u16::<8>(self.odd, pairs);
+    }
+
+    /// Adds the 16 sums to `out` (16 numbers).
+    #[inline]
+    #[target_feature(enable = "neon")]
+    fn flush(self, out: &mut [u32]) {
+        let even = vsubq_u16(self.even, vshlq_n_u16::<8>(self.odd));
+        for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
+            let (low, high) = (
+                vmovl_u16(vget_low_u16(sums)),
+                vmovl_u16(vget_high_u16(sums)),
+            );
+            let p = out.as_mut_ptr();
+            // SAFETY: out has 8 numbers.
+            unsafe {
+                vst1q_u32(p, vaddq_u32(vld1q_u32(p), low));
+                vst1q_u32(p.add(4), vaddq_u32(vld1q_u32(p.add(4)), high));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// NEON; equal lengths, multiples of 16.
+#[target_feature(enable = "neon")]
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    // 256 steps of at most 255 stay below 2^16.
+    const STEPS: usize = 256;
+    let (low_sums, high_sums) = sums.split_at_mut(16);
+    for (codes, lut) in codes.chunks(16 * STEPS).zip(lut.chunks(16 * STEPS)) {
+        let (mut low, mut high) = (Sums::zero(), Sums::zero());
+        for (c, l) in codes.chunks_exact(16).zip(lut.chunks_exact(16)) {
+            // SAFETY: 16 bytes each.
+            let (code, table) = unsafe { (vld1q_u8(c.as_ptr()), vld1q_u8(l.as_ptr())) };
+            low.add(vqtbl1q_u8(table, vandq_u8(code, vdupq_n_u8(15))));
+            high.add(vqtbl1q_u8(table, vshrq_n_u8::<4>(code)));
+        }
+        low.flush(low_sums);
+        high.flush(high_sums);
+    }
+}

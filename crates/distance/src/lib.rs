@@ -1,0 +1,119 @@
+//! Distances, FastScan and the Hadamard transform, in the widest instructions the machine has.
+//!
+//! | file | content |
+//! |---|---|
+//! | `lib.rs` | the public functions, each one indirect call |
+//! | `isa.rs`, `variant.rs` | what the machine can do; one table of functions per instruction set |
+//! | `scalar.rs` | the reference: portable code, the fallback and the oracle of the parity tests |
+//! | `generic.rs` | each float kernel written once over a register trait |
+//! | `x86_64/`, `aarch64.rs` | the registers, and FastScan, of each instruction set |
+//! | `nearest.rs` | nearest of many centroids for many rows |
+//! | `fht.rs` | the passes of the Hadamard transform that all variants share |
+//! | `bits.rs` | bit rows to and from FastScan order |
+//!
+//! # Rounding
+//!
+//! Let `u = 2^-24`. Whatever the variant, a sum over `dim` terms computed here differs from the sum over
+//! the reals by at most `rounding(dim) * sum |term|`, `rounding(dim) = (dim / 8 + 24) u`, as long as nothing
+//! overflows; terms that underflow add at most `dim * 2^-149` to that. Derivation: a term carries `t` roundings of its own
+//! (`dot`: the product, 1; `l2sq`: the difference enters twice and its square once, 3; `l1`: 1; a fused
+//! multiply-add removes the product's). Every variant keeps at least 16 running sums ("lanes") and deals the
+//! terms out to them in turn; what is left after the last whole round adds at most one term to each. So a lane holds at most `dim / 16 + 2` terms, and its first addition, to zero, is exact: at
+//! most `dim / 16 + 1` roundings. The lanes (at most 64) are then added as a binary tree, 6 levels, in the
+//! scalar variant 4. In all `m <= dim / 16 + 1 + 6 + 3 = dim / 16 + 10` factors `(1 + d)`, `|d| <= u`, stand
+//! on each term, hence (Higham, Accuracy and Stability, lemma 3.1) the error is at most
+//! `m u / (1 - m u) * sum |term|`. For `dim <= 2^20` the second-order part `m^2 u^2 / (1 - m u)` is below
+//! `dim / 16 u`, so the bound holds with more than 13 u to spare. f16 widens to f32 exactly and adds nothing.
+//! The sums of `l2sq`, `l1` and `norm_sq` have no negative terms: for them the bound is a relative error.
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+mod bits;
+mod fht;
+mod generic;
+mod isa;
+mod nearest;
+pub mod scalar;
+mod variant;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+
+pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
+pub use half::f16;
+pub use isa::{Isa, isa};
+pub use nearest::Panels;
+pub use variant::{Variant, variants};
+
+use variant::active;
+
+/// The bound of the crate's documentation: relative to `sum |term|`, for every sum over `dim` terms.
+pub fn rounding(dim: usize) -> f64 {
+    (dim as f64 / 8.0 + 24.0) * f64::from(f32::EPSILON / 2.0)
+}
+
+/// `sum (a_i - b_i)^2`. Slices of equal length; where they differ (an error of the caller) the shorter counts.
+#[inline]
+pub fn l2sq(a: &[f32], b: &[f32]) -> f32 {
+    active().l2sq(a, b)
+}
+
+/// `sum a_i b_i`. Slices as for [`l2sq`].
+#[inline]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    active().dot(a, b)
+}
+
+/// `sum |a_i - b_i|`. Slices as for [`l2sq`].
+#[inline]
+pub fn l1(a: &[f32], b: &[f32]) -> f32 {
+    active().l1(a, b)
+}
+
+/// `sum a_i^2`.
+#[inline]
+pub fn norm_sq(a: &[f32]) -> f32 {
+    active().dot(a, a)
+}
+
+/// `sum (q_i - h_i)^2` of an f32 query and an f16 row. Slices as for [`l2sq`].
+#[inline]
+pub fn l2sq_f16(q: &[f32], h: &[f16]) -> f32 {
+    active().l2sq_f16(q, h)
+}
+
+/// `sum q_i h_i` of an f32 query and an f16 row. Slices as for [`l2sq`].
+#[inline]
+pub fn dot_f16(q: &[f32], h: &[f16]) -> f32 {
+    active().dot_f16(q, h)
+}
+
+/// Rounds to nearest, ties to even; beyond the range of f16 gives infinity. Panics if the lengths differ.
+#[inline]
+pub fn f16_from_f32(src: &[f32], dst: &mut [f16]) {
+    active().f16_from_f32(src, dst);
+}
+
+/// Widens exactly. Panics if the lengths differ.
+#[inline]
+pub fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
+    active().f32_from_f16(src, dst);
+}
+
+/// FastScan over a group of 32 entries: adds to `sums[i]` the sum over nibbles `n` of
+/// `lut[16 n + nibble n of entry i]`.
+///
+/// `codes` and `lut`: `[n_nibbles, 16]`, any `n_nibbles`; codes in the order of [`pack_codes`].
+/// `sums` wraps modulo `2^32`. Panics if the two lengths differ or are no multiple of 16.
+#[inline]
+pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    active().fastscan(codes, lut, sums);
+}
+
+/// Fast Hadamard transform in place, natural order, unnormalised (twice applied it multiplies by the length).
+///
+/// All variants do the same additions in the same order: the results agree bit for bit on every machine.
+/// Panics if the length is no power of two.
+#[inline]
+pub fn hadamard(x: &mut [f32]) {
+    active().hadamard(x);
+}

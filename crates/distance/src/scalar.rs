@@ -1,0 +1,128 @@
+//! The reference: portable code, the fallback where nothing better is available, and the oracle of the parity tests.
+//!
+//! The sums run in 16 lanes, which the compiler can map to whatever registers the baseline has.
+
+use half::f16;
+
+use crate::bits::{GROUP, PERM};
+use crate::{Isa, Variant, fht};
+
+const LANES: usize = 16;
+
+pub(crate) const VARIANT: Variant = Variant {
+    isa: Isa::Scalar,
+    l2sq,
+    dot,
+    l1,
+    l2sq_f16,
+    dot_f16,
+    f16_from_f32,
+    f32_from_f16,
+    fastscan,
+    hadamard,
+};
+
+/// See [`crate::l2sq`].
+pub fn l2sq(a: &[f32], b: &[f32]) -> f32 {
+    sum_terms(a, b, |x, y| (x - y) * (x - y))
+}
+
+/// See [`crate::dot`].
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    sum_terms(a, b, |x, y| x * y)
+}
+
+/// See [`crate::l1`].
+pub fn l1(a: &[f32], b: &[f32]) -> f32 {
+    sum_terms(a, b, |x, y| (x - y).abs())
+}
+
+/// See [`crate::l2sq_f16`].
+pub fn l2sq_f16(q: &[f32], h: &[f16]) -> f32 {
+    sum_terms(q, h, |x, y| {
+        let d = x - widen(y);
+        d * d
+    })
+}
+
+/// See [`crate::dot_f16`].
+pub fn dot_f16(q: &[f32], h: &[f16]) -> f32 {
+    sum_terms(q, h, |x, y| x * widen(y))
+}
+
+/// See [`crate::f16_from_f32`].
+pub fn f16_from_f32(src: &[f32], dst: &mut [f16]) {
+    for (d, &s) in dst.iter_mut().zip(src) {
+        *d = f16::from_f32_const(s);
+    }
+}
+
+/// See [`crate::f32_from_f16`].
+pub fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
+    for (d, &s) in dst.iter_mut().zip(src) {
+        *d = widen(s);
+    }
+}
+
+/// See [`crate::fastscan`].
+pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    for (block, table) in codes.chunks_exact(16).zip(lut.chunks_exact(16)) {
+        for (&byte, &entry) in block.iter().zip(&PERM) {
+            for (entry, nibble) in [(entry, byte & 15), (entry + 16, byte >> 4)] {
+                sums[entry] = sums[entry].wrapping_add(u32::from(table[usize::from(nibble)]));
+            }
+        }
+    }
+}
+
+/// See [`crate::hadamard`].
+pub fn hadamard(x: &mut [f32]) {
+    if x.len() < 4 {
+        return fht::passes(x, 1);
+    }
+    fht::transform(x, |block| {
+        fht::first_passes(block);
+        fht::passes(block, 4);
+    });
+}
+
+/// Sums `term(a_i, b_i)` in [`LANES`] lanes, then the lanes as a binary tree.
+#[inline(always)]
+fn sum_terms<B: Copy>(a: &[f32], b: &[B], term: impl Fn(f32, B) -> f32) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0f32; LANES];
+    let (a_rounds, b_rounds) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (a_rest, b_rest) = (a_rounds.remainder(), b_rounds.remainder());
+    for (x, y) in a_rounds.zip(b_rounds) {
+        for i in 0..LANES {
+            lanes[i] += term(x[i], y[i]);
+        }
+    }
+    for (lane, (&x, &y)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
+        *lane += term(x, y);
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// f16 to f32, exactly, without a branch: the exponent is moved to its place and re-biased by a
+/// multiplication, which also normalises subnormal numbers.
+#[inline(always)]
+fn widen(h: f16) -> f32 {
+    const REBIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let bits = u32::from(h.to_bits());
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * REBIAS;
+    let special = if bits & 0x7c00 == 0x7c00 {
+        0x7f80_0000
+    } else {
+        0
+    };
+    f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
+}

@@ -1,0 +1,162 @@
+//! One table of functions per instruction set. Holding a [`Variant`] proves that the machine has its instructions.
+
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+
+use half::f16;
+
+use crate::bits::GROUP;
+use crate::{Isa, scalar};
+
+/// The functions of one instruction set; see the free functions of the same names.
+///
+/// Only [`variants`] gives these out, and only those that the machine can run.
+#[derive(Clone, Copy)]
+pub struct Variant {
+    pub(crate) isa: Isa,
+    pub(crate) l2sq: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) l1: unsafe fn(&[f32], &[f32]) -> f32,
+    pub(crate) l2sq_f16: unsafe fn(&[f32], &[f16]) -> f32,
+    pub(crate) dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
+    pub(crate) f16_from_f32: unsafe fn(&[f32], &mut [f16]),
+    pub(crate) f32_from_f16: unsafe fn(&[f16], &mut [f32]),
+    pub(crate) fastscan: unsafe fn(&[u8], &[u8], &mut [u32; GROUP]),
+    pub(crate) hadamard: unsafe fn(&mut [f32]),
+}
+
+impl std::fmt::Debug for Variant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Variant({})", self.isa.name())
+    }
+}
+
+impl Variant {
+    /// Its instruction set.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// See [`crate::l2sq`].
+    #[inline]
+    pub fn l2sq(&self, a: &[f32], b: &[f32]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: `available` checked the instruction set; the function reads the common length only.
+        unsafe { (self.l2sq)(a, b) }
+    }
+
+    /// See [`crate::dot`].
+    #[inline]
+    pub fn dot(&self, a: &[f32], b: &[f32]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.dot)(a, b) }
+    }
+
+    /// See [`crate::l1`].
+    #[inline]
+    pub fn l1(&self, a: &[f32], b: &[f32]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.l1)(a, b) }
+    }
+
+    /// See [`crate::l2sq_f16`].
+    #[inline]
+    pub fn l2sq_f16(&self, q: &[f32], h: &[f16]) -> f32 {
+        debug_assert_eq!(q.len(), h.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.l2sq_f16)(q, h) }
+    }
+
+    /// See [`crate::dot_f16`].
+    #[inline]
+    pub fn dot_f16(&self, q: &[f32], h: &[f16]) -> f32 {
+        debug_assert_eq!(q.len(), h.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.dot_f16)(q, h) }
+    }
+
+    /// See [`crate::f16_from_f32`].
+    #[inline]
+    pub fn f16_from_f32(&self, src: &[f32], dst: &mut [f16]) {
+        assert_eq!(src.len(), dst.len(), "f16_from_f32: lengths differ");
+        // SAFETY: `available` checked the instruction set, the line above the lengths.
+        unsafe { (self.f16_from_f32)(src, dst) }
+    }
+
+    /// See [`crate::f32_from_f16`].
+    #[inline]
+    pub fn f32_from_f16(&self, src: &[f16], dst: &mut [f32]) {
+        assert_eq!(src.len(), dst.len(), "f32_from_f16: lengths differ");
+        // SAFETY: as in `f16_from_f32`.
+        unsafe { (self.f32_from_f16)(src, dst) }
+    }
+
+    /// See [`crate::fastscan`].
+    #[inline]
+    pub fn fastscan(&self, codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+        assert!(
+            codes.len() == lut.len() && codes.len().is_multiple_of(16),
+            "fastscan: {} code bytes, {} table bytes",
+            codes.len(),
+            lut.len()
+        );
+        // SAFETY: `available` checked the instruction set, the lines above the lengths.
+        unsafe { (self.fastscan)(codes, lut, sums) }
+    }
+
+    /// See [`crate::hadamard`].
+    #[inline]
+    pub fn hadamard(&self, x: &mut [f32]) {
+        assert!(
+            x.len().is_power_of_two(),
+            "hadamard: length {} is no power of two",
+            x.len()
+        );
+        // SAFETY: `available` checked the instruction set, the lines above the length.
+        unsafe { (self.hadamard)(x) }
+    }
+}
+
+/// The variants this machine can run, narrow ones first; the first is the scalar reference.
+pub fn variants() -> &'static [Variant] {
+    static VARIANTS: OnceLock<Vec<Variant>> = OnceLock::new();
+    VARIANTS.get_or_init(|| Isa::ALL.into_iter().filter_map(available).collect())
+}
+
+/// The variant that serves the free functions.
+#[inline]
+pub(crate) fn active() -> &'static Variant {
+    static ACTIVE: OnceLock<Variant> = OnceLock::new();
+    ACTIVE.get_or_init(choose)
+}
+
+/// The only way to a `Variant`: `None` if the machine lacks the instructions.
+fn available(isa: Isa) -> Option<Variant> {
+    if !isa.is_available() {
+        return None;
+    }
+    match isa {
+        Isa::Scalar => Some(scalar::VARIANT),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => Some(crate::x86_64::avx2::VARIANT),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => Some(crate::x86_64::avx512::VARIANT),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => Some(crate::aarch64::VARIANT),
+        _ => None,
+    }
+}
+
+#[cold]
+fn choose() -> Variant {
+    let Ok(name) = std::env::var("OMEN_ISA") else {
+        return *variants()
+            .last()
+            .expect("the scalar variant is always there");
+    };
+    let forced = Isa::from_name(&name).and_then(available);
+    forced.unwrap_or_else(|| panic!("OMEN_ISA={name}: this machine has {:?}", variants()))
+}

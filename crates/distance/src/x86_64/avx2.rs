@@ -1,0 +1,258 @@
+//! AVX2, FMA and F16C: 8 f32 lanes, 32 code bytes a step.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use crate::bits::GROUP;
+use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::{Isa, Variant, fht, scalar};
+
+pub(crate) const VARIANT: Variant = Variant {
+    isa: Isa::Avx2,
+    l2sq,
+    dot,
+    l1,
+    l2sq_f16,
+    dot_f16,
+    f16_from_f32,
+    f32_from_f16,
+    fastscan,
+    hadamard,
+};
+
+/// Masks of [`_mm256_maskload_ps`]: the eight from `8 - n` on let the first `n` lanes through.
+static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+
+impl Lanes for __m256 {
+    const LANES: usize = 8;
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn zero() -> Self {
+        _mm256_setzero_ps()
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller guarantees 8 readable numbers.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        // SAFETY: the caller guarantees n < 8 readable numbers; masked lanes are not read.
+        unsafe { _mm256_maskload_ps(p, _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast())) }
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn load_f16(p: *const f16) -> Self {
+        // SAFETY: the caller guarantees 8 readable numbers of two bytes.
+        _mm256_cvtph_ps(unsafe { _mm_loadu_si128(p.cast()) })
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn load_f16_first(p: *const f16, n: usize) -> Self {
+        let mut padded = [f16::ZERO; 8];
+        // SAFETY: the caller guarantees n < 8 readable numbers; padded is a local of 8.
+        unsafe {
+            for (i, slot) in padded.iter_mut().enumerate().take(n) {
+                *slot = p.add(i).read();
+            }
+            Self::load_f16(padded.as_ptr())
+        }
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn add(self, other: Self) -> Self {
+        _mm256_add_ps(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn sub(self, other: Self) -> Self {
+        _mm256_sub_ps(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        _mm256_fmadd_ps(self, other, sum)
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn abs(self) -> Self {
+        _mm256_andnot_ps(_mm256_set1_ps(-0.0), self)
+    }
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    unsafe fn sum(self) -> f32 {
+        let four = _mm_add_ps(
+            _mm256_castps256_ps128(self),
+            _mm256_extractf128_ps::<1>(self),
+        );
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+macro_rules! sums {
+    ($($name:ident($term:ty, $b:ty);)*) => {$(
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
+            // SAFETY: the features of __m256 are enabled here.
+            unsafe { sum_terms::<__m256, $term, $b>(a, b) }
+        }
+    )*};
+}
+sums! {
+    l2sq(L2sq, f32);
+    dot(Dot, f32);
+    l1(L1, f32);
+    l2sq_f16(L2sq, f16);
+    dot_f16(Dot, f16);
+}
+
+/// # Safety
+/// AVX2 and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn f16_from_f32(src: &[f32], dst: &mut [f16]) {
+    let (s, mut d) = (src.chunks_exact(8), dst.chunks_exact_mut(8));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 8 numbers each.
+        unsafe {
+            let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(s.as_ptr()));
+            _mm_storeu_si128(d.as_mut_ptr().cast(), h);
+        }
+    }
+    scalar::f16_from_f32(rest, d.into_remainder());
+}
+
+/// # Safety
+/// AVX2 and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
+    let (s, mut d) = (src.chunks_exact(8), dst.chunks_exact_mut(8));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 8 numbers each.
+        unsafe { _mm256_storeu_ps(d.as_mut_ptr(), __m256::load_f16(s.as_ptr())) };
+    }
+    scalar::f32_from_f16(rest, d.into_remainder());
+}
+
+/// Sums of entries i (`even`, biased by 256 times those of i + 8) and i + 8 (`odd`), u16, two nibble positions.
+#[derive(Clone, Copy)]
+struct Sums {
+    even: __m256i,
+    odd: __m256i,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn zero() -> Self {
+        Sums {
+            even: _mm256_setzero_si256(),
+            odd: _mm256_setzero_si256(),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add(&mut self, values: __m256i) {
+        self.even = _mm256_add_epi16(self.even, values);
+        self.odd = _mm256_add_epi16(self.odd, _mm256_srli_epi16::<8>(values));
+    }
+
+    /// Adds the 16 sums to `out` (16 numbers).
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn flush(self, out: &mut [u32]) {
+        let even = _mm256_sub_epi16(self.even, _mm256_slli_epi16::<8>(self.odd));
+        for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
+            let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
+            let high = _mm256_cvtepu16_epi32(_mm256_extracti128_si256::<1>(sums));
+            let eight = _mm256_add_epi32(low, high);
+            // SAFETY: out has 8 numbers.
+            unsafe {
+                let p = out.as_mut_ptr().cast::<__m256i>();
+                _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), eight));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX2; equal lengths, multiples of 16.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    // A u16 lane sees every second nibble position: 256 steps of at most 255 stay below 2^16.
+    const STEPS: usize = 256;
+    let (low_sums, high_sums) = sums.split_at_mut(16);
+    for (codes, lut) in codes.chunks(32 * STEPS).zip(lut.chunks(32 * STEPS)) {
+        let (mut low, mut high) = (Sums::zero(), Sums::zero());
+        let mut step = |code: __m256i, table: __m256i| {
+            let nibble = _mm256_set1_epi8(15);
+            let high_nibble = _mm256_and_si256(_mm256_srli_epi16::<4>(code), nibble);
+            low.add(_mm256_shuffle_epi8(table, _mm256_and_si256(code, nibble)));
+            high.add(_mm256_shuffle_epi8(table, high_nibble));
+        };
+        let (c, l) = (codes.chunks_exact(32), lut.chunks_exact(32));
+        let (c_rest, l_rest) = (c.remainder(), l.remainder());
+        for (c, l) in c.zip(l) {
+            // SAFETY: 32 bytes each.
+            unsafe {
+                step(
+                    _mm256_loadu_si256(c.as_ptr().cast()),
+                    _mm256_loadu_si256(l.as_ptr().cast()),
+                );
+            }
+        }
+        if !c_rest.is_empty() {
+            // SAFETY: both rests are the one nibble position of 16 bytes that is left; a table of zeros adds nothing.
+            unsafe {
+                step(
+                    _mm256_zextsi128_si256(_mm_loadu_si128(c_rest.as_ptr().cast())),
+                    _mm256_zextsi128_si256(_mm_loadu_si128(l_rest.as_ptr().cast())),
+                );
+            }
+        }
+        low.flush(low_sums);
+        high.flush(high_sums);
+    }
+}
+
+/// # Safety
+/// AVX2; the length is a power of two.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn hadamard(x: &mut [f32]) {
+    if x.len() < 8 {
+        return scalar::hadamard(x);
+    }
+    fht::transform(x, |block| {
+        for part in block.chunks_exact_mut(8) {
+            // SAFETY: 8 numbers.
+            unsafe {
+                let v = _mm256_loadu_ps(part.as_ptr());
+                _mm256_storeu_ps(part.as_mut_ptr(), hadamard_8(v));
+            }
+        }
+        fht::passes(block, 8);
+    });
+}
+
+/// The three passes within a register.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn hadamard_8(v: __m256) -> __m256 {
+    // In the upper of two partners the result is partner - self, so the sign of self flips first.
+    const N: f32 = -0.0;
+    let ones = _mm256_xor_ps(v, _mm256_setr_ps(0.0, N, 0.0, N, 0.0, N, 0.0, N));
+    let v = _mm256_add_ps(_mm256_permute_ps::<0b10_11_00_01>(v), ones);
+    let twos = _mm256_xor_ps(v, _mm256_setr_ps(0.0, 0.0, N, N, 0.0, 0.0, N, N));
+    let v = _mm256_add_ps(_mm256_permute_ps::<0b01_00_11_10>(v), twos);
+    let fours = _mm256_xor_ps(v, _mm256_setr_ps(0.0, 0.0, 0.0, 0.0, N, N, N, N));
+    _mm256_add_ps(_mm256_permute2f128_ps::<1>(v, v), fours)
+}

@@ -1,0 +1,274 @@
+//! AVX-512 F, BW, VL and DQ: 16 f32 lanes, 64 code bytes a step. Tails are masked loads.
+
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::avx2;
+use crate::bits::GROUP;
+use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::{Isa, Variant, fht};
+
+pub(crate) const VARIANT: Variant = Variant {
+    isa: Isa::Avx512,
+    l2sq,
+    dot,
+    l1,
+    l2sq_f16,
+    dot_f16,
+    f16_from_f32,
+    f32_from_f16,
+    fastscan,
+    hadamard,
+};
+
+/// The lowest `n < 32` bits.
+#[inline]
+fn first(n: usize) -> u32 {
+    (1 << n) - 1
+}
+
+impl Lanes for __m512 {
+    const LANES: usize = 16;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn zero() -> Self {
+        _mm512_setzero_ps()
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: the caller guarantees 16 readable numbers.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_first(p: *const f32, n: usize) -> Self {
+        // SAFETY: the caller guarantees n readable numbers; masked lanes are not read.
+        unsafe { _mm512_maskz_loadu_ps(first(n) as __mmask16, p) }
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn load_f16(p: *const f16) -> Self {
+        // SAFETY: the caller guarantees 16 readable numbers of two bytes.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(p.cast()) })
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    unsafe fn load_f16_first(p: *const f16, n: usize) -> Self {
+        // SAFETY: the caller guarantees n readable numbers; masked lanes are not read.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(first(n) as __mmask16, p.cast()) })
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn add(self, other: Self) -> Self {
+        _mm512_add_ps(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn sub(self, other: Self) -> Self {
+        _mm512_sub_ps(self, other)
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
+        _mm512_fmadd_ps(self, other, sum)
+    }
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn abs(self) -> Self {
+        _mm512_abs_ps(self)
+    }
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512dq")]
+    unsafe fn sum(self) -> f32 {
+        let (low, high) = (
+            _mm512_castps512_ps256(self),
+            _mm512_extractf32x8_ps::<1>(self),
+        );
+        // SAFETY: AVX2, which this function enables.
+        unsafe { _mm256_add_ps(low, high).sum() }
+    }
+}
+
+macro_rules! sums {
+    ($($name:ident($term:ty, $b:ty);)*) => {$(
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+        unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
+            // SAFETY: the features of __m512 are enabled here.
+            unsafe { sum_terms::<__m512, $term, $b>(a, b) }
+        }
+    )*};
+}
+sums! {
+    l2sq(L2sq, f32);
+    dot(Dot, f32);
+    l1(L1, f32);
+    l2sq_f16(L2sq, f16);
+    dot_f16(Dot, f16);
+}
+
+/// # Safety
+/// AVX-512; equal lengths.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn f16_from_f32(src: &[f32], dst: &mut [f16]) {
+    let (s, mut d) = (src.chunks_exact(16), dst.chunks_exact_mut(16));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 16 numbers each.
+        unsafe {
+            let h = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm512_loadu_ps(s.as_ptr()));
+            _mm256_storeu_si256(d.as_mut_ptr().cast(), h);
+        }
+    }
+    let mask = first(rest.len()) as __mmask16;
+    // SAFETY: the mask ends with the rests, which are of equal length.
+    unsafe {
+        let x = _mm512_maskz_loadu_ps(mask, rest.as_ptr());
+        let h = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+        _mm256_mask_storeu_epi16(d.into_remainder().as_mut_ptr().cast(), mask, h);
+    }
+}
+
+/// # Safety
+/// AVX-512; equal lengths.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
+    let (s, mut d) = (src.chunks_exact(16), dst.chunks_exact_mut(16));
+    let rest = s.remainder();
+    for (s, d) in s.zip(&mut d) {
+        // SAFETY: 16 numbers each.
+        unsafe { _mm512_storeu_ps(d.as_mut_ptr(), __m512::load_f16(s.as_ptr())) };
+    }
+    let mask = first(rest.len()) as __mmask16;
+    // SAFETY: the mask ends with the rests, which are of equal length.
+    unsafe {
+        let x = __m512::load_f16_first(rest.as_ptr(), rest.len());
+        _mm512_mask_storeu_ps(d.into_remainder().as_mut_ptr(), mask, x);
+    }
+}
+
+/// Sums of entries i (`even`, biased by 256 times those of i + 8) and i + 8 (`odd`), u16, four nibble positions.
+#[derive(Clone, Copy)]
+struct Sums {
+    even: __m512i,
+    odd: __m512i,
+}
+
+impl Sums {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn zero() -> Self {
+        Sums {
+            even: _mm512_setzero_si512(),
+            odd: _mm512_setzero_si512(),
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn add(&mut self, values: __m512i) {
+        self.even = _mm512_add_epi16(self.even, values);
+        self.odd = _mm512_add_epi16(self.odd, _mm512_srli_epi16::<8>(values));
+    }
+
+    /// Adds the 16 sums to `out` (16 numbers).
+    #[inline]
+    #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq")]
+    fn flush(self, out: &mut [u32]) {
+        let even = _mm512_sub_epi16(self.even, _mm512_slli_epi16::<8>(self.odd));
+        for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
+            let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(sums));
+            let high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64::<1>(sums));
+            let both = _mm512_add_epi32(low, high);
+            let eight = _mm256_add_epi32(
+                _mm512_castsi512_si256(both),
+                _mm512_extracti32x8_epi32::<1>(both),
+            );
+            // SAFETY: out has 8 numbers.
+            unsafe {
+                let p = out.as_mut_ptr().cast::<__m256i>();
+                _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), eight));
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX-512; equal lengths, multiples of 16.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    // A u16 lane sees one nibble position of each four: 256 steps of at most 255 stay below 2^16.
+    const STEPS: usize = 256;
+    let (low_sums, high_sums) = sums.split_at_mut(16);
+    for (codes, lut) in codes.chunks(64 * STEPS).zip(lut.chunks(64 * STEPS)) {
+        let (mut low, mut high) = (Sums::zero(), Sums::zero());
+        let mut step = |code: __m512i, table: __m512i| {
+            let nibble = _mm512_set1_epi8(15);
+            let high_nibble = _mm512_and_si512(_mm512_srli_epi16::<4>(code), nibble);
+            low.add(_mm512_shuffle_epi8(table, _mm512_and_si512(code, nibble)));
+            high.add(_mm512_shuffle_epi8(table, high_nibble));
+        };
+        let (c, l) = (codes.chunks_exact(64), lut.chunks_exact(64));
+        let (c_rest, l_rest) = (c.remainder(), l.remainder());
+        for (c, l) in c.zip(l) {
+            // SAFETY: 64 bytes each.
+            unsafe {
+                step(
+                    _mm512_loadu_si512(c.as_ptr().cast()),
+                    _mm512_loadu_si512(l.as_ptr().cast()),
+                );
+            }
+        }
+        if !c_rest.is_empty() {
+            let mask = first(c_rest.len() / 8) as __mmask8;
+            // SAFETY: the mask ends with the slices, which are of equal length; a table of zeros adds nothing.
+            unsafe {
+                step(
+                    _mm512_maskz_loadu_epi64(mask, c_rest.as_ptr().cast()),
+                    _mm512_maskz_loadu_epi64(mask, l_rest.as_ptr().cast()),
+                );
+            }
+        }
+        low.flush(low_sums);
+        high.flush(high_sums);
+    }
+}
+
+/// # Safety
+/// AVX-512; the length is a power of two.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn hadamard(x: &mut [f32]) {
+    if x.len() < 16 {
+        // SAFETY: AVX2, which this function enables.
+        return unsafe { avx2::hadamard(x) };
+    }
+    fht::transform(x, |block| {
+        for part in block.chunks_exact_mut(16) {
+            // SAFETY: 16 numbers.
+            unsafe {
+                let v = _mm512_loadu_ps(part.as_ptr());
+                _mm512_storeu_ps(part.as_mut_ptr(), hadamard_16(v));
+            }
+        }
+        fht::passes(block, 16);
+    });
+}
+
+/// The four passes within a register: `(y + x)` where the pass adds, `(y - x)` where it subtracts, y the partner.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq")]
+fn hadamard_16(v: __m512) -> __m512 {
+    // In the upper of two partners the result is partner - self, so the sign of self flips first.
+    let flip = |v: __m512, upper: __mmask16| {
+        let sign = _mm512_maskz_set1_epi32(upper, i32::MIN);
+        _mm512_xor_ps(v, _mm512_castsi512_ps(sign))
+    };
+    let v = _mm512_add_ps(_mm512_permute_ps::<0b10_11_00_01>(v), flip(v, 0xaaaa));
+    let v = _mm512_add_ps(_mm512_permute_ps::<0b01_00_11_10>(v), flip(v, 0xcccc));
+    let v = _mm512_add_ps(_mm512_shuffle_f32x4::<0b10_11_00_01>(v, v), flip(v, 0xf0f0));
+    _mm512_add_ps(_mm512_shuffle_f32x4::<0b01_00_11_10>(v, v), flip(v, 0xff00))
+}

@@ -1,0 +1,127 @@
+//! Device memory and page-locked host memory of a context.
+
+use crate::context::Context;
+use crate::driver::run;
+use crate::error::GpuError;
+use cudarc::driver::result;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Plain device memory (not from a pool, so that it can be shared with other processes).
+pub struct DeviceBuffer {
+    ctx: Arc<Context>,
+    ptr: u64,
+    bytes: usize,
+}
+
+#[allow(unsafe_code)]
+impl DeviceBuffer {
+    /// `bytes` of device memory, not initialised. Errors: `OutOfMemory` with what is needed and free.
+    pub fn new(ctx: &Arc<Context>, bytes: usize) -> Result<Self, GpuError> {
+        ctx.enter()?;
+        // SAFETY: the memory is written before it is read: by the copies and kernels of its owner.
+        let ptr = match ctx.note(run("cuMemAlloc", || unsafe {
+            result::malloc_sync(bytes.max(1))
+        })) {
+            Err(GpuError::OutOfMemory { .. }) => {
+                let available = ctx.memory()?.0;
+                return Err(GpuError::OutOfMemory {
+                    needed: bytes as u64,
+                    available,
+                });
+            }
+            other => other?,
+        };
+        ctx.allocated.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(Self {
+            ctx: ctx.clone(),
+            ptr,
+            bytes,
+        })
+    }
+
+    /// Device address.
+    pub fn address(&self) -> u64 {
+        self.ptr
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for DeviceBuffer {
+    fn drop(&mut self) {
+        self.ctx
+            .allocated
+            .fetch_sub(self.bytes as u64, Ordering::Relaxed);
+        if self.ctx.usable_in_drop() {
+            // SAFETY: allocated in `new`, freed once; the stream that used it is idle or was waited for before.
+            let _ = run("cuMemFree", || unsafe { result::free_sync(self.ptr) });
+        }
+    }
+}
+
+/// Page-locked host memory, zeroed; ordinary cached memory to the CPU (not write-combined: results are read from it).
+pub struct PinnedBuffer {
+    ctx: Arc<Context>,
+    ptr: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: plain memory owned by this value.
+#[allow(unsafe_code)]
+unsafe impl Send for PinnedBuffer {}
+
+#[allow(unsafe_code)]
+impl PinnedBuffer {
+    /// `bytes` of page-locked memory.
+    pub fn new(ctx: &Arc<Context>, bytes: usize) -> Result<Self, GpuError> {
+        ctx.enter()?;
+        let bytes = bytes.max(1);
+        // SAFETY: flags 0: cached, not mapped. Initialised right below.
+        let ptr = ctx
+            .note(run("cuMemHostAlloc", || unsafe {
+                result::malloc_host(bytes, 0)
+            }))?
+            .cast::<u8>();
+        // SAFETY: the allocation has this many bytes.
+        unsafe { ptr.write_bytes(0, bytes) };
+        Ok(Self {
+            ctx: ctx.clone(),
+            ptr,
+            bytes,
+        })
+    }
+
+    /// The memory.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated with this length and initialised in `new`; the driver writes only before the owner has waited.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.bytes) }
+    }
+
+    /// The memory, writable.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and `self` is borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr, self.bytes) }
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for PinnedBuffer {
+    fn drop(&mut self) {
+        if self.ctx.usable_in_drop() {
+            // SAFETY: allocated in `new`, freed once; no copy is under way (the owner waited).
+            let _ = run("cuMemHostFree", || unsafe {
+                result::free_host(self.ptr.cast())
+            });
+        }
+    }
+}

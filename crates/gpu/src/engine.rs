@@ -1,0 +1,258 @@
+//! What a tier needs of a device: writing its arrays, and running a planned batch. `CudaEngine` does it with kernels,
+//! `SimulatedEngine` with their twins.
+
+use crate::buffers::{DeviceBuffer, PinnedBuffer};
+use crate::context::{Context, Stream, Wait};
+use crate::error::GpuError;
+use crate::launch::{rerank::rerank, scan::scan, select::select};
+use crate::memory::{ScratchPlan, TierPlan};
+use crate::params::{RerankParams, ScanParams, SelectParams, TierView};
+use crate::plan::Rounds;
+use omen_ivf::Metric;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of one staging area; the builder fills one while the other is copied.
+pub const STAGE_BYTES: usize = 8 << 20;
+/// Staging areas.
+pub const N_STAGES: usize = 2;
+
+/// Factors of the keys: functions of the index's `rounding` g.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scales {
+    /// 1 - 4g.
+    pub loose: f32,
+    /// 1 - 2g.
+    pub tight: f32,
+}
+
+/// A device holding one tier. One caller at a time.
+pub trait Engine: Send {
+    /// Whether the scan kernels with tensor cores run here.
+    fn tensor_cores(&self) -> bool;
+
+    /// A staging area of [`STAGE_BYTES`], once earlier copies out of it are done.
+    fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError>;
+
+    /// A staging area taken by `stage` before and not yet copied from.
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError>;
+
+    /// Queues a copy from a staging area to offset `at` of the tier's memory.
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError>;
+
+    /// Waits for all writes and gives the staging areas back.
+    fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
+    /// The upload area of a batch (`plan.upload_end` bytes), once earlier work is done. Makes room for the batch.
+    fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError>;
+
+    /// Runs the batch whose upload area has been filled, and returns its download area (`plan.state..plan.download_end`).
+    fn run(
+        &mut self,
+        plan: &ScratchPlan,
+        rounds: &Rounds,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<&[u8], GpuError>;
+
+    /// Bytes of scratch memory held now.
+    fn scratch_bytes(&self) -> u64;
+}
+
+/// The engine of a real device.
+pub struct CudaEngine {
+    // First, because dropping it waits for the work that uses the rest.
+    stream: Stream,
+    ctx: Arc<Context>,
+    tier: DeviceBuffer,
+    view: TierView,
+    // Before the areas, for the same reason.
+    stage_streams: [Option<Stream>; N_STAGES],
+    stages: [Option<PinnedBuffer>; N_STAGES],
+    scratch: Option<DeviceBuffer>,
+    upload: Option<PinnedBuffer>,
+    download: Option<PinnedBuffer>,
+    busy: bool,
+}
+
+impl CudaEngine {
+    /// An engine over the tier's memory.
+    pub fn new(
+        ctx: &Arc<Context>,
+        tier: DeviceBuffer,
+        plan: TierPlan,
+        metric: Metric,
+    ) -> Result<Self, GpuError> {
+        let at = |offset: usize| tier.address() + offset as u64;
+        let view = TierView {
+            rows: at(plan.rows),
+            norm_sq: at(plan.norm_sq),
+            err: at(plan.err),
+            live: at(plan.live),
+            tids: at(plan.tids),
+            pitch: plan.pitch as u32,
+            metric: metric as u32,
+        };
+        Ok(Self {
+            stream: Stream::new(ctx)?,
+            ctx: ctx.clone(),
+            tier,
+            view,
+            stages: [None, None],
+            stage_streams: [None, None],
+            scratch: None,
+            upload: None,
+            download: None,
+            busy: false,
+        })
+    }
+}
+
+/// A pinned buffer of at least `bytes`, grown by half so that growing batches do not reallocate each time.
+fn grown<'a>(
+    ctx: &Arc<Context>,
+    slot: &'a mut Option<PinnedBuffer>,
+    bytes: usize,
+) -> Result<&'a mut PinnedBuffer, GpuError> {
+    if slot.as_ref().is_none_or(|b| b.bytes().len() < bytes) {
+        *slot = None;
+        *slot = Some(PinnedBuffer::new(ctx, bytes + bytes / 2)?);
+    }
+    slot.as_mut()
+        .ok_or_else(|| GpuError::Other("no buffer".into()))
+}
+
+impl Engine for CudaEngine {
+    fn tensor_cores(&self) -> bool {
+        self.ctx.tensor_cores
+    }
+
+    fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        if let Some(stream) = &self.stage_streams[which] {
+            stream.wait(wait)?;
+        } else {
+            self.stage_streams[which] = Some(Stream::new(&self.ctx)?);
+        }
+        Ok(grown(&self.ctx, &mut self.stages[which], STAGE_BYTES)?.bytes_mut())
+    }
+
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
+        self.stages[which]
+            .as_mut()
+            .map(PinnedBuffer::bytes_mut)
+            .ok_or_else(|| GpuError::Other("staging area not taken".into()))
+    }
+
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        match (&self.stages[which], &self.stage_streams[which]) {
+            (Some(stage), Some(stream)) => stream.upload(&self.tier, at, stage, range),
+            _ => Err(GpuError::Other("staging area not taken".into())),
+        }
+    }
+
+    fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        for which in 0..N_STAGES {
+            if let Some(stream) = &self.stage_streams[which] {
+                stream.wait(wait)?;
+            }
+            self.stages[which] = None;
+            self.stage_streams[which] = None;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        if self.busy {
+            // An interrupted search left work behind that still reads the upload area.
+            self.stream.wait(wait)?;
+            self.busy = false;
+        }
+        if self.scratch.as_ref().is_none_or(|b| b.len() < plan.bytes) {
+            self.scratch = None;
+            self.scratch = Some(DeviceBuffer::new(&self.ctx, plan.bytes)?);
+        }
+        grown(
+            &self.ctx,
+            &mut self.download,
+            plan.download_end - plan.state,
+        )?;
+        Ok(
+            &mut grown(&self.ctx, &mut self.upload, plan.upload_end)?.bytes_mut()
+                [..plan.upload_end],
+        )
+    }
+
+    fn run(
+        &mut self,
+        plan: &ScratchPlan,
+        rounds: &Rounds,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<&[u8], GpuError> {
+        let (Some(scratch), Some(upload), Some(download)) =
+            (&self.scratch, &self.upload, &mut self.download)
+        else {
+            return Err(GpuError::Other("run without begin".into()));
+        };
+        let at = |offset: usize| scratch.address() + offset as u64;
+        let shape = plan.shape;
+        self.busy = true;
+        self.stream.upload(scratch, 0, upload, 0..plan.upload_end)?;
+        let scan_params = ScanParams {
+            tier: self.view,
+            halves: at(plan.halves),
+            queries: at(plan.queries),
+            consts: at(plan.consts),
+            items: at(plan.items),
+            group: at(plan.group),
+            thresholds: at(plan.thresholds),
+            counts: at(plan.counts),
+            survivors: at(plan.survivors),
+            cap: shape.cap as u32,
+            loose_scale: scales.loose,
+        };
+        let select_params = SelectParams {
+            survivors: at(plan.survivors),
+            counts: at(plan.counts),
+            thresholds: at(plan.thresholds),
+            overflows: at(plan.overflows),
+            cap: shape.cap as u32,
+            keep: shape.keep as u32,
+        };
+        for round in &rounds.rounds {
+            for l in round {
+                scan(
+                    &self.ctx,
+                    &self.stream,
+                    l.width,
+                    scan_params,
+                    l.first_item,
+                    l.n_items,
+                )?;
+            }
+            select(&self.ctx, &self.stream, select_params, shape.n_queries)?;
+        }
+        let rerank_params = RerankParams {
+            tier: self.view,
+            queries: at(plan.queries),
+            consts: at(plan.consts),
+            survivors: at(plan.survivors),
+            counts: at(plan.counts),
+            out: at(plan.out),
+            cap: shape.cap as u32,
+            keep: shape.keep as u32,
+            tight_scale: scales.tight,
+            reserved: 0,
+        };
+        rerank(&self.ctx, &self.stream, rerank_params, shape.n_queries)?;
+        self.stream
+            .download(download, scratch, plan.state..plan.download_end)?;
+        self.stream.wait(wait)?;
+        self.busy = false;
+        Ok(&download.bytes()[..plan.download_end - plan.state])
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.scratch.as_ref().map_or(0, |b| b.len() as u64)
+    }
+}

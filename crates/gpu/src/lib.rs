@@ -1,0 +1,35 @@
+//! The GPU engine: a hot tier of an index in device memory, searched by CUDA kernels. No Postgres here.
+//!
+//! Use: [`Gpu::open`], [`TierBuilder`] (fed by `omen_ivf::export`), then [`Tier::search`] with the lists that the CPU chose.
+//! At run time only the NVIDIA driver is needed; without it everything returns [`GpuError::NoDriver`]. Nothing here panics,
+//! waits without a deadline, or survives a fork; every error means "answer on the CPU".
+//!
+//! Layers: `kernels/*.cu` -> `launch` (one launcher per kernel) -> `engine` (a tier's memory, a batch's launches) ->
+//! `search` (rounds, results) -> `tier`. `memory`, `plan` and `query` are pure functions. `twin` holds the CPU twins of the
+//! kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
+
+pub mod buffers;
+pub mod context;
+pub mod device;
+mod driver;
+pub mod engine;
+pub mod error;
+pub mod launch;
+pub mod memory;
+pub mod module;
+pub mod params;
+pub mod plan;
+pub mod query;
+mod search;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+pub mod tier;
+pub mod tier_builder;
+pub mod twin;
+
+pub use device::{DeviceInfo, Gpu, devices};
+pub use error::GpuError;
+pub use query::TierQuery;
+pub use search::SearchTimes;
+pub use tier::{Tier, TierList, TierSpec};
+pub use tier_builder::TierBuilder;

@@ -1,0 +1,203 @@
+//! A device in host memory whose kernels are the CPU twins: for tests on machines without a GPU. Everything above the
+//! launches (staging, plans, rounds, overflow, results) is the real device's code.
+
+use crate::context::Wait;
+use crate::engine::{Engine, N_STAGES, STAGE_BYTES, Scales};
+use crate::error::GpuError;
+use crate::memory::{ScratchPlan, TierPlan};
+use crate::params::{QueryConsts, RerankOut, ScanItem};
+use crate::plan::Rounds;
+use crate::twin::TierArrays;
+use crate::twin::rerank::rerank_one;
+use crate::twin::scan::{ScanArrays, scan_item};
+use crate::twin::select::select_smallest;
+use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
+use omen_ivf::Metric;
+use std::ops::Range;
+
+/// Memory the simulated device claims to have.
+pub const MEMORY_BYTES: u64 = 16 << 30;
+
+/// Memory in words, so that arrays in it are aligned.
+fn words(bytes: usize) -> Vec<u64> {
+    vec![0; bytes.div_ceil(8)]
+}
+
+/// The engine of the simulated device.
+pub struct SimulatedEngine {
+    plan: TierPlan,
+    metric: Metric,
+    tier: Vec<u64>,
+    stages: [Vec<u64>; N_STAGES],
+    scratch: Vec<u64>,
+}
+
+impl SimulatedEngine {
+    /// An engine with memory for a tier.
+    pub fn new(plan: TierPlan, metric: Metric) -> Self {
+        Self {
+            tier: words(plan.bytes),
+            plan,
+            metric,
+            stages: [Vec::new(), Vec::new()],
+            scratch: Vec::new(),
+        }
+    }
+}
+
+/// The first `n` elements at `at`.
+fn array<T: AnyBitPattern>(memory: &[u8], at: usize, n: usize) -> &[T] {
+    cast_slice(&memory[at..at + n * size_of::<T>()])
+}
+
+/// The arrays of a batch, apart from each other. `parts`: (offset, bytes), ascending.
+fn split<const N: usize>(mut memory: &mut [u8], parts: [(usize, usize); N]) -> [&mut [u8]; N] {
+    let mut at = 0;
+    parts.map(|(offset, bytes)| {
+        let rest = std::mem::take(&mut memory);
+        let (part, rest) = rest[offset - at..].split_at_mut(bytes);
+        (memory, at) = (rest, offset + bytes);
+        part
+    })
+}
+
+fn array_mut<T: NoUninit + AnyBitPattern>(part: &mut [u8]) -> &mut [T] {
+    cast_slice_mut(part)
+}
+
+impl Engine for SimulatedEngine {
+    fn tensor_cores(&self) -> bool {
+        true
+    }
+
+    fn stage(&mut self, which: usize, _wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        if self.stages[which].is_empty() {
+            self.stages[which] = words(STAGE_BYTES);
+        }
+        self.stage_open(which)
+    }
+
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
+        Ok(cast_slice_mut(&mut self.stages[which]))
+    }
+
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        let source: &[u8] = cast_slice(&self.stages[which]);
+        let target: &mut [u8] = cast_slice_mut(&mut self.tier);
+        target[at..at + range.len()].copy_from_slice(&source[range]);
+        Ok(())
+    }
+
+    fn end_writes(&mut self, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.stages = [Vec::new(), Vec::new()];
+        Ok(())
+    }
+
+    fn begin(&mut self, plan: &ScratchPlan, _wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        if self.scratch.len() * 8 < plan.bytes {
+            self.scratch = words(plan.bytes);
+        }
+        Ok(&mut cast_slice_mut::<u64, u8>(&mut self.scratch)[..plan.upload_end])
+    }
+
+    fn run(
+        &mut self,
+        plan: &ScratchPlan,
+        rounds: &Rounds,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<&[u8], GpuError> {
+        let shape = plan.shape;
+        let (n, keep, cap) = (shape.n_queries, shape.keep, shape.cap);
+        let slots = self.plan.n_slots;
+        let tier_memory: &[u8] = cast_slice(&self.tier);
+        let tier = TierArrays {
+            rows: array(tier_memory, self.plan.rows, slots * self.plan.pitch),
+            norm_sq: array(tier_memory, self.plan.norm_sq, slots),
+            err: array(tier_memory, self.plan.err, slots),
+            live: array(tier_memory, self.plan.live, slots.div_ceil(32)),
+            tids: array(tier_memory, self.plan.tids, slots),
+            pitch: self.plan.pitch,
+            metric: self.metric,
+        };
+        let [
+            queries,
+            consts,
+            items,
+            group,
+            thresholds,
+            counts,
+            overflows,
+            out,
+            survivors,
+        ] = split(
+            cast_slice_mut(&mut self.scratch),
+            [
+                (plan.queries, n * shape.pitch * 4),
+                (plan.consts, n * size_of::<QueryConsts>()),
+                (plan.items, shape.n_items * size_of::<ScanItem>()),
+                (plan.group, shape.n_group * 4),
+                (plan.thresholds, n * 4),
+                (plan.counts, n * 4),
+                (plan.overflows, n * 4),
+                (plan.out, n * keep * size_of::<RerankOut>()),
+                (plan.survivors, n * cap * 8),
+            ],
+        );
+        let queries: &[f32] = array_mut(queries);
+        let consts: &[QueryConsts] = array_mut(consts);
+        let items: &[ScanItem] = array_mut(items);
+        let group: &[u32] = array_mut(group);
+        let thresholds: &mut [f32] = array_mut(thresholds);
+        let counts: &mut [u32] = array_mut(counts);
+        let overflows: &mut [u32] = array_mut(overflows);
+        let out: &mut [RerankOut] = array_mut(out);
+        let survivors: &mut [u64] = array_mut(survivors);
+
+        for round in &rounds.rounds {
+            for launch in round {
+                for item in &items[launch.first_item..launch.first_item + launch.n_items] {
+                    (wait.poll)()?;
+                    let mut arrays = ScanArrays {
+                        queries,
+                        consts,
+                        group,
+                        thresholds,
+                        counts,
+                        survivors,
+                        cap,
+                        loose_scale: scales.loose,
+                    };
+                    scan_item(&tier, &mut arrays, item);
+                }
+            }
+            for q in 0..n {
+                let survivors = &mut survivors[q * cap..(q + 1) * cap];
+                select_smallest(
+                    survivors,
+                    &mut counts[q],
+                    &mut thresholds[q],
+                    &mut overflows[q],
+                    keep,
+                );
+            }
+        }
+        for q in 0..n {
+            let query = &queries[q * shape.pitch..(q + 1) * shape.pitch];
+            for i in 0..(counts[q] as usize).min(keep) {
+                out[q * keep + i] = rerank_one(
+                    &tier,
+                    query,
+                    &consts[q],
+                    scales.tight,
+                    survivors[q * cap + i],
+                );
+            }
+        }
+        Ok(&cast_slice::<u64, u8>(&self.scratch)[plan.state..plan.download_end])
+    }
+
+    fn scratch_bytes(&self) -> u64 {
+        self.scratch.len() as u64 * 8
+    }
+}

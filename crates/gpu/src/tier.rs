@@ -1,0 +1,200 @@
+//! The hot tier of an index: frozen entries in device memory, searched in batches.
+
+use crate::context::Wait;
+use crate::engine::Engine;
+use crate::error::GpuError;
+use crate::memory::TierPlan;
+use crate::plan::{Piece, Walk, pieces_of};
+use crate::query::TierQuery;
+use crate::search::{Search, SearchTimes};
+use omen_ivf::Metric;
+use omen_ivf::topk::Candidates;
+use std::sync::{Mutex, TryLockError};
+use std::time::{Duration, Instant};
+
+/// What a tier is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierSpec {
+    /// Metric of the index.
+    pub metric: Metric,
+    /// Dimension of the index.
+    pub dim: usize,
+    /// Lists of the index.
+    pub n_lists: usize,
+}
+
+/// A list in the tier, and the state of the index it was loaded from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TierList {
+    /// First slot.
+    pub first_slot: u32,
+    /// Slots, dead entries included.
+    pub n_slots: u32,
+    /// `ListEntry::layout_gen` when the list was read.
+    pub layout_gen: u32,
+    /// `ListEntry::delete_gen` when the list was read.
+    pub delete_gen: u32,
+}
+
+/// Which lists are where: the tier's part in host memory.
+pub(crate) struct Catalog {
+    spec: TierSpec,
+    pitch: usize,
+    lists: Vec<Option<TierList>>,
+    pieces: Vec<Piece>,
+    /// `[n_lists + 1]`: first piece of each list.
+    first_piece: Vec<u32>,
+}
+
+impl Catalog {
+    pub(crate) fn new(spec: TierSpec, pitch: usize, lists: Vec<Option<TierList>>) -> Self {
+        let mut pieces = Vec::new();
+        let mut first_piece = vec![0];
+        for list in &lists {
+            if let Some(list) = list {
+                pieces.extend(pieces_of(list.first_slot, list.n_slots));
+            }
+            first_piece.push(pieces.len() as u32);
+        }
+        Self {
+            spec,
+            pitch,
+            lists,
+            pieces,
+            first_piece,
+        }
+    }
+
+    pub(crate) fn metric(&self) -> Metric {
+        self.spec.metric
+    }
+
+    pub(crate) fn pitch(&self) -> usize {
+        self.pitch
+    }
+
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    /// Checks a query against the tier; the pieces it walks, nearest list first.
+    pub(crate) fn walk(&self, query: &TierQuery<'_>) -> Result<Walk, GpuError> {
+        if query.q.len() != self.spec.dim {
+            return Err(GpuError::Other(format!(
+                "query of {} dimensions, index of {}",
+                query.q.len(),
+                self.spec.dim
+            )));
+        }
+        let mut walk = Walk::default();
+        for &number in query.lists {
+            let Some(Some(list)) = self.lists.get(number as usize) else {
+                return Err(GpuError::NotResident(number));
+            };
+            walk.pieces
+                .extend(self.first_piece[number as usize]..self.first_piece[number as usize + 1]);
+            walk.n_rows += list.n_slots as usize;
+        }
+        Ok(walk)
+    }
+}
+
+/// Frozen entries of some lists of an index, in the memory of one device. Made by [`crate::TierBuilder`].
+pub struct Tier {
+    catalog: Catalog,
+    plan: TierPlan,
+    byte_limit: u64,
+    engine: Mutex<Box<dyn Engine>>,
+    last_times: Mutex<SearchTimes>,
+}
+
+impl Tier {
+    pub(crate) fn new(
+        catalog: Catalog,
+        plan: TierPlan,
+        byte_limit: u64,
+        engine: Box<dyn Engine>,
+    ) -> Self {
+        Self {
+            catalog,
+            plan,
+            byte_limit,
+            engine: Mutex::new(engine),
+            last_times: Mutex::default(),
+        }
+    }
+
+    /// What the tier is for.
+    pub fn spec(&self) -> TierSpec {
+        self.catalog.spec
+    }
+
+    /// Bytes of device memory held: entries and, once searched, scratch.
+    pub fn bytes(&self) -> u64 {
+        let scratch = self
+            .engine
+            .lock()
+            .map_or(0, |engine| engine.scratch_bytes());
+        self.plan.bytes as u64 + scratch
+    }
+
+    /// Per list of the index: what is here, or None if the list is not.
+    pub fn lists(&self) -> &[Option<TierList>] {
+        &self.catalog.lists
+    }
+
+    /// Whether a list is here as the index has it now; `layout_gen` and `delete_gen` as just read from its directory entry.
+    pub fn is_current(&self, list: u32, layout_gen: u32, delete_gen: u32) -> bool {
+        self.catalog.lists.get(list as usize).is_some_and(|l| {
+            l.is_some_and(|l| (l.layout_gen, l.delete_gen) == (layout_gen, delete_gen))
+        })
+    }
+
+    /// Searches a batch, exactly: for each query the nearest live entries of its lists.
+    ///
+    /// The result's items are ascending by (key, tid); their keys are the hard lower bounds of `omen_ivf`'s `bound.rs`; every
+    /// live entry of the query's lists that is not among them has a key of at least `frontier`, which is +inf if nothing is
+    /// left out. Items are those with keys up to the frontier: usually somewhat more than k; if fewer, ask for a larger k.
+    ///
+    /// `rounding`: the index's g. `deadline`: for the whole batch; past it the device is given up (`TimedOut`, then `Lost`).
+    /// `poll` is called while waiting, and ends the wait by returning an error ([`GpuError::Interrupted`]).
+    /// Other errors: `NotResident`, `Unsupported` (k or coordinates too large), `OutOfMemory` (scratch within the byte limit),
+    /// `Busy` (another thread is searching).
+    pub fn search(
+        &self,
+        queries: &[TierQuery<'_>],
+        rounding: f32,
+        deadline: Duration,
+        poll: &mut dyn FnMut() -> Result<(), GpuError>,
+    ) -> Result<Vec<Candidates>, GpuError> {
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        let mut search = Search {
+            catalog: &self.catalog,
+            engine: engine.as_mut(),
+            rounding,
+            scratch_limit: self.byte_limit.saturating_sub(self.plan.bytes as u64),
+            wait: Wait {
+                until: Instant::now() + deadline,
+                poll,
+            },
+            times: SearchTimes::default(),
+        };
+        let results = search.run(queries);
+        let times = search.times;
+        if let Ok(mut last) = self.last_times.lock() {
+            *last = times;
+        }
+        results
+    }
+
+    /// Where the time of the last search went.
+    pub fn last_times(&self) -> SearchTimes {
+        self.last_times
+            .lock()
+            .map_or_else(|_| SearchTimes::default(), |times| *times)
+    }
+}

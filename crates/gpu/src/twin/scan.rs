@@ -1,0 +1,89 @@
+//! Twin of `scan_mma_*` and `scan_fma`: loose keys, and the survivors of a scan.
+
+use super::{TierArrays, lane_sum};
+use crate::params::{QueryConsts, ScanItem, ordered_bits};
+use half::slice::HalfFloatSliceExt;
+use omen_ivf::Metric;
+
+/// The arrays of a scan besides the tier; shapes as in [`crate::params::ScanParams`].
+pub struct ScanArrays<'a> {
+    /// `[n_queries, pitch]`
+    pub queries: &'a [f32],
+    /// `[n_queries]`
+    pub consts: &'a [QueryConsts],
+    /// Query numbers that items refer to.
+    pub group: &'a [u32],
+    /// `[n_queries]`
+    pub thresholds: &'a [f32],
+    /// `[n_queries]`, counted on beyond `cap`.
+    pub counts: &'a mut [u32],
+    /// `[n_queries, cap]`
+    pub survivors: &'a mut [u64],
+    /// Room per query.
+    pub cap: usize,
+    /// 1 - 4g.
+    pub loose_scale: f32,
+}
+
+/// Twin of `norm_upper`: the norm of a stored vector, not below the true one.
+pub fn norm_upper(norm_sq: f32) -> f32 {
+    norm_sq.sqrt() * (1.0 + 2.384_185_8e-7)
+}
+
+/// Twin of `loose_key` in `kernels/loose_key.h`, where it is proven to be a lower bound of the key.
+pub fn loose_key(
+    metric: Metric,
+    loose_scale: f32,
+    q: &QueryConsts,
+    dot: f32,
+    norm_sq: f32,
+    err: f32,
+) -> f32 {
+    let slack = q.slack * norm_upper(norm_sq);
+    match metric {
+        Metric::NegIp => {
+            let key = -dot - slack - err * q.norm_up;
+            if key.is_nan() { f32::NEG_INFINITY } else { key }
+        }
+        Metric::L2 | Metric::Cosine => {
+            let sum = q.norm_sq + norm_sq;
+            let d2 = (-2.0f32).mul_add(dot, sum) - 4.768_371_6e-7f32.mul_add(sum, slack);
+            let key = d2.max(0.0).sqrt() * loose_scale - (err + q.err);
+            if key > 0.0 { key } else { 0.0 }
+        }
+    }
+}
+
+/// Scans one item: appends its survivors, (ordered key << 32 | slot), to their queries' buffers.
+pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &ScanItem) {
+    let pitch = tier.pitch;
+    let mut row = vec![0f32; pitch];
+    for slot in item.first_slot..item.first_slot + item.n_rows {
+        if !tier.is_live(slot) {
+            continue;
+        }
+        tier.row(slot).convert_to_f32_slice(&mut row);
+        for &query in &arrays.group[item.first_query as usize..][..item.n_queries as usize] {
+            let q = query as usize;
+            let vector = &arrays.queries[q * pitch..(q + 1) * pitch];
+            let dot = lane_sum(pitch, |i| vector[i] * row[i]);
+            let (norm_sq, err) = (tier.norm_sq[slot as usize], tier.err[slot as usize]);
+            let key = loose_key(
+                tier.metric,
+                arrays.loose_scale,
+                &arrays.consts[q],
+                dot,
+                norm_sq,
+                err,
+            );
+            if key < arrays.thresholds[q] {
+                let position = arrays.counts[q] as usize;
+                arrays.counts[q] += 1;
+                if position < arrays.cap {
+                    arrays.survivors[q * arrays.cap + position] =
+                        (u64::from(ordered_bits(key)) << 32) | u64::from(slot);
+                }
+            }
+        }
+    }
+}

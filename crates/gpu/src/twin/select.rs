@@ -1,0 +1,26 @@
+//! Twin of `select_smallest`.
+
+use crate::params::from_ordered_bits;
+
+/// What the select kernel does to one query: `survivors` (`[cap]`, all different), `count`, `threshold`, `overflow`.
+/// The kept survivors come in ascending order here; the kernel leaves them in any order.
+pub fn select_smallest(
+    survivors: &mut [u64],
+    count: &mut u32,
+    threshold: &mut f32,
+    overflow: &mut u32,
+    keep: usize,
+) {
+    let cap = survivors.len();
+    if *count as usize > cap {
+        *overflow = 1;
+        *count = cap as u32;
+    }
+    let n = *count as usize;
+    if n < keep {
+        return;
+    }
+    survivors[..n].sort_unstable();
+    *count = keep as u32;
+    *threshold = from_ordered_bits((survivors[keep - 1] >> 32) as u32);
+}

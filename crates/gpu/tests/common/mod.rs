@@ -1,0 +1,219 @@
+//! Random tiers and queries, and the check of a search against brute force; for the simulated and for a real device.
+
+#![allow(dead_code, unused_imports)]
+
+mod check;
+
+pub use check::{check, exact_bound};
+
+use half::f16;
+use omen_gpu::{Gpu, GpuError, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_ivf::topk::Candidates;
+use omen_ivf::{Metric, Tid};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::time::Duration;
+
+pub const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
+
+/// A generator with a fresh seed, printed; `OMEN_TEST_SEED` repeats a run.
+pub fn rng(test: &str) -> ChaCha8Rng {
+    let seed = std::env::var("OMEN_TEST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or_else(rand::random);
+    println!("{test}: OMEN_TEST_SEED={seed}");
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+pub fn normal(rng: &mut impl Rng) -> f32 {
+    let (u, v): (f32, f32) = (
+        rng.random_range(1e-7..1.0),
+        rng.random_range(0.0..std::f32::consts::TAU),
+    );
+    (-2.0 * u.ln()).sqrt() * v.cos()
+}
+
+pub struct Entry {
+    pub tid: Tid,
+    pub live: bool,
+    pub err: f32,
+    pub row: Vec<f16>,
+}
+
+/// What rows look like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Flavour {
+    /// Independent coordinates.
+    Plain,
+    /// All rows near one far point: the loose bound loses most of its digits.
+    Offset,
+    /// Few different rows.
+    Duplicates,
+    /// Rows ordered from far to near the origin, queries at the origin: every round brings nearer rows.
+    Approaching,
+}
+
+pub struct Fixture {
+    pub spec: TierSpec,
+    pub flavour: Flavour,
+    pub lists: Vec<Vec<Entry>>,
+    pub offset: Vec<f32>,
+}
+
+impl Fixture {
+    pub fn random(
+        rng: &mut ChaCha8Rng,
+        metric: Metric,
+        dim: usize,
+        sizes: &[usize],
+        flavour: Flavour,
+    ) -> Self {
+        let offset: Vec<f32> = (0..dim)
+            .map(|_| {
+                if flavour == Flavour::Offset {
+                    100.0 * normal(rng)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let total: usize = sizes.iter().sum();
+        let mut templates: Vec<Vec<f16>> = Vec::new();
+        let mut n = 0;
+        let mut lists = Vec::new();
+        for &size in sizes {
+            let mut list = Vec::new();
+            for _ in 0..size {
+                let scale = if flavour == Flavour::Approaching {
+                    10.0 * ((total - n) as f32 / total as f32).powi(4)
+                } else {
+                    10.0
+                };
+                let row: Vec<f16> = if flavour == Flavour::Duplicates && templates.len() >= 5 {
+                    templates[rng.random_range(0..5)].clone()
+                } else {
+                    offset
+                        .iter()
+                        .map(|o| f16::from_f32(o + scale * normal(rng)))
+                        .collect()
+                };
+                if templates.len() < 5 {
+                    templates.push(row.clone());
+                }
+                n += 1;
+                let err = match rng.random_range(0..200) {
+                    0 if matches!(flavour, Flavour::Offset | Flavour::Duplicates) => f32::INFINITY,
+                    1..20 => 0.0,
+                    _ if flavour == Flavour::Approaching => 1e-6,
+                    _ => rng.random_range(0.0..1e-3) * (dim as f32).sqrt(),
+                };
+                list.push(Entry {
+                    tid: Tid::new(n as u32 / 7, (n % 7 + 1) as u16),
+                    live: rng.random_range(0..10) != 0,
+                    err,
+                    row,
+                });
+            }
+            lists.push(list);
+        }
+        Self {
+            spec: TierSpec {
+                metric,
+                dim,
+                n_lists: sizes.len(),
+            },
+            flavour,
+            lists,
+            offset,
+        }
+    }
+
+    pub fn n_slots(&self) -> u64 {
+        self.lists.iter().map(|l| l.len() as u64).sum()
+    }
+
+    pub fn load(&self, gpu: &Gpu, byte_limit: u64) -> Result<Tier, GpuError> {
+        let mut builder = TierBuilder::begin(gpu, self.spec, self.n_slots(), byte_limit)?;
+        for (i, list) in self.lists.iter().enumerate() {
+            builder.begin_list(i as u32);
+            for (slot, e) in list.iter().enumerate() {
+                builder.push(slot as u32, e.tid, e.live, e.err, &e.row);
+            }
+            builder.end_list(list.len() as u32, 1, i as u32)?;
+        }
+        builder.finish()
+    }
+
+    pub fn queries(&self, rng: &mut ChaCha8Rng, n: usize, k: usize) -> Queries {
+        let n_lists = self.lists.len();
+        let items = (0..n)
+            .map(|i| {
+                let scale = match (self.flavour, i % 4) {
+                    (Flavour::Approaching, _) => 1e-3,
+                    (_, 0) => 1e-6,
+                    (_, 1) => 300.0,
+                    _ => 10.0,
+                };
+                let q: Vec<f32> = self
+                    .offset
+                    .iter()
+                    .map(|o| o + scale * normal(rng))
+                    .collect();
+                let norm = q.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+                let all = self.flavour == Flavour::Approaching || rng.random_bool(0.3);
+                let mut lists: Vec<u32> = (0..n_lists as u32)
+                    .filter(|_| all || rng.random_bool(0.5))
+                    .collect();
+                if self.flavour != Flavour::Approaching && !lists.is_empty() {
+                    let at = rng.random_range(0..lists.len());
+                    lists.rotate_left(at);
+                }
+                Query {
+                    q,
+                    norm: ((norm * (1.0 + 1e-7)) as f32).next_up(),
+                    q_err: if i % 3 == 0 { 1e-3 } else { 0.0 },
+                    lists,
+                }
+            })
+            .collect();
+        Queries { items, k }
+    }
+}
+
+pub struct Query {
+    pub q: Vec<f32>,
+    pub norm: f32,
+    pub q_err: f32,
+    pub lists: Vec<u32>,
+}
+
+pub struct Queries {
+    pub items: Vec<Query>,
+    pub k: usize,
+}
+
+impl Queries {
+    pub fn tier_queries(&self) -> Vec<TierQuery<'_>> {
+        self.items
+            .iter()
+            .map(|q| TierQuery {
+                q: &q.q,
+                q_norm: q.norm,
+                q_err: q.q_err,
+                lists: &q.lists,
+                k: self.k,
+            })
+            .collect()
+    }
+}
+
+pub fn search(tier: &Tier, queries: &Queries) -> Result<Vec<Candidates>, GpuError> {
+    let g = omen_ivf::bound::rounding(tier.spec().dim as u32);
+    tier.search(
+        &queries.tier_queries(),
+        g,
+        Duration::from_secs(60),
+        &mut || Ok(()),
+    )
+}

@@ -1,0 +1,102 @@
+//! The loose key is a lower bound even where digits cancel and the tensor cores round as badly as they may.
+
+mod common;
+
+use common::{Entry, METRICS, Query, exact_bound, normal, rng};
+use half::f16;
+use omen_gpu::TierQuery;
+use omen_gpu::query::{prepare, scales};
+use omen_gpu::twin::scan::loose_key;
+use omen_ivf::{Metric, Tid};
+use rand::Rng;
+
+#[test]
+fn the_loose_key_never_passes_the_exact_bound() {
+    let mut rng = rng("the_loose_key_never_passes_the_exact_bound");
+    for dim in [1, 3, 32, 100, 768, 4096, 16_000] {
+        let pitch = omen_gpu::memory::pitch_of(dim);
+        let g = omen_ivf::bound::rounding(dim as u32);
+        let mut useful = 0;
+        for trial in 0..(400_000 / dim).clamp(100, 4000) {
+            let metric = METRICS[trial % 3];
+            let far = [0.0, 1.0, 30.0, 1000.0, 30_000.0][rng.random_range(0..5)];
+            let near = [0.0, 1e-3, 1.0, 20.0][rng.random_range(0..4)];
+            let row: Vec<f16> = (0..dim)
+                .map(|_| f16::from_f32((far + 10.0 * normal(&mut rng)).clamp(-65504.0, 65504.0)))
+                .collect();
+            let q: Vec<f32> = row
+                .iter()
+                .map(|h| h.to_f32() + near * normal(&mut rng))
+                .collect();
+            let norm = q.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            let norm_h = row.iter().map(|x| x.to_f64().powi(2)).sum::<f64>();
+            let query = Query {
+                q,
+                norm: ((norm * (1.0 + 1e-7)) as f32).next_up(),
+                q_err: 0.0,
+                lists: vec![],
+            };
+            let err = if rng.random_bool(0.5) {
+                0.0
+            } else {
+                rng.random_range(0.0..1.0)
+            };
+            let entry = Entry {
+                tid: Tid::new(1, 1),
+                live: true,
+                err,
+                row,
+            };
+
+            let mut halves = vec![f16::ZERO; 2 * pitch];
+            let tier_query = TierQuery {
+                q: &query.q,
+                q_norm: query.norm,
+                q_err: 0.0,
+                lists: &[],
+                k: 1,
+            };
+            let consts =
+                prepare(metric, &tier_query, g, &mut vec![0.0; pitch], &mut halves).unwrap();
+            // The dot product as the halves give it, off by what kernels/loose_key.h allows the tensor cores.
+            let mut dot = 0f64;
+            for (i, h) in entry.row.iter().enumerate() {
+                dot += (halves[i].to_f64() + halves[pitch + i].to_f64())
+                    * f64::from(consts.dot_scale)
+                    * h.to_f64();
+            }
+            let allowed = (1.25 * pitch as f64 + 30.0) * 2f64.powi(-23) * norm * norm_h.sqrt();
+            let exact = exact_bound(metric, g, &query, &entry).0;
+            for error in [-allowed, 0.0, allowed] {
+                let key = loose_key(
+                    metric,
+                    scales(g).loose,
+                    &consts,
+                    (dot + error) as f32,
+                    norm_h as f32,
+                    err,
+                );
+                // NegIp: without the g that exact_bound allows to tight keys.
+                let bound = if metric == Metric::NegIp {
+                    exact - 1.1 * f64::from(g) * f64::from(query.norm) * norm_h.sqrt()
+                } else {
+                    exact
+                };
+                let what = format!(
+                    "{} dim {dim} far {far} near {near} err {err}",
+                    metric.name()
+                );
+                assert!(
+                    f64::from(key) <= bound,
+                    "{what}: loose key {key}, bound {bound}"
+                );
+                useful +=
+                    u32::from(f64::from(key) > bound.abs() * -2.0 && key > 0.9 * bound as f32);
+            }
+        }
+        assert!(
+            useful > 20,
+            "dim {dim}: a bound that is never near is no bound"
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! The metapage (block 0): identity, frozen options, the root list, calibration.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::directory::{ENTRIES_PER_PAGE, ListEntry, Run, directory_pages};
+use super::page::{self, CONTENT_BYTES, CONTENT_START, NO_LIST, PageKind};
+use super::streams::code_dim;
+use crate::params::{MAX_DIM, MAX_LISTS, Metric};
+use crate::{IvfError, Result};
+
+/// "OMEN" read as little-endian bytes.
+pub const MAGIC: u32 = 0x4E45_4D4F;
+/// The format version this code writes, and the newest it reads.
+pub const VERSION: u32 = 1;
+/// Filter kind: 1-bit RaBitQ codes.
+pub const FILTER_RABITQ1: u32 = 1;
+/// Vector kind: IEEE binary16 of the scaled vector.
+pub const VECTOR_F16: u32 = 1;
+/// Most points of the calibration curve.
+pub const MAX_CALIBRATION: usize = 64;
+
+/// One measured point: with so many probes this share of the true neighbours was found.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CalibrationPoint {
+    /// Lists visited.
+    pub probes: u32,
+    /// Lower confidence bound of recall@10.
+    pub recall_10: f32,
+    /// Lower confidence bound of recall@100; negative if not measured.
+    pub recall_100: f32,
+}
+
+/// Content of the metapage, from `CONTENT_START` on.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct MetaPage {
+    /// [`MAGIC`], first in every version.
+    pub magic: u32,
+    /// [`VERSION`], second in every version.
+    pub version: u32,
+    /// A `Metric`.
+    pub metric: u32,
+    /// Dimension of the vectors.
+    pub dim: u32,
+    /// Dimension of the codes: `dim` rounded up to a multiple of 64.
+    pub code_dim: u32,
+    /// Number of lists.
+    pub lists: u32,
+    /// Filter kind ([`FILTER_RABITQ1`]).
+    pub filter: u32,
+    /// Vector kind ([`VECTOR_F16`]).
+    pub vector_kind: u32,
+    /// Stored numbers are the user's times 2^scale_exp (see the README: range of binary16).
+    pub scale_exp: i32,
+    /// Relative rounding allowance of float32 sums of `dim` terms, operator and index together.
+    pub rounding: f32,
+    /// Seed of the rotation.
+    pub rotation_seed: u64,
+    /// Value of the `lists` option as given, 0 for automatic.
+    pub lists_option: u32,
+    /// Directory entries a page (constant in version 1, checked).
+    pub entries_per_page: u32,
+    /// Pages of the directory; list l is in page l / entries_per_page.
+    pub directory: Run,
+    /// The centroids, as a list of their own (`ROOT_LIST`): tid.block of entry i is list i.
+    pub root: ListEntry,
+    /// Rows at the last build.
+    pub built_rows: u64,
+    /// Time of the last build, microseconds since the Unix epoch.
+    pub built_at: i64,
+    /// Queries used for the calibration; 0 if there is none.
+    pub calibration_queries: u32,
+    /// Points used of `calibration`.
+    pub calibration_points: u32,
+    /// Recall against probes, probes ascending.
+    pub calibration: [CalibrationPoint; MAX_CALIBRATION],
+}
+
+/// Block of the metapage.
+pub const META_BLOCK: u32 = 0;
+/// Largest absolute `scale_exp`: enough to bring any f32 into the range of binary16.
+const MAX_SCALE_EXP: i32 = 160;
+
+/// Reads and validates the metapage: magic, then version, then the rest, so that pages of other versions and files of
+/// other kinds are told apart.
+pub fn get_meta(page: &[u8]) -> Result<MetaPage> {
+    let content = page::content(page);
+    let meta: MetaPage = bytemuck::pod_read_unaligned(&content[..size_of::<MetaPage>()]);
+    if meta.magic != MAGIC {
+        return Err(IvfError::corrupt(
+            META_BLOCK,
+            format!("magic is {:#010x}, not {MAGIC:#010x}", meta.magic),
+        ));
+    }
+    if meta.version != VERSION {
+        return Err(IvfError::Version {
+            found: meta.version,
+            supported: VERSION,
+        });
+    }
+    if !page::tail(page).is(PageKind::Meta, NO_LIST, 0, 0) {
+        return Err(IvfError::corrupt(META_BLOCK, "not a metapage"));
+    }
+    match invalid_field(&meta) {
+        None => Ok(meta),
+        Some((name, value)) => Err(IvfError::corrupt(META_BLOCK, format!("{name} is {value}"))),
+    }
+}
+
+/// Writes the metapage's content. Content that a later minor version may have put behind ours stays.
+pub fn put_meta(page: &mut [u8], meta: &MetaPage) {
+    page::content_mut(page)[..size_of::<MetaPage>()].copy_from_slice(bytemuck::bytes_of(meta));
+    page::set_content_bytes(page, page::content_bytes(page).max(size_of::<MetaPage>()));
+}
+
+/// The first field with an impossible value. Block numbers are checked against the file by `Index::open`.
+fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
+    let bad = |name, value: &dyn std::fmt::Display| Some((name, value.to_string()));
+    if Metric::from_u32(meta.metric).is_none() {
+        bad("metric", &meta.metric)
+    } else if meta.dim == 0 || meta.dim > MAX_DIM {
+        bad("dim", &meta.dim)
+    } else if meta.code_dim != code_dim(meta.dim) {
+        bad("code_dim", &meta.code_dim)
+    } else if meta.lists == 0 || meta.lists > MAX_LISTS {
+        bad("lists", &meta.lists)
+    } else if meta.filter != FILTER_RABITQ1 {
+        bad("filter", &meta.filter)
+    } else if meta.vector_kind != VECTOR_F16 {
+        bad("vector_kind", &meta.vector_kind)
+    } else if meta.scale_exp.abs() > MAX_SCALE_EXP {
+        bad("scale_exp", &meta.scale_exp)
+    } else if !(0.0..0.5).contains(&meta.rounding) {
+        bad("rounding", &meta.rounding)
+    } else if meta.entries_per_page != ENTRIES_PER_PAGE as u32 {
+        bad("entries_per_page", &meta.entries_per_page)
+    } else if meta.directory.len != directory_pages(meta.lists) {
+        bad("directory length", &meta.directory.len)
+    } else if meta.root.frozen_count != meta.lists {
+        bad("number of centroids", &meta.root.frozen_count)
+    } else if meta.calibration_points as usize > MAX_CALIBRATION {
+        bad("calibration_points", &meta.calibration_points)
+    } else {
+        None
+    }
+}
+
+const _: () = assert!(size_of::<MetaPage>() <= CONTENT_BYTES);
+const _: () = assert!(std::mem::offset_of!(MetaPage, version) == 4 && CONTENT_START == 64);

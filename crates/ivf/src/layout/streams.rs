@@ -1,0 +1,52 @@
+//! Sizes and positions in the two streams of a frozen part: pure arithmetic.
+//!
+//! Code stream: groups one after the other in lines of 128 bytes; a line never breaks, a group may span pages.
+//! Vector stream: row s (2*dim bytes) starts at byte s*2*dim; a row may span pages. A page holds an even number of
+//! bytes, so one number never does.
+
+use super::group::{GROUP, group_lines};
+use super::page::{CONTENT_BYTES, LINES_PER_PAGE};
+
+/// Groups that hold `n` entries.
+pub fn n_groups(n: u32) -> u32 {
+    n.div_ceil(GROUP as u32)
+}
+
+/// Pages of the code stream of `n` entries with codes of `code_dim` dimensions.
+pub fn code_pages(n: u32, code_dim: u32) -> u64 {
+    let lines = u64::from(n_groups(n)) * group_lines(code_dim as usize) as u64;
+    lines.div_ceil(LINES_PER_PAGE as u64)
+}
+
+/// Bytes of one row.
+pub fn row_bytes(dim: u32) -> usize {
+    2 * dim as usize
+}
+
+/// Pages of the vector stream of `n_rows` rows.
+pub fn vector_pages(n_rows: u64, dim: u32) -> u64 {
+    (n_rows * row_bytes(dim) as u64).div_ceil(CONTENT_BYTES as u64)
+}
+
+/// Page of the stream and line within the page of line `line` of the code stream.
+pub fn line_position(line: u64) -> (u64, usize) {
+    (
+        line / LINES_PER_PAGE as u64,
+        (line % LINES_PER_PAGE as u64) as usize,
+    )
+}
+
+/// Page of the stream and byte within its content of byte `byte` of the vector stream.
+pub fn byte_position(byte: u64) -> (u64, usize) {
+    (
+        byte / CONTENT_BYTES as u64,
+        (byte % CONTENT_BYTES as u64) as usize,
+    )
+}
+
+/// Dimension of the codes of vectors of dimension `dim`.
+pub fn code_dim(dim: u32) -> u32 {
+    dim.next_multiple_of(64)
+}
+
+const _: () = assert!(CONTENT_BYTES.is_multiple_of(2));

@@ -1,0 +1,46 @@
+//! The `omen` index without Postgres: page layout, build, insert, search and vacuum over a trait of pages.
+//!
+//! An index is an inverted file (IVF): k-means centroids, and for each centroid a posting list of entries.
+//! Everything that touches bytes goes through [`store::PageStore`], so that the same code runs over Postgres
+//! buffers and, in tests, over [`mem_store::MemStore`]. `layout/README.md` describes every page.
+
+pub mod append;
+pub mod assign;
+pub mod bound;
+pub mod bulk_delete;
+pub mod calibrate;
+pub mod check;
+pub mod coarse;
+pub mod count;
+pub mod error;
+pub mod export;
+pub mod fold;
+mod frozen_writer;
+pub mod index;
+pub mod insert;
+pub mod kmeans;
+pub mod layout;
+mod list_lock;
+pub mod list_reader;
+mod list_writer;
+pub mod mem_store;
+pub mod params;
+pub mod query;
+pub mod rabitq;
+pub mod reclaim;
+pub mod rotation;
+mod runs;
+pub mod scan_list;
+pub mod search;
+pub mod store;
+pub mod stored;
+mod stream_writer;
+mod survivors;
+pub mod topk;
+pub mod write_index;
+
+pub use error::{IvfError, Result};
+pub use params::{Metric, Tid};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,66 @@
+//! Parameters and small types shared by all verbs.
+
+use bytemuck::{Pod, Zeroable};
+
+/// Distance an index is built for. The discriminants are on disk: never renumber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Metric {
+    /// Euclidean distance, operator `<->`.
+    L2 = 1,
+    /// Negative inner product, operator `<#>`.
+    NegIp = 2,
+    /// Cosine distance, operator `<=>`; vectors are stored at unit length and searched by Euclidean distance.
+    Cosine = 3,
+}
+
+impl Metric {
+    /// The metric of an on-disk discriminant.
+    pub fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::L2),
+            2 => Some(Self::NegIp),
+            3 => Some(Self::Cosine),
+            _ => None,
+        }
+    }
+
+    /// Name as shown to users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::NegIp => "ip",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+/// Address of a heap row (Postgres ctid): block and line pointer number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct Tid {
+    /// Heap block.
+    pub block: u32,
+    /// Line pointer, 1-based; below 2^16.
+    pub offset: u32,
+}
+
+impl Tid {
+    /// A tid from its parts.
+    pub fn new(block: u32, offset: u16) -> Self {
+        Self {
+            block,
+            offset: u32::from(offset),
+        }
+    }
+
+    /// One number that orders like the tid.
+    pub fn as_u64(self) -> u64 {
+        (u64::from(self.block) << 16) | u64::from(self.offset & 0xFFFF)
+    }
+}
+
+/// Largest dimension a vector, and so an index, can have.
+pub const MAX_DIM: u32 = 16_000;
+/// Largest value of the `lists` option.
+pub const MAX_LISTS: u32 = 65_536;

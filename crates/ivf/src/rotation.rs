@@ -1,0 +1,153 @@
+//! The seeded random rotation of the codes: "FHT-Kac", no stored matrix.
+//!
+//! Four rounds; each flips signs by seeded bits, applies the orthonormal Hadamard transform to a window whose
+//! length is a power of two (the head of the vector in even rounds, its tail in odd ones) and, where the window does
+//! not cover the vector, mixes its two halves by a Givens rotation of 45 degrees. Every step is orthogonal, so lengths
+//! and inner products survive; the signs make the direction look random, which the estimate of `rabitq.rs` needs.
+//! Source: RaBitQ-Library, `docs/docs/rabitq/rotator.md`. The result depends on the seed and the dimension
+//! alone: it is part of the page format.
+
+use std::f32::consts::FRAC_1_SQRT_2;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+const ROUNDS: usize = 4;
+
+/// Dimension of the codes of vectors of `dim` dimensions: the next multiple of 64.
+pub const fn code_dim(dim: usize) -> usize {
+    dim.next_multiple_of(64)
+}
+
+/// A rotation from `dim` to [`code_dim`] dimensions.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    dim: usize,
+    code_dim: usize,
+    window: usize,
+    /// Sign bits to flip, `[ROUNDS, code_dim]`, each 0 or the sign bit of an f32.
+    flips: Vec<u32>,
+}
+
+impl Rotation {
+    /// The rotation of a seed for vectors of `dim >= 1` dimensions.
+    pub fn new(seed: u64, dim: usize) -> Self {
+        assert!(dim >= 1, "a rotation needs a dimension");
+        let code_dim = code_dim(dim);
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut flips = Vec::with_capacity(ROUNDS * code_dim);
+        for _ in 0..ROUNDS * code_dim / 32 {
+            let bits = rng.next_u32();
+            flips.extend((0..32).map(|i| (bits >> i) << 31));
+        }
+        Self {
+            dim,
+            code_dim,
+            window: 1 << code_dim.ilog2(),
+            flips,
+        }
+    }
+
+    /// Dimension of the input.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Dimension of the output.
+    pub fn code_dim(&self) -> usize {
+        self.code_dim
+    }
+
+    /// Rotates `x` (`[dim]`) into `out` (`[code_dim]`).
+    pub fn apply(&self, x: &[f32], out: &mut [f32]) {
+        assert!(
+            x.len() == self.dim && out.len() == self.code_dim,
+            "lengths of a rotation's vectors"
+        );
+        out[..self.dim].copy_from_slice(x);
+        out[self.dim..].fill(0.0);
+        let scale = 1.0 / (self.window as f32).sqrt();
+        for (round, flips) in self.flips.chunks_exact(self.code_dim).enumerate() {
+            for (value, flip) in out.iter_mut().zip(flips) {
+                *value = f32::from_bits(value.to_bits() ^ flip);
+            }
+            let start = if round % 2 == 0 {
+                0
+            } else {
+                self.code_dim - self.window
+            };
+            let window = &mut out[start..start + self.window];
+            omen_distance::hadamard(window);
+            for value in window {
+                *value *= scale;
+            }
+            if self.window < self.code_dim {
+                let (head, tail) = out.split_at_mut(self.code_dim / 2);
+                for (a, b) in head.iter_mut().zip(tail) {
+                    (*a, *b) = ((*a + *b) * FRAC_1_SQRT_2, (*a - *b) * FRAC_1_SQRT_2);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vector(rng: &mut ChaCha8Rng, dim: usize) -> Vec<f32> {
+        (0..dim)
+            .map(|_| rng.next_u32() as f32 / 2f32.powi(31) - 1.0)
+            .collect()
+    }
+
+    #[test]
+    fn keeps_inner_products() {
+        let seed = crate::testing::seed();
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for dim in [1, 2, 63, 64, 65, 100, 128, 200, 768, 1000, 1536, 16_000] {
+            let rotation = Rotation::new(seed, dim);
+            let (a, b) = (vector(&mut rng, dim), vector(&mut rng, dim));
+            let (mut ra, mut rb) = (
+                vec![0.0; rotation.code_dim()],
+                vec![0.0; rotation.code_dim()],
+            );
+            rotation.apply(&a, &mut ra);
+            rotation.apply(&b, &mut rb);
+            let dot = |a: &[f32], b: &[f32]| {
+                a.iter()
+                    .zip(b)
+                    .map(|(&x, &y)| f64::from(x) * f64::from(y))
+                    .sum::<f64>()
+            };
+            let norm = (dot(&a, &a) * dot(&b, &b)).sqrt();
+            assert!(
+                (dot(&a, &b) - dot(&ra, &rb)).abs() < 1e-5 * norm,
+                "dim {dim}"
+            );
+            assert!(
+                (dot(&a, &a) - dot(&ra, &ra)).abs() < 1e-5 * dot(&a, &a),
+                "dim {dim}"
+            );
+        }
+    }
+
+    #[test]
+    fn spreads_a_unit_vector() {
+        let seed = crate::testing::seed();
+        for dim in [100, 768, 1536] {
+            let rotation = Rotation::new(seed, dim);
+            let mut out = vec![0.0; rotation.code_dim()];
+            for axis in [0, dim / 2, dim - 1] {
+                let mut x = vec![0.0; dim];
+                x[axis] = 1.0;
+                rotation.apply(&x, &mut out);
+                let largest = out.iter().fold(0f32, |m, v| m.max(v.abs()));
+                assert!(
+                    largest < 8.0 / (rotation.code_dim() as f32).sqrt(),
+                    "dim {dim}, axis {axis}: {largest}"
+                );
+            }
+        }
+    }
+}

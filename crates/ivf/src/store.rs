@@ -1,0 +1,78 @@
+//! Pages as the index sees them. `src/storage` implements these traits over Postgres buffers and GenericXLog.
+//!
+//! Pages are handed out as byte slices inside closures: the implementation pins and locks before, and unlocks after,
+//! so that no guard can outlive an error. A closure must not call the store again (that would nest page locks in an
+//! order nobody checks), must not block, and is short: a few microseconds.
+
+use crate::Result;
+
+/// Bytes of a page; Postgres's default BLCKSZ, checked by the Postgres side at compile time.
+pub const PAGE_BYTES: usize = 8192;
+/// Most pages one WAL record can cover (MAX_GENERIC_XLOG_PAGES).
+pub const MAX_UPDATE_PAGES: usize = 4;
+/// "No block": InvalidBlockNumber of Postgres.
+pub const NO_BLOCK: u32 = u32::MAX;
+
+/// Strength of a list lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListLock {
+    /// Inserts and deletions within the list's current layout; any number at a time.
+    Shared,
+    /// Replacing the list's layout (fold); alone.
+    Exclusive,
+}
+
+/// Read access to the pages of one index.
+pub trait PageStore {
+    /// Number of pages the index has now.
+    fn n_blocks(&self) -> Result<u32>;
+
+    /// Calls `f` with the `PAGE_BYTES` bytes of `block`, pinned and share-locked. `f` must not call the store.
+    fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R>;
+
+    /// Asks for `block` to be brought into memory soon; may do nothing.
+    fn prefetch(&self, block: u32);
+
+    /// Lets the host cancel the running statement. Called between pages, when no page is locked.
+    fn check_interrupts(&self) -> Result<()>;
+}
+
+/// Write access. Every change is WAL-logged and atomic per call.
+pub trait PageStoreMut: PageStore {
+    /// Locks `blocks` exclusively in the order given (1 to `MAX_UPDATE_PAGES`, all different) and calls `f` with their
+    /// images in the same order. If `f` returns true the new images are logged as one record and become visible
+    /// together; if false nothing changes. Returns what `f` returned.
+    fn update(&self, blocks: &[u32], f: impl FnOnce(&mut [&mut [u8]]) -> bool) -> Result<bool>;
+
+    /// Takes a free page (recycled or new), fills it by `init`, which gets a zeroed page, logs it, and returns its block.
+    /// Nobody else refers to the page until the caller links it.
+    fn allocate(&self, init: impl FnOnce(&mut [u8])) -> Result<u32>;
+
+    /// Gives back a page that nothing links to any more: logs it as free and makes it available to `allocate`.
+    /// Scans may still be on their way to it: they recognise by list and stamp that it is not theirs.
+    fn free(&self, block: u32) -> Result<()>;
+
+    /// Takes the lock of a list; waits for it. Released by `unlock_list` or at the end of the transaction.
+    fn lock_list(&self, list: u32, mode: ListLock) -> Result<()>;
+
+    /// Takes the lock of a list if it can be had at once.
+    fn try_lock_list(&self, list: u32, mode: ListLock) -> Result<bool>;
+
+    /// Releases a lock taken by this process.
+    fn unlock_list(&self, list: u32, mode: ListLock) -> Result<()>;
+}
+
+/// Writes a new index from its first page to its last; the host logs all pages when it is done.
+pub trait BulkWriter {
+    /// Appends `n` pages to be written later through `write_at`; returns the first block.
+    fn reserve(&mut self, n: u32) -> Result<u32>;
+
+    /// Appends a page of `PAGE_BYTES` bytes and returns its block; blocks are consecutive.
+    fn append(&mut self, page: &[u8]) -> Result<u32>;
+
+    /// Writes a reserved page.
+    fn write_at(&mut self, block: u32, page: &[u8]) -> Result<()>;
+
+    /// Lets the host cancel the running statement.
+    fn check_interrupts(&mut self) -> Result<()>;
+}

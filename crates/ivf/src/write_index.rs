@@ -1,0 +1,213 @@
+//! Build: writes all pages of a new index, first to last.
+//!
+//! Order: metapage, directory (both written last, with what the lists turned out to be), root list, lists. Of each list the
+//! vector stream comes first, because its pages can be written as the entries arrive; the codes, a fraction of the size,
+//! are kept in memory until the list ends.
+
+use half::f16;
+use rayon::ThreadPool;
+
+use crate::layout::directory::{
+    ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
+};
+use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
+use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
+use crate::layout::streams;
+use crate::list_writer::ListWriter;
+use crate::params::{MAX_DIM, MAX_LISTS, Metric, Tid};
+use crate::rotation::Rotation;
+use crate::store::{BulkWriter, PAGE_BYTES};
+use crate::{IvfError, Result};
+
+/// What a new index is to be.
+#[derive(Debug, Clone)]
+pub struct IndexSpec {
+    /// Metric.
+    pub metric: Metric,
+    /// Dimension of the vectors, 1 to [`MAX_DIM`].
+    pub dim: u32,
+    /// Number of lists, 1 to [`MAX_LISTS`].
+    pub lists: u32,
+    /// The `lists` option as given, 0 for automatic.
+    pub lists_option: u32,
+    /// Stored numbers are the user's times 2^scale_exp.
+    pub scale_exp: i32,
+    /// Seed of the rotation; drawn at random for each build.
+    pub rotation_seed: u64,
+    /// Centroids, `[lists, dim]`, scaled; finite.
+    pub centroids: Vec<f16>,
+    /// Microseconds since the Unix epoch.
+    pub built_at: i64,
+}
+
+/// An entry of a new index.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BuildEntry {
+    /// Its list.
+    pub list: u32,
+    /// The heap row.
+    pub tid: Tid,
+    /// Radius of the hard bound.
+    pub err: f32,
+    /// The stored vector, `[dim]`.
+    pub row: Vec<f16>,
+}
+
+/// Writes an index with the entries that `entries` returns, in ascending order of lists, until `None`. `progress` gets
+/// the number of entries written so far. Returns the metapage.
+///
+/// # Errors
+/// `Store` if the arguments contradict each other or come out of order; else what `w` and `entries` return.
+pub fn write_index<W: BulkWriter>(
+    w: &mut W,
+    spec: &IndexSpec,
+    entries: &mut dyn FnMut() -> Result<Option<BuildEntry>>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<MetaPage> {
+    write_index_in(w, spec, None, entries, progress)
+}
+
+/// As [`write_index`]; the entries are encoded by the threads of `pool`. Everything else, calls of `w` and of the closures
+/// included, happens on the calling thread. The bytes written are the same.
+pub fn write_index_in<W: BulkWriter>(
+    w: &mut W,
+    spec: &IndexSpec,
+    pool: Option<&ThreadPool>,
+    entries: &mut dyn FnMut() -> Result<Option<BuildEntry>>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<MetaPage> {
+    let dim = spec.dim as usize;
+    if !(1..=MAX_DIM).contains(&spec.dim) || !(1..=MAX_LISTS).contains(&spec.lists) {
+        return Err(misuse(format!(
+            "an index of {} dimensions and {} lists",
+            spec.dim, spec.lists
+        )));
+    }
+    if spec.centroids.len() != dim * spec.lists as usize {
+        return Err(misuse(format!(
+            "{} numbers for {} centroids of {dim}",
+            spec.centroids.len(),
+            spec.lists
+        )));
+    }
+    let n_directory = directory_pages(spec.lists);
+    if w.reserve(1)? != META_BLOCK {
+        return Err(misuse("the file is not empty".into()));
+    }
+    let directory = Run {
+        start: w.reserve(n_directory)?,
+        len: n_directory,
+    };
+    let rotation = Rotation::new(spec.rotation_seed, dim);
+    let root = write_root(w, spec, &rotation, pool)?;
+
+    let mut lists = Vec::with_capacity(spec.lists as usize);
+    let mut next = entries()?;
+    let mut built_rows = 0;
+    for list in 0..spec.lists {
+        let centroid = &spec.centroids[list as usize * dim..][..dim];
+        let mut writer = ListWriter::new(spec, &rotation, pool, list, centroid);
+        while let Some(entry) = next.take_if(|entry| entry.list == list) {
+            if entry.row.len() != dim {
+                return Err(IvfError::Dimension {
+                    expected: spec.dim,
+                    found: entry.row.len() as u32,
+                });
+            }
+            writer.push(w, entry.tid, entry.err, &entry.row)?;
+            built_rows += 1;
+            if built_rows % 1024 == 0 {
+                progress(built_rows);
+            }
+            next = entries()?;
+        }
+        lists.push(writer.finish(w)?);
+    }
+    if let Some(entry) = next {
+        return Err(misuse(format!(
+            "an entry for list {} of {}, or out of order",
+            entry.list, spec.lists
+        )));
+    }
+    progress(built_rows);
+    write_directory(w, directory, &lists)?;
+    write_meta(w, spec, directory, root, built_rows)
+}
+
+pub(crate) fn misuse(what: String) -> IvfError {
+    IvfError::Store(format!("cannot build the index: {what}"))
+}
+
+/// The root list: the centroids as entries (tid = list number), and one more row, their mean, as its own centroid.
+fn write_root<W: BulkWriter>(
+    w: &mut W,
+    spec: &IndexSpec,
+    rotation: &Rotation,
+    pool: Option<&ThreadPool>,
+) -> Result<ListEntry> {
+    let dim = spec.dim as usize;
+    let mut sum = vec![0f64; dim];
+    for centroid in spec.centroids.chunks_exact(dim) {
+        for (sum, x) in sum.iter_mut().zip(centroid) {
+            *sum += x.to_f64();
+        }
+    }
+    let mean: Vec<f16> = sum
+        .iter()
+        .map(|sum| f16::from_f64(sum / f64::from(spec.lists)))
+        .collect();
+    let mut writer = ListWriter::new(spec, rotation, pool, ROOT_LIST, &mean);
+    for (list, centroid) in spec.centroids.chunks_exact(dim).enumerate() {
+        writer.push(w, Tid::new(list as u32, 1), 0.0, centroid)?;
+    }
+    writer.finish_with(w, &mean)
+}
+
+fn write_directory<W: BulkWriter>(w: &mut W, directory: Run, lists: &[ListEntry]) -> Result<()> {
+    let mut image = vec![0; PAGE_BYTES];
+    for (seq, entries) in lists.chunks(ENTRIES_PER_PAGE).enumerate() {
+        page::init_page(&mut image, PageKind::Directory, NO_LIST, 0, seq as u32);
+        for (i, entry) in entries.iter().enumerate() {
+            put_entry(&mut image, entry_position(i as u32).1, entry);
+        }
+        page::set_content_bytes(&mut image, size_of_val(entries));
+        w.write_at(directory.start + seq as u32, &image)?;
+    }
+    Ok(())
+}
+
+fn write_meta<W: BulkWriter>(
+    w: &mut W,
+    spec: &IndexSpec,
+    directory: Run,
+    root: ListEntry,
+    built_rows: u64,
+) -> Result<MetaPage> {
+    let meta = MetaPage {
+        magic: MAGIC,
+        version: VERSION,
+        metric: spec.metric as u32,
+        dim: spec.dim,
+        code_dim: streams::code_dim(spec.dim),
+        lists: spec.lists,
+        filter: meta::FILTER_RABITQ1,
+        vector_kind: meta::VECTOR_F16,
+        scale_exp: spec.scale_exp,
+        rounding: crate::bound::rounding(spec.dim),
+        rotation_seed: spec.rotation_seed,
+        lists_option: spec.lists_option,
+        entries_per_page: ENTRIES_PER_PAGE as u32,
+        directory,
+        root,
+        built_rows,
+        built_at: spec.built_at,
+        calibration_queries: 0,
+        calibration_points: 0,
+        calibration: bytemuck::Zeroable::zeroed(),
+    };
+    let mut image = vec![0; PAGE_BYTES];
+    page::init_page(&mut image, PageKind::Meta, NO_LIST, 0, 0);
+    meta::put_meta(&mut image, &meta);
+    w.write_at(META_BLOCK, &image)?;
+    Ok(meta)
+}

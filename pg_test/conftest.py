@@ -1,0 +1,64 @@
+"""Fixtures of the server tests. The run's seed is printed first; OMEN_TEST_SEED=<seed> repeats a run."""
+
+import re
+
+import pytest
+
+from lib import db as database
+from lib import vectors
+from lib.server import BIN, Server, major
+
+
+def pytest_report_header(config):
+    return f"OMEN_TEST_SEED={vectors.SEED}  PostgreSQL {major()} in {BIN}  GPU: {'real' if database.REAL_GPU else 'simulated'}"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_major: runs on every PostgreSQL major, not only on the main one")
+
+
+@pytest.fixture(scope="session")
+def shared_server():
+    """One server for all tests that need no server of their own."""
+    server = Server("shared").start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def db(shared_server, request):
+    """A fresh database with the extension on the shared server."""
+    name = "t_" + re.sub(r"\W+", "_", request.node.name)[:50].strip("_").lower()
+    made = database.make_database(shared_server, name)
+    yield made
+    shared_server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+    shared_server.sql(f'DROP DATABASE IF EXISTS "{name}"')
+
+
+@pytest.fixture
+def conn(db):
+    """A connection to that database on which searches go through the index."""
+    with db.connect(**database.BY_INDEX) as connection:
+        yield connection
+
+
+@pytest.fixture
+def make_server(request):
+    """Servers of the test's own, removed afterwards: make_server("name", conf), make_server("standby", source=primary)."""
+    made = []
+
+    def make(name, conf=None, source=None):
+        # Short: the path of a socket has at most 107 bytes.
+        test = re.sub(r"\W+", "_", request.node.name.removeprefix("test_"))[:18]
+        made.append(Server(f"{test}_{name}", conf, source).start())
+        return made[-1]
+
+    yield make
+    for server in reversed(made):
+        server.remove()
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers of the test's own, from the run's seed."""
+    return vectors.rng_for(request.node.name)

@@ -1,0 +1,218 @@
+"""A PostgreSQL server of one's own: made, started, stopped, crashed, copied to a standby.
+
+Environment: OMEN_PG_BIN (folder of the server's programs, with the extension installed), OMEN_RUN_DIR (where clusters
+and sockets go; the server's user must be able to enter it), OMEN_TEST_USER (whom the server runs as when we are root).
+Servers listen on a socket in their own folder only, and are stopped by the process id in their own pid file.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+BIN = Path(os.environ["OMEN_PG_BIN"])
+RUN_DIR = Path(os.environ["OMEN_RUN_DIR"])
+TEST_USER = os.environ.get("OMEN_TEST_USER", "postgres")
+PORT = 5432
+
+BASE_CONF = {
+    "listen_addresses": "",
+    "port": PORT,
+    "fsync": "off",  # the machine does not crash in these tests, only processes do
+    "shared_buffers": "64MB",
+    "max_connections": 60,
+    "max_wal_senders": 4,
+    "wal_keep_size": "256MB",
+    "max_wal_size": "512MB",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%p ",
+    "timezone": "GMT",
+    "log_timezone": "GMT",
+    "jit": "off",
+    "autovacuum": "off",  # tests say when
+    "random_page_cost": 1.1,
+}
+
+
+def major() -> int:
+    """Major version of the server under test."""
+    out = subprocess.run([BIN / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(out.split("PostgreSQL) ")[1].split()[0].split(".")[0])
+
+
+def as_user(args) -> list[str]:
+    """The command `args`, run as the server's user."""
+    args = [str(a) for a in args]
+    return ["runuser", "-u", TEST_USER, "--"] + args if os.geteuid() == 0 else args
+
+
+def environment() -> dict:
+    """Environment of the server's programs: no locale or time zone of the machine, and their own libpq."""
+    path = [str(BIN.parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
+    # RUST_BACKTRACE would add a stack to the DETAIL of errors.
+    return dict(os.environ, TZ="GMT", LC_ALL="C", PGOPTIONS="", RUST_BACKTRACE="0", LD_LIBRARY_PATH=":".join(p for p in path if p))
+
+
+def run(args, **kwargs) -> subprocess.CompletedProcess:
+    """Runs a program of the server as its user; raises with its output when it fails."""
+    done = subprocess.run(as_user(args), capture_output=True, text=True, env=environment(), cwd="/", **kwargs)
+    if done.returncode:
+        raise RuntimeError(f"{args[0]} exited {done.returncode}: {done.stdout}{done.stderr}")
+    return done
+
+
+def _own_folder(path: Path) -> Path:
+    """An empty folder that belongs to the server's user."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True, mode=0o755)
+    if os.geteuid() == 0:
+        shutil.chown(path, TEST_USER)
+    return path
+
+
+def _template() -> Path:
+    """An empty cluster; initdb takes seconds, a copy of its result does not."""
+    folder = RUN_DIR / "template"
+    if not (folder / "done").exists():
+        _own_folder(folder)
+        run([BIN / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N",
+             "--encoding=UTF8", "--locale=C", "--no-instructions"])
+        (folder / "done").touch()
+    return folder / "data"
+
+
+def _children(pid: int) -> list[int]:
+    """Process ids of the direct children of `pid`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(entry.name))
+        except OSError:
+            pass  # gone meanwhile
+    return found
+
+
+def _wait_gone(pids, seconds: float) -> list[int]:
+    """Waits until none of `pids` exists, not even as a zombie; returns those left after `seconds`."""
+    end = time.monotonic() + seconds
+    while True:
+        left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.02)
+
+
+class Server:
+    """One cluster in RUN_DIR/<name>, its socket, its log."""
+
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None):
+        """Makes the cluster: a fresh one, or with `source` a streaming standby of it."""
+        self.dir = RUN_DIR / name
+        self.data = self.dir / "data"
+        self.log = self.dir / "log"
+        self._end_leftover()
+        _own_folder(self.dir)
+        if source is None:
+            run(["cp", "-a", _template(), self.data])
+        else:
+            run([BIN / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
+                 "-h", source.dir, "-p", PORT, "-U", "postgres"])
+        self.configure(BASE_CONF | {"unix_socket_directories": self.dir} | (conf or {}))
+
+    def _end_leftover(self):
+        """Ends the server that an interrupted run may have left in this folder."""
+        pid = self.pid()
+        try:
+            if pid and str(self.data) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGQUIT)
+                _wait_gone([pid], 30)
+        except OSError:
+            pass
+
+    def configure(self, settings: dict):
+        """Appends settings to postgresql.conf; they count from the next start or reload."""
+        with open(self.data / "postgresql.conf", "a", encoding="utf-8") as f:
+            f.writelines(f"{k} = '{v}'\n" for k, v in settings.items())
+
+    def start(self) -> "Server":
+        """Starts the server and waits until it accepts connections (recovery included)."""
+        try:
+            subprocess.run(as_user([BIN / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start"]),
+                           check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+                           env=environment())
+        except subprocess.CalledProcessError as e:
+            raise RuntimeError(f"the server in {self.dir} did not start:\n{self.log_text()[-3000:]}") from e
+        return self
+
+    def pid(self) -> int | None:
+        """The postmaster's process id, None when it is not running."""
+        try:
+            return int((self.data / "postmaster.pid").read_text().split()[0])
+        except (OSError, IndexError, ValueError):
+            return None
+
+    def stop(self, mode: str = "fast"):
+        """Stops the server: fast, or immediate (no checkpoint: the next start recovers)."""
+        if self.pid() is not None:
+            run([BIN / "pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop"])
+
+    def kill(self):
+        """Kills the postmaster with -9 and waits for its children, which notice by themselves."""
+        pid = self.pid()
+        children = _children(pid)
+        os.kill(pid, signal.SIGKILL)
+        for child in _wait_gone(children, 20):
+            os.kill(child, signal.SIGKILL)
+        left = _wait_gone([pid, *children], 20)
+        # Where nobody collects orphans a zombie stays, which the next start would take for a running server.
+        if left and all(Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z" for p in left):
+            (self.data / "postmaster.pid").unlink()
+
+    def remove(self):
+        """Stops the server if it runs, and removes its folder."""
+        try:
+            self.stop("immediate")
+        finally:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def connect(self, dbname: str = "postgres", **settings) -> psycopg.Connection:
+        """An autocommit connection; `settings` are set in its session (dots written as two underscores)."""
+        conn = psycopg.connect(host=str(self.dir), port=PORT, user="postgres", dbname=dbname, autocommit=True)
+        for name, value in settings.items():
+            conn.execute("SELECT set_config(%s, %s, false)", (name.replace("__", "."), str(value)))
+        return conn
+
+    def sql(self, query: str, params=None, dbname: str = "postgres") -> list[tuple]:
+        """Rows of one statement on a connection of its own."""
+        with self.connect(dbname) as conn:
+            cur = conn.execute(query, params)
+            return cur.fetchall() if cur.description else []
+
+    def program(self, name: str, *args, dbname: str = "postgres", **kwargs) -> str:
+        """Standard output of a client program (psql, pg_dump, ...) connected to this server."""
+        return run([BIN / name, "-h", self.dir, "-p", PORT, "-U", "postgres", "-d", dbname, *args], **kwargs).stdout
+
+    def log_text(self) -> str:
+        """The server's log so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    @contextmanager
+    def log_of(self):
+        """Collects what the server logs in the block: `with s.log_of() as lines: ...; lines()`."""
+        start = len(self.log_text())
+        yield lambda: self.log_text()[start:]
+
+    def wait_for(self, standby: "Server", seconds: float = 60):
+        """Waits until the standby has replayed all this server has written."""
+        lsn = self.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0]
+        self.sql("SELECT pg_switch_wal()")
+        end = time.monotonic() + seconds
+        while not standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0]:
+            assert time.monotonic() < end, f"standby does not catch up:\n{standby.log_text()[-2000:]}"
+            time.sleep(0.05)

@@ -1,0 +1,134 @@
+//! `omen_index_status(regclass)`: what an index holds, on disk and on this session's GPU.
+#![allow(unsafe_code)]
+
+use omen_ivf::index::read_entries;
+use omen_ivf::store::{PAGE_BYTES, PageStore};
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::engine::status;
+use crate::error::{PgError, Result};
+use crate::storage::{IndexPages, open_index};
+use crate::{am, compat};
+
+type Row = (i64, i32, i32, String, i32, i32, i64, i64, i64, i64, String);
+
+/// One row. Raises an error if `index` is no omen index, is damaged, or may not be read by the caller.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn omen_index_status(
+    index: pg_sys::Oid,
+) -> TableIterator<
+    'static,
+    (
+        name!(rows, i64),
+        name!(lists, i32),
+        name!(dimension, i32),
+        name!(metric, String),
+        name!(format_version, i32),
+        name!(default_probes, i32),
+        name!(appended_rows, i64),
+        name!(dead_rows, i64),
+        name!(bytes, i64),
+        name!(hot_tier_bytes, i64),
+        name!(hot_tier_state, String),
+    ),
+> {
+    // SAFETY: opened here and closed below; an error in between leaves that to the abort of the transaction.
+    let row = unsafe {
+        let rel = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let row = check(rel).and_then(|()| read(rel));
+        pg_sys::index_close(rel, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        row
+    };
+    match row {
+        Ok(row) => TableIterator::once(row),
+        Err(error) => error.raise(),
+    }
+}
+
+/// Errors: not our access method, no pages of its own, or no privilege on the table.
+///
+/// # Safety
+/// `rel` is an open index.
+unsafe fn check(rel: pg_sys::Relation) -> Result<()> {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let name = pg_sys::name_data_to_str(&(*(*rel).rd_rel).relname).to_owned();
+        if !am::is_ours(rel) {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("\"{name}\" is not an omen index"),
+            ));
+        }
+        let table = (*(*rel).rd_index).indrelid;
+        let allowed = pg_sys::pg_class_aclcheck(
+            table,
+            pg_sys::GetUserId(),
+            pg_sys::ACL_SELECT as pg_sys::AclMode,
+        );
+        if allowed != pg_sys::AclResult::ACLCHECK_OK {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for the table of index \"{name}\""),
+            ));
+        }
+        if (*(*rel).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("index \"{name}\" is partitioned"),
+            )
+            .with_hint("Ask for the indexes of its partitions."));
+        }
+        if (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
+            && !(*rel).rd_islocaltemp
+        {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                "cannot access temporary indexes of other sessions",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// # Safety
+/// `rel` is an open index of ours.
+unsafe fn read(rel: pg_sys::Relation) -> Result<Row> {
+    // SAFETY: by this function's contract.
+    let (pages, file) = unsafe { (IndexPages::new(rel), compat::file_id(rel)) };
+    let index = open_index(&pages)?;
+    let counts = omen_ivf::count::count(&pages, &index)?;
+    let (tier_bytes, tier_state) = match status::status_of(file, &index) {
+        None => (0, "not loaded".to_owned()),
+        Some(tier) => {
+            let lists: Vec<u32> = (0..index.n_lists()).collect();
+            let entries = read_entries(&pages, &index, &lists)?;
+            let current = entries
+                .iter()
+                .zip(&tier.lists)
+                .filter(|(e, l)| **l == Some((e.layout_gen, e.delete_gen)))
+                .count();
+            let state = if current == entries.len() {
+                "loaded".to_owned()
+            } else {
+                format!("loaded, {current} of {} lists current", entries.len())
+            };
+            (tier.bytes, state)
+        }
+    };
+    Ok((
+        counts.live() as i64,
+        index.n_lists() as i32,
+        index.dim() as i32,
+        index.metric().name().to_owned(),
+        index.meta.version as i32,
+        index.probes_for(crate::guc::recall()) as i32,
+        counts.appended as i64,
+        counts.frozen_dead as i64,
+        i64::from(pages.n_blocks()?) * PAGE_BYTES as i64,
+        tier_bytes as i64,
+        tier_state,
+    ))
+}

@@ -1,0 +1,5 @@
+//! SQL functions that say what is going on. They read only, and a missing GPU is an answer, never an error.
+
+mod gpu_status;
+mod index_status;
+mod last_scan;

@@ -1,0 +1,79 @@
+//! What an operator class tells the access method: type of the column and metric, in support function 1.
+#![allow(unsafe_code)]
+
+use omen_ivf::Metric;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::datatype::vector::VectorRef;
+use crate::error::{PgError, Result};
+
+/// Number of the support function: `(internal) returns integer`, 100 * type + metric.
+pub(super) const SUPPORT_PROC: u16 = 1;
+/// Number of the ordering operator of each class.
+pub(super) const STRATEGY: u16 = 1;
+
+const TYPE_VECTOR: i32 = 1;
+const UNITS: i32 = 100;
+
+/// Metric and element type of an index.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OpClass {
+    /// Metric of the ordering operator.
+    pub metric: Metric,
+}
+
+impl OpClass {
+    /// The operator class of an index's only column. Errors: a class this version does not know.
+    ///
+    /// # Safety
+    /// `index` is an open index of this access method.
+    pub(super) unsafe fn of(index: pg_sys::Relation) -> Result<Self> {
+        // SAFETY: by this function's contract; the handler announces one support function, so it is there. Its
+        // argument is ignored.
+        let code = unsafe {
+            let function = pg_sys::index_getprocinfo(index, 1, SUPPORT_PROC);
+            let none = pg_sys::Datum::from(0);
+            pg_sys::FunctionCall1Coll(function, pg_sys::InvalidOid, none).value() as i32
+        };
+        match (code / UNITS, Metric::from_u32((code % UNITS) as u32)) {
+            (TYPE_VECTOR, Some(metric)) => Ok(Self { metric }),
+            _ => Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                format!("operator class code {code} is not known to this version of pg_omen"),
+            )),
+        }
+    }
+
+    /// Calls `f` with the coordinates of a value of the indexed column.
+    ///
+    /// # Safety
+    /// `datum` is not null and of the type the operator class is for.
+    pub(super) unsafe fn with_vector<R>(
+        &self,
+        datum: pg_sys::Datum,
+        f: impl FnOnce(&[f32]) -> R,
+    ) -> Result<R> {
+        // SAFETY: by this function's contract; all classes of this version are for type vector.
+        let vector = unsafe { VectorRef::from_datum(datum) }?;
+        Ok(f(vector.x()))
+    }
+}
+
+/// Support function of `vector_l2_ops`.
+#[pg_extern(sql = false)]
+fn omen_vector_l2_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {
+    TYPE_VECTOR * UNITS + Metric::L2 as i32
+}
+
+/// Support function of `vector_ip_ops`.
+#[pg_extern(sql = false)]
+fn omen_vector_ip_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {
+    TYPE_VECTOR * UNITS + Metric::NegIp as i32
+}
+
+/// Support function of `vector_cosine_ops`.
+#[pg_extern(sql = false)]
+fn omen_vector_cosine_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {
+    TYPE_VECTOR * UNITS + Metric::Cosine as i32
+}

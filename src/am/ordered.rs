@@ -1,0 +1,227 @@
+//! Rows in order of distance, as many as are pulled.
+//!
+//! A round searches some lists for the k nearest and hands out what comes before the round's frontier. When that is used up,
+//! k is raised (*deepen*) and the same lists are searched again; when the lists hold no more, or the scan has gone deep
+//! for so few lists, more lists are searched (*widen*). When lists are added depends on the index and the number of rows
+//! handed out, not on the engine or on k, so that both engines give the same rows.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Instant;
+
+use omen_ivf::coarse::{Probe, select_lists};
+use omen_ivf::index::{Index, read_entries};
+use omen_ivf::query::Query;
+use omen_ivf::topk::{Candidate, Candidates};
+
+use crate::engine::stats::ScanRecord;
+use crate::engine::{self, SearchRequest};
+use crate::error::Result;
+use crate::guc::{self, IterativeScan};
+use crate::storage::IndexPages;
+
+/// Least k of a first round.
+const MIN_K: usize = 32;
+/// Rows that the first lists answer for.
+const ROWS_OF_FIRST_LISTS: u64 = 128;
+/// Later, one in so many entries of the visited lists is handed out before lists are added ...
+const HANDED_OUT_SHARE: u64 = 16;
+/// ... so that it is one in so many.
+const WIDENED_SHARE: u64 = 32;
+
+/// State of an ordered scan.
+pub(super) struct OrderedScan {
+    query: Query,
+    iterative: IterativeScan,
+    /// Whether `omen.probes` was given.
+    probes_given: bool,
+    /// Lists visited so far, and how many there were to be.
+    lists: Vec<Probe>,
+    probes: u32,
+    /// Frozen entries of the visited lists, about.
+    n_entries: u64,
+    k: usize,
+    /// Candidates to hand out, ascending; none beyond `frontier`.
+    pending: VecDeque<Candidate>,
+    frontier: f32,
+    handed_out: HashSet<u64>,
+    last_key: f32,
+    /// `last_key` when lists were last added: what they hold below it comes too late. (Not `last_key` itself: when a round
+    /// on one engine follows a round on the other, keys differ by rounding, and no row may be lost to that.)
+    late_below: f32,
+    n_rows: u64,
+    /// Rows after which lists are added; `None`: not before they are used up.
+    widen_at: Option<u64>,
+}
+
+impl OrderedScan {
+    /// Chooses lists and makes the first round.
+    pub(super) fn start(
+        pages: &IndexPages,
+        index: &Index,
+        query: Query,
+        record: &mut ScanRecord,
+    ) -> Result<Self> {
+        let given = guc::probes();
+        let probes = if given > 0 {
+            given
+        } else {
+            index.probes_for(guc::recall())
+        };
+        let depth = engine::stats::usual_depth(record.relation).max(1);
+        let mut scan = Self {
+            query,
+            iterative: guc::iterative_scan(),
+            probes_given: given > 0,
+            lists: Vec::new(),
+            probes: probes.clamp(1, index.n_lists()),
+            n_entries: 0,
+            k: (depth.next_power_of_two() as usize).max(MIN_K),
+            pending: VecDeque::new(),
+            frontier: f32::INFINITY,
+            handed_out: HashSet::new(),
+            last_key: f32::NEG_INFINITY,
+            late_below: f32::NEG_INFINITY,
+            n_rows: 0,
+            widen_at: None,
+        };
+        scan.visit_lists(pages, index, record)?;
+        Ok(scan)
+    }
+
+    /// The next candidate; `None` when all that may be visited is out.
+    pub(super) fn next(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        record: &mut ScanRecord,
+    ) -> Result<Option<Candidate>> {
+        loop {
+            if self.widen_at.is_some_and(|at| self.n_rows >= at) {
+                self.widen(pages, index, record)?;
+                continue;
+            }
+            if let Some(candidate) = self.pending.pop_front() {
+                if !self.handed_out.insert(candidate.tid.as_u64()) {
+                    continue;
+                }
+                if candidate.key < self.late_below {
+                    // From a list that was added late.
+                    record.late += 1;
+                    if self.iterative == IterativeScan::StrictOrder {
+                        continue;
+                    }
+                }
+                self.last_key = self.last_key.max(candidate.key);
+                self.n_rows += 1;
+                return Ok(Some(candidate));
+            }
+            if self.frontier < f32::INFINITY {
+                self.deepen(pages, index, record)?;
+            } else if self.may_widen(index) {
+                self.widen(pages, index, record)?;
+            } else {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn may_widen(&self, index: &Index) -> bool {
+        self.iterative != IterativeScan::Off && (self.lists.len() as u32) < index.n_lists()
+    }
+
+    /// Searches the same lists for more.
+    fn deepen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
+        self.k = (self.k * 4).max(2 * self.handed_out.len());
+        let found = self.search(pages, index, &self.lists, record)?;
+        self.frontier = found.frontier;
+        self.pending = found.items.into();
+        Ok(())
+    }
+
+    /// Visits the nearest `probes` lists, less those already visited, and merges what they have into `pending`.
+    fn visit_lists(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        record: &mut ScanRecord,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let mut added = select_lists(pages, index, &self.query, self.probes)?;
+        if !self.lists.is_empty() {
+            let visited: HashSet<u32> = self.lists.iter().map(|probe| probe.list).collect();
+            added.retain(|probe| !visited.contains(&probe.list));
+        }
+        record.select += began.elapsed();
+        let found = self.search(pages, index, &added, record)?;
+        self.lists.extend_from_slice(&added);
+        record.probes = self.lists.len() as u32;
+        let rest = Candidates {
+            items: std::mem::take(&mut self.pending).into(),
+            frontier: self.frontier,
+        };
+        let merged = engine::merge(rest, found);
+        self.frontier = merged.frontier;
+        self.pending = merged.items.into();
+        self.n_entries += entries_of(pages, index, &added)?;
+        self.widen_at = self.next_widening(index);
+        Ok(())
+    }
+
+    /// Adds lists: twice as many, or enough for `WIDENED_SHARE`.
+    fn widen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
+        let list_entries = (self.n_entries / self.lists.len().max(1) as u64).max(1);
+        let enough = (self.n_rows * WIDENED_SHARE).div_ceil(list_entries);
+        let doubled = u64::from(self.probes) * 2;
+        self.probes = doubled.max(enough).min(u64::from(index.n_lists())) as u32;
+        self.late_below = self.last_key;
+        self.visit_lists(pages, index, record)
+    }
+
+    /// After how many rows lists are added although the visited ones have more.
+    ///
+    /// The farther rows of the visited lists must not be handed out while lists nearly as near are unvisited: in strict order
+    /// all rows of those that are nearer would be left out. So no more than a share of the entries visited is handed
+    /// out. The first lists were chosen for their recall, or by the user, who gets more out of them.
+    fn next_widening(&self, index: &Index) -> Option<u64> {
+        if !self.may_widen(index) {
+            return None;
+        }
+        let rows = match (self.widen_at, self.probes_given) {
+            (None, false) => (self.n_entries / 2).min(ROWS_OF_FIRST_LISTS),
+            (None, true) => (self.n_entries / 4).max(ROWS_OF_FIRST_LISTS),
+            (Some(_), _) => self.n_entries / HANDED_OUT_SHARE,
+        };
+        Some(rows.max(self.n_rows + 1))
+    }
+
+    fn search(
+        &self,
+        pages: &IndexPages,
+        index: &Index,
+        lists: &[Probe],
+        record: &mut ScanRecord,
+    ) -> Result<Candidates> {
+        let exact = self.probes >= index.n_lists();
+        engine::search(
+            &SearchRequest {
+                pages,
+                index,
+                query: &self.query,
+                lists,
+                k: self.k,
+                exact,
+            },
+            record,
+        )
+    }
+}
+
+/// Frozen entries of `lists`.
+fn entries_of(pages: &IndexPages, index: &Index, lists: &[Probe]) -> Result<u64> {
+    let numbers: Vec<u32> = lists.iter().map(|probe| probe.list).collect();
+    let entries = read_entries(pages, index, &numbers)?;
+    Ok(entries
+        .iter()
+        .map(|entry| u64::from(entry.frozen_count.saturating_sub(entry.frozen_dead)))
+        .sum())
+}

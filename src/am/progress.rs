@@ -1,0 +1,61 @@
+//! Phases of CREATE INDEX in `pg_stat_progress_create_index`.
+#![allow(unsafe_code)]
+
+use core::ffi::c_char;
+
+use pgrx::pg_sys;
+use pgrx::prelude::*;
+
+/// A phase; the numbers are what the view gets. 1 is set by Postgres.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i64)]
+pub(super) enum Phase {
+    /// Reading some blocks of the table.
+    Sampling = 2,
+    /// Training the centroids.
+    KMeans = 3,
+    /// Reading the table and finding each row's list.
+    Assigning = 4,
+    /// Writing lists.
+    Writing = 5,
+    /// Writing WAL.
+    Logging = 6,
+    /// Measuring recall against probes.
+    Calibrating = 7,
+}
+
+/// Reports that a phase begins.
+pub(super) fn begin(phase: Phase) {
+    report(pg_sys::PROGRESS_CREATEIDX_SUBPHASE, phase as i64);
+}
+
+/// Reports the number of entries the phase will handle, if known.
+pub(super) fn total(n: u64) {
+    report(pg_sys::PROGRESS_CREATEIDX_TUPLES_TOTAL, n as i64);
+}
+
+/// Reports the number of entries handled.
+pub(super) fn done(n: u64) {
+    report(pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE, n as i64);
+}
+
+fn report(parameter: u32, value: i64) {
+    // SAFETY: main thread; the parameters are within the view's array.
+    unsafe { pg_sys::pgstat_progress_update_param(parameter as i32, value) }
+}
+
+#[pg_guard]
+pub(super) unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut c_char {
+    let name = match phase {
+        1 => c"initializing",
+        2 => c"sampling table",
+        3 => c"performing k-means",
+        4 => c"assigning tuples",
+        5 => c"writing lists",
+        6 => c"logging",
+        7 => c"calibrating probes",
+        _ => return core::ptr::null_mut(),
+    };
+    // Postgres does not write to it.
+    name.as_ptr().cast_mut()
+}

@@ -1,0 +1,169 @@
+//! Differences between PostgreSQL 14 and 18. (Members of `IndexAmRoutine` that came later are marked in the handler.)
+#![allow(unsafe_code)]
+
+use core::ffi::{CStr, c_char, c_int};
+
+use pgrx::pg_sys;
+
+/// Refuses settings under our prefix that nobody defined.
+pub(crate) fn reserve_setting_prefix(prefix: &CStr) {
+    // SAFETY: a NUL-terminated name; called from `_PG_init`.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
+/// Sleeps if VACUUM is to go easy, and lets the user cancel. Hold no lock.
+pub(crate) fn vacuum_delay_point() {
+    // SAFETY: main thread, no lock held, by this function's contract.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::vacuum_delay_point();
+        #[cfg(feature = "pg18")]
+        pg_sys::vacuum_delay_point(false);
+    }
+}
+
+/// The file of a relation, a new one after each REINDEX, TRUNCATE or VACUUM FULL: tablespace, database, number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct FileId {
+    /// Tablespace.
+    pub tablespace: u32,
+    /// Database.
+    pub database: u32,
+    /// relfilenode.
+    pub number: u32,
+}
+
+/// The file of an open relation.
+///
+/// # Safety
+/// `rel` is open.
+pub(crate) unsafe fn file_id(rel: pg_sys::Relation) -> FileId {
+    // SAFETY: by this function's contract.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            let node = (*rel).rd_node;
+            FileId {
+                tablespace: node.spcNode.to_u32(),
+                database: node.dbNode.to_u32(),
+                number: node.relNode.to_u32(),
+            }
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        {
+            let locator = (*rel).rd_locator;
+            FileId {
+                tablespace: locator.spcOid.to_u32(),
+                database: locator.dbOid.to_u32(),
+                number: locator.relNumber.to_u32(),
+            }
+        }
+    }
+}
+
+/// RelationNeedsWAL: whether changes of the relation are logged page by page.
+///
+/// # Safety
+/// `rel` is open.
+pub(crate) unsafe fn needs_wal(rel: pg_sys::Relation) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let first_file_subid = (*rel).rd_firstRelfilenodeSubid;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let first_file_subid = (*rel).rd_firstRelfilelocatorSubid;
+        let permanent = (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
+        let log_all = pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as c_int;
+        // InvalidSubTransactionId is 0.
+        permanent && (log_all || ((*rel).rd_createSubid == 0 && first_file_subid == 0))
+    }
+}
+
+/// pgstat_count_index_scan, and EXPLAIN's "Index Searches" where it exists.
+///
+/// # Safety
+/// `scan` is a scan in progress.
+pub(crate) unsafe fn count_index_scan(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: by this function's contract; `pgstat_info` is checked.
+    unsafe {
+        let rel = (*scan).indexRelation;
+        #[cfg(not(feature = "pg14"))]
+        if (*rel).pgstat_info.is_null() && (*rel).pgstat_enabled {
+            pg_sys::pgstat_assoc_relation(rel);
+        }
+        let info = (*rel).pgstat_info;
+        if !info.is_null() {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            {
+                (*info).t_counts.t_numscans += 1;
+            }
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                (*info).counts.numscans += 1;
+            }
+        }
+        #[cfg(feature = "pg18")]
+        if !(*scan).instrument.is_null() {
+            (*(*scan).instrument).nsearches += 1;
+        }
+    }
+}
+
+/// Marks a path that must not be used as disabled, where the planner has such a mark.
+///
+/// # Safety
+/// `path` is the path being costed.
+pub(crate) unsafe fn disable_path(path: *mut pg_sys::IndexPath) {
+    #[cfg(feature = "pg18")]
+    // SAFETY: by this function's contract.
+    unsafe {
+        (*path).path.disabled_nodes = 2;
+    }
+    #[cfg(not(feature = "pg18"))]
+    let _ = path;
+}
+
+/// Starts sampling `n_wanted` of `n_blocks` blocks; returns how many will come.
+///
+/// # Safety
+/// `sampler` is writable.
+pub(crate) unsafe fn start_block_sampler(
+    sampler: *mut pg_sys::BlockSamplerData,
+    n_blocks: u32,
+    n_wanted: c_int,
+    seed: u32,
+) -> u32 {
+    // SAFETY: by this function's contract. The seed's type differs between majors.
+    unsafe { pg_sys::BlockSampler_Init(sampler, n_blocks, n_wanted, seed as _) }
+}
+
+/// One integer option of `WITH (...)` for `build_reloptions`.
+pub(crate) const fn int_option(name: &'static CStr, offset: usize) -> pg_sys::relopt_parse_elt {
+    pg_sys::relopt_parse_elt {
+        optname: name.as_ptr() as *const c_char,
+        opttype: pg_sys::relopt_type::RELOPT_TYPE_INT,
+        offset: offset as c_int,
+        #[cfg(feature = "pg18")]
+        isset_offset: 0,
+    }
+}
+
+/// The number of a relation's file by the catalog; `None` if there is no such relation.
+pub(crate) fn catalog_file_number(relation: pg_sys::Oid) -> Option<u32> {
+    let cache = pg_sys::SysCacheIdentifier::RELOID as c_int;
+    // SAFETY: main thread, inside a transaction; the row is valid until it is released.
+    unsafe {
+        let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(relation));
+        if row.is_null() {
+            return None;
+        }
+        let number = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>()).relfilenode;
+        pg_sys::ReleaseSysCache(row);
+        Some(number.to_u32())
+    }
+}

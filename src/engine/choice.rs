@@ -1,0 +1,134 @@
+//! Which engine answers a round when `omen.engine` is auto: what both have cost so far, per index and number of lists.
+//!
+//! Without a hot tier the GPU is chosen once this session has spent as much time searching the index on the CPU as loading
+//! is predicted to take: at worst, twice the time of the better choice. With a hot tier the cheaper engine by running average
+//! is chosen; now and then the other is tried, so that the averages do not grow old.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::SearchRequest;
+use crate::compat::{self, FileId};
+
+/// Creating a context and loading the kernels.
+const OPEN_TIME: Duration = Duration::from_millis(300);
+/// Reading pages and copying them to the device, bytes a second, before anything was measured.
+const LOAD_RATE: f64 = 5e9;
+/// Weight of a new measurement in a running average.
+const WEIGHT: f64 = 0.2;
+/// The dearer engine is tried once in so many rounds, if it is not dearer than `MAX_DEARER` times.
+const TRY_EVERY: u32 = 64;
+const MAX_DEARER: f64 = 8.0;
+/// Sessions remember so many files.
+const MAX_FILES: usize = 1024;
+
+/// Average seconds of a round, by the binary logarithm of the number of lists.
+#[derive(Default, Clone, Copy)]
+struct Averages([Option<f64>; 18]);
+
+impl Averages {
+    fn add(&mut self, n_lists: usize, seconds: f64) {
+        let average = &mut self.0[size_class(n_lists)];
+        *average = Some(average.map_or(seconds, |old| old + WEIGHT * (seconds - old)));
+    }
+
+    /// The average of this class, or of the nearest one in proportion.
+    fn predict(&self, n_lists: usize) -> Option<f64> {
+        let class = size_class(n_lists);
+        let known = (0..self.0.len()).filter(|&c| self.0[c].is_some());
+        let nearest = known.min_by_key(|&c| c.abs_diff(class))?;
+        self.0[nearest].map(|seconds| seconds * 2f64.powi(class as i32 - nearest as i32))
+    }
+}
+
+fn size_class(n_lists: usize) -> usize {
+    (n_lists.max(1).ilog2() as usize).min(17)
+}
+
+#[derive(Default, Clone, Copy)]
+struct Costs {
+    cpu: Averages,
+    gpu: Averages,
+    /// CPU time spent on what the GPU could have done: without a tier, or with one that is out of date.
+    unserved: Duration,
+    since_try: u32,
+}
+
+thread_local! {
+    static COSTS: RefCell<HashMap<FileId, Costs>> = RefCell::default();
+}
+
+fn with<R>(request: &SearchRequest, f: impl FnOnce(&mut Costs) -> R) -> R {
+    let file = file_of(request);
+    COSTS.with_borrow_mut(|costs| {
+        if costs.len() >= MAX_FILES && !costs.contains_key(&file) {
+            costs.clear();
+        }
+        f(costs.entry(file).or_default())
+    })
+}
+
+/// The file of the index searched.
+#[allow(unsafe_code)]
+pub(super) fn file_of(request: &SearchRequest) -> FileId {
+    // SAFETY: `IndexPages` holds an open relation.
+    unsafe { compat::file_id(request.pages.rel()) }
+}
+
+/// A whole round on the CPU took so long.
+pub(super) fn note_cpu(request: &SearchRequest, elapsed: Duration) {
+    with(request, |costs| {
+        costs.cpu.add(request.lists.len(), elapsed.as_secs_f64());
+        costs.unserved += elapsed;
+    });
+}
+
+/// A round with the hot tier took so long, of which `stale` went to lists that are out of date there.
+pub(super) fn note_gpu(request: &SearchRequest, elapsed: Duration, stale: Duration) {
+    with(request, |costs| {
+        costs.gpu.add(request.lists.len(), elapsed.as_secs_f64());
+        costs.unserved += stale;
+    });
+}
+
+/// The tier has been loaded.
+pub(super) fn note_loaded(request: &SearchRequest) {
+    with(request, |costs| {
+        costs.unserved = Duration::ZERO;
+        costs.gpu = Averages::default();
+    });
+}
+
+/// Whether loading a tier of `n_bytes` has paid by now. `load_time`: what it took the last time, if there was one.
+pub(super) fn loading_pays(
+    request: &SearchRequest,
+    n_bytes: u64,
+    is_open: bool,
+    load_time: Option<Duration>,
+) -> bool {
+    let predicted =
+        load_time.unwrap_or_else(|| Duration::from_secs_f64(n_bytes as f64 / LOAD_RATE));
+    let open = if is_open { Duration::ZERO } else { OPEN_TIME };
+    with(request, |costs| costs.unserved > predicted + open)
+}
+
+/// Whether the GPU is the better choice, given a loaded tier.
+pub(super) fn prefers_gpu(request: &SearchRequest) -> bool {
+    let n_lists = request.lists.len();
+    with(request, |costs| {
+        let Some(gpu) = costs.gpu.predict(n_lists) else {
+            return true;
+        };
+        let Some(cpu) = costs.cpu.predict(n_lists) else {
+            return true;
+        };
+        costs.since_try += 1;
+        let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };
+        let other = costs.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
+        if other {
+            costs.since_try = 0;
+        }
+        (gpu < cpu) != other
+    })
+}

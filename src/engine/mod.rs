@@ -1,0 +1,105 @@
+//! Who searches: the CPU over pinned pages, or the GPU over its hot tier and the CPU over the rest. One index, two
+//! engines, the same rows.
+//!
+//! | file | content |
+//! |---|---|
+//! | `choice.rs` | which engine, from what both have cost so far |
+//! | `gpu.rs` | the GPU side of a search, and **the one point where it falls back to the CPU** |
+//! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
+//! | `status.rs` | what the status functions ask |
+//! | `stats.rs` | what searches did: for the status functions and for choosing |
+
+mod choice;
+mod gpu;
+mod load;
+pub(crate) mod stats;
+pub(crate) mod status;
+mod tiers;
+
+use std::time::Instant;
+
+use omen_ivf::coarse::Probe;
+use omen_ivf::index::Index;
+use omen_ivf::query::Query;
+use omen_ivf::scan_list::{Parts, SearchStats, scan_list};
+use omen_ivf::topk::{Candidates, TopK};
+
+use crate::error::Result;
+use crate::storage::IndexPages;
+use stats::{Engine, ScanRecord};
+
+/// One round of a search.
+pub(crate) struct SearchRequest<'a> {
+    /// The index's pages.
+    pub pages: &'a IndexPages,
+    /// The index.
+    pub index: &'a Index,
+    /// The query.
+    pub query: &'a Query,
+    /// Lists to search, nearest first.
+    pub lists: &'a [Probe],
+    /// How many candidates are wanted.
+    pub k: usize,
+    /// Whether only hard bounds may rule entries out.
+    pub exact: bool,
+}
+
+/// The `k` nearest entries of the lists. Fails only for what ends the query on any engine: a damaged index, an
+/// interrupt; never because of the GPU.
+pub(crate) fn search(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candidates> {
+    record.rounds += 1;
+    record.k = request.k as u64;
+    let found = match gpu::search(request, record)? {
+        Some(found) => {
+            record.engine = Engine::Gpu;
+            found
+        }
+        None => search_cpu(request, record)?,
+    };
+    stats::count_search(record.engine);
+    Ok(found)
+}
+
+fn search_cpu(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candidates> {
+    record.engine = Engine::Cpu;
+    let began = Instant::now();
+    let mut top = TopK::new(request.k);
+    scan(request, request.lists, &mut top, record)?;
+    let elapsed = began.elapsed();
+    record.cpu += elapsed;
+    choice::note_cpu(request, elapsed);
+    Ok(top.into_candidates())
+}
+
+/// Scans whole lists on the CPU.
+fn scan(
+    request: &SearchRequest,
+    lists: &[Probe],
+    top: &mut TopK,
+    record: &mut ScanRecord,
+) -> Result<()> {
+    let SearchRequest {
+        pages,
+        index,
+        query,
+        exact,
+        ..
+    } = *request;
+    let mut did = SearchStats::default();
+    for probe in lists {
+        // With Parts::All the visit is always complete.
+        let _ = scan_list(pages, index, query, probe, Parts::All, exact, top, &mut did)?;
+    }
+    record.add(&did);
+    Ok(())
+}
+
+/// What two searches of different entries found, as one.
+pub(crate) fn merge(a: Candidates, b: Candidates) -> Candidates {
+    let frontier = a.frontier.min(b.frontier);
+    let mut items = a.items;
+    items.extend(b.items);
+    items.sort_unstable_by(|a, b| a.key.total_cmp(&b.key).then(a.tid.cmp(&b.tid)));
+    items.truncate(items.partition_point(|item| item.key <= frontier));
+    Candidates { items, frontier }
+}

@@ -1,0 +1,141 @@
+//! What the searches of this session did.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use omen_ivf::scan_list::SearchStats;
+
+/// Scans deeper than this are not remembered as such.
+const MAX_DEPTH: u64 = 4096;
+
+/// Who answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Engine {
+    /// SIMD over pages.
+    #[default]
+    Cpu,
+    /// Kernels over the hot tier.
+    Gpu,
+}
+
+impl Engine {
+    /// Name as shown to users.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+        }
+    }
+}
+
+/// Figures of one scan, from one `amrescan` to the next.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ScanRecord {
+    /// OID of the index.
+    pub relation: u32,
+    /// Who answered the last round.
+    pub engine: Engine,
+    /// Lists of the index.
+    pub lists: u32,
+    /// Lists visited.
+    pub probes: u32,
+    /// Candidates asked for in the last round.
+    pub k: u64,
+    /// Searches.
+    pub rounds: u64,
+    /// Rows handed to the executor.
+    pub rows: u64,
+    /// Entries looked at.
+    pub candidates: u64,
+    /// Entries whose distance was computed from the stored vector.
+    pub reranked: u64,
+    /// Lists started again because they were rewritten meanwhile.
+    pub restarts: u64,
+    /// Candidates nearer than rows already handed out, from lists visited late.
+    pub late: u64,
+    /// Preparing the query and choosing lists.
+    pub select: Duration,
+    /// Scanning pages.
+    pub cpu: Duration,
+    /// Searching the hot tier.
+    pub gpu: Duration,
+    /// Loading the hot tier.
+    pub load: Duration,
+    /// Why the GPU was not used although it should have been.
+    pub fallback: Option<String>,
+}
+
+impl ScanRecord {
+    /// Adds what a scan of pages did.
+    pub(crate) fn add(&mut self, did: &SearchStats) {
+        self.candidates += did.filtered + did.candidates;
+        self.reranked += did.candidates;
+        self.restarts += did.restarts;
+    }
+}
+
+/// Counts of this session.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Counters {
+    /// Rounds answered by the CPU.
+    pub cpu: u64,
+    /// Rounds answered by the GPU.
+    pub gpu: u64,
+    /// Fallbacks by reason.
+    pub fallbacks: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Default)]
+struct Session {
+    last: Option<ScanRecord>,
+    counters: Counters,
+    /// Rows pulled lately, by index.
+    depths: HashMap<u32, u64>,
+}
+
+thread_local! {
+    static SESSION: RefCell<Session> = RefCell::default();
+}
+
+/// A scan has ended.
+pub(crate) fn finish(record: &ScanRecord) {
+    SESSION.with_borrow_mut(|session| {
+        let depth = session.depths.entry(record.relation).or_default();
+        // Follows growth at once, forgets in a few scans.
+        *depth = record.rows.min(MAX_DEPTH).max(*depth / 2);
+        session.last = Some(record.clone());
+    });
+}
+
+/// A round has been answered.
+pub(crate) fn count_search(engine: Engine) {
+    SESSION.with_borrow_mut(|session| match engine {
+        Engine::Cpu => session.counters.cpu += 1,
+        Engine::Gpu => session.counters.gpu += 1,
+    });
+}
+
+/// A round fell back to the CPU. Returns how often that happened before for this reason.
+pub(crate) fn count_fallback(reason: &'static str) -> u64 {
+    SESSION.with_borrow_mut(|session| {
+        let n = session.counters.fallbacks.entry(reason).or_default();
+        *n += 1;
+        *n - 1
+    })
+}
+
+/// About how many rows scans of this index pull, 0 if unknown.
+pub(crate) fn usual_depth(relation: u32) -> u64 {
+    SESSION.with_borrow(|session| session.depths.get(&relation).copied().unwrap_or(0))
+}
+
+/// The scan that ended last.
+pub(crate) fn last() -> Option<ScanRecord> {
+    SESSION.with_borrow(|session| session.last.clone())
+}
+
+/// The counts so far.
+pub(crate) fn counters() -> Counters {
+    SESSION.with_borrow(|session| session.counters.clone())
+}

@@ -1,0 +1,236 @@
+//! This session's GPU: its context, created at the first search that wants it (never in the postmaster), and the hot
+//! tiers loaded into it, the least recently used of which goes first when memory runs short.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
+
+use omen_gpu::{Gpu, GpuError, Tier};
+use omen_ivf::index::Index;
+use pgrx::pg_sys;
+
+use crate::compat::{self, FileId};
+use crate::{guc, storage};
+
+/// After a failure the GPU is left alone this long; longer after each further one, up to an hour.
+const FIRST_PAUSE: Duration = Duration::from_secs(30);
+const LAST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// Why a round cannot use the GPU.
+pub(super) enum Stop {
+    /// Because of the GPU: the CPU takes over.
+    Gpu(GpuError),
+    /// Because of an earlier failure, after which the GPU is left alone for a while: the CPU takes over.
+    Paused(GpuError),
+    /// Because of the query or the index: it fails.
+    Query(crate::error::PgError),
+}
+
+impl From<GpuError> for Stop {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(error)
+    }
+}
+
+impl From<omen_ivf::IvfError> for Stop {
+    fn from(error: omen_ivf::IvfError) -> Self {
+        Self::Query(error.into())
+    }
+}
+
+impl From<crate::error::PgError> for Stop {
+    fn from(error: crate::error::PgError) -> Self {
+        Self::Query(error)
+    }
+}
+
+/// A tier and what it was loaded from.
+pub(super) struct LoadedTier {
+    /// The entries on the device.
+    pub tier: Tier,
+    /// How long loading took, and when it ended.
+    pub load_time: Duration,
+    pub loaded_at: Instant,
+    /// Set when the last search found so many lists out of date that the tier should be loaded again.
+    pub stale: bool,
+    relation: pg_sys::Oid,
+    identity: (u64, i64),
+    used_at: Instant,
+}
+
+impl LoadedTier {
+    /// A tier just loaded, in `load_time`.
+    pub(super) fn new(
+        tier: Tier,
+        load_time: Duration,
+        relation: pg_sys::Oid,
+        index: &Index,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            tier,
+            load_time,
+            loaded_at: now,
+            stale: false,
+            relation,
+            identity: identity_of(index),
+            used_at: now,
+        }
+    }
+
+    /// When it was used last.
+    pub(super) fn used_at(&self) -> Instant {
+        self.used_at
+    }
+}
+
+/// The GPU of this session.
+#[derive(Default)]
+pub(super) struct Device {
+    pub(super) gpu: Option<Gpu>,
+    pub(super) simulated: bool,
+    pub(super) tiers: HashMap<FileId, LoadedTier>,
+    /// State of `storage::relation_changes` when the tiers were last compared to the catalog.
+    changes_seen: u64,
+    /// No new attempt before, and why. `None` as time: never again in this session.
+    paused: Option<(Option<Instant>, GpuError)>,
+    failures: u32,
+    /// Tiers that did not fit, and under which limit: no new attempt before this time unless the limit changes.
+    refused: HashMap<FileId, Refusal>,
+}
+
+struct Refusal {
+    until: Instant,
+    limit: Option<u64>,
+    why: GpuError,
+}
+
+/// What tells two builds of an index in the same file apart.
+fn identity_of(index: &Index) -> (u64, i64) {
+    (index.meta.rotation_seed, index.meta.built_at)
+}
+
+thread_local! {
+    // Never dropped: at exit the driver may be gone already, and the context goes with the process.
+    static DEVICE: ManuallyDrop<RefCell<Device>> = ManuallyDrop::new(RefCell::default());
+}
+
+/// Calls `f` with the session's GPU.
+pub(super) fn with<R>(f: impl FnOnce(&mut Device) -> R) -> R {
+    DEVICE.with(|device| f(&mut device.borrow_mut()))
+}
+
+impl Device {
+    /// Why the GPU is not to be tried for this index now; `None` if it is.
+    pub(super) fn pause(&mut self, file: FileId) -> Option<GpuError> {
+        if let Some(why) = self.device_pause() {
+            return Some(why);
+        }
+        let refusal = self.refused.get(&file)?;
+        if refusal.limit == guc::gpu_memory_limit() && refusal.until > Instant::now() {
+            return Some(refusal.why.clone());
+        }
+        self.refused.remove(&file);
+        None
+    }
+
+    /// Why the GPU is not to be tried now for any index; `None` if it is.
+    pub(super) fn device_pause(&mut self) -> Option<GpuError> {
+        self.follow_settings();
+        match &self.paused {
+            Some((Some(until), _)) if *until <= Instant::now() => {
+                self.paused = None;
+                None
+            }
+            Some((_, why)) => Some(why.clone()),
+            None => None,
+        }
+    }
+
+    /// `omen.simulate_gpu` may have been switched: the other device starts afresh.
+    fn follow_settings(&mut self) {
+        if self.simulated != guc::simulate_gpu() {
+            *self = Self {
+                simulated: !self.simulated,
+                ..Self::default()
+            };
+        }
+    }
+
+    /// Whether the context exists.
+    pub(super) fn is_open(&self) -> bool {
+        self.gpu.is_some()
+    }
+
+    /// The tier of an index, if it is loaded.
+    pub(super) fn tier(&mut self, file: FileId, index: &Index) -> Option<&mut LoadedTier> {
+        self.drop_orphans();
+        if self.tiers.get(&file)?.identity != identity_of(index) {
+            self.tiers.remove(&file);
+        }
+        let loaded = self.tiers.get_mut(&file)?;
+        loaded.used_at = Instant::now();
+        Some(loaded)
+    }
+
+    /// Frees tiers whose index was dropped or has a new file.
+    pub(super) fn drop_orphans(&mut self) {
+        let changes = storage::relation_changes();
+        if std::mem::replace(&mut self.changes_seen, changes) == changes {
+            return;
+        }
+        self.tiers.retain(|file, loaded| {
+            compat::catalog_file_number(loaded.relation) == Some(file.number)
+        });
+    }
+
+    /// Bytes of device memory held by all tiers.
+    pub(super) fn tier_bytes(&self) -> u64 {
+        self.tiers.values().map(|loaded| loaded.tier.bytes()).sum()
+    }
+
+    /// Draws the consequences of a failure for later searches.
+    pub(super) fn note_failure(&mut self, file: FileId, error: &GpuError) {
+        match error {
+            GpuError::NoDriver | GpuError::NoDevice => {
+                self.paused = Some((None, error.clone()));
+            }
+            GpuError::Unsupported(_) if self.gpu.is_none() => {
+                self.paused = Some((None, error.clone()));
+            }
+            GpuError::OutOfMemory { .. } => {
+                self.tiers.remove(&file);
+                let refusal = Refusal {
+                    until: Instant::now() + FIRST_PAUSE,
+                    limit: guc::gpu_memory_limit(),
+                    why: error.clone(),
+                };
+                self.refused.insert(file, refusal);
+            }
+            GpuError::TimedOut | GpuError::Lost(_) => {
+                self.tiers.clear();
+                self.gpu = None;
+                self.pause_for(error);
+            }
+            GpuError::Other(_) => self.pause_for(error),
+            GpuError::Busy
+            | GpuError::NotResident(_)
+            | GpuError::Interrupted
+            | GpuError::Unsupported(_) => {}
+        }
+    }
+
+    fn pause_for(&mut self, error: &GpuError) {
+        let pause = FIRST_PAUSE
+            .saturating_mul(1 << self.failures.min(10))
+            .min(LAST_PAUSE);
+        self.failures += 1;
+        self.paused = Some((Some(Instant::now() + pause), error.clone()));
+    }
+
+    /// A round was answered by the GPU.
+    pub(super) fn note_success(&mut self) {
+        self.failures = 0;
+    }
+}

@@ -1,0 +1,170 @@
+//! Session settings, prefix `omen.` (reserved by us). Read on the main thread only; algorithms get plain values.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+use crate::compat;
+
+/// `omen.engine`: who searches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+// SAFETY: none of ours; the derive writes an unsafe impl.
+#[allow(unsafe_code)]
+pub(crate) enum EngineSetting {
+    /// Whoever is predicted to finish first.
+    #[name = c"auto"]
+    Auto,
+    /// The GPU from the first search on; the CPU only when the GPU cannot.
+    #[name = c"gpu"]
+    Gpu,
+    /// The CPU alone.
+    #[name = c"cpu"]
+    Cpu,
+}
+
+/// `omen.iterative_scan`: what happens when more rows are asked for than the probed lists hold. pgvector's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+// SAFETY: none of ours; the derive writes an unsafe impl.
+#[allow(unsafe_code)]
+pub(crate) enum IterativeScan {
+    /// The scan ends.
+    #[name = c"off"]
+    Off,
+    /// More lists are visited; rows nearer than those already returned are returned late.
+    #[name = c"relaxed_order"]
+    RelaxedOrder,
+    /// More lists are visited; rows nearer than those already returned are left out.
+    #[name = c"strict_order"]
+    StrictOrder,
+}
+
+static ENGINE: GucSetting<EngineSetting> = GucSetting::<EngineSetting>::new(EngineSetting::Auto);
+static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
+static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.95);
+static ITERATIVE_SCAN: GucSetting<IterativeScan> =
+    GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
+static ENABLE_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+static GPU_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
+#[cfg(feature = "simulated-gpu")]
+static SIMULATE_GPU: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+/// `omen.engine`.
+pub(crate) fn engine() -> EngineSetting {
+    ENGINE.get()
+}
+
+/// `omen.probes`: lists to visit; 0: as many as `omen.recall` needs.
+pub(crate) fn probes() -> u32 {
+    PROBES.get() as u32
+}
+
+/// `omen.recall`.
+pub(crate) fn recall() -> f32 {
+    RECALL.get() as f32
+}
+
+/// `omen.iterative_scan`.
+pub(crate) fn iterative_scan() -> IterativeScan {
+    ITERATIVE_SCAN.get()
+}
+
+/// `omen.enable_scan`: whether the planner may use `omen` indexes.
+pub(crate) fn enable_scan() -> bool {
+    ENABLE_SCAN.get()
+}
+
+/// `omen.gpu_memory_limit` in bytes; `None`: a share of what is free.
+pub(crate) fn gpu_memory_limit() -> Option<u64> {
+    let mb = GPU_MEMORY_LIMIT.get() as u64;
+    (mb > 0).then_some(mb << 20)
+}
+
+/// `omen.gpu_timeout`.
+pub(crate) fn gpu_timeout() -> std::time::Duration {
+    std::time::Duration::from_millis(GPU_TIMEOUT.get() as u64)
+}
+
+/// `omen.simulate_gpu`; always false in a normal build.
+pub(crate) fn simulate_gpu() -> bool {
+    #[cfg(feature = "simulated-gpu")]
+    return SIMULATE_GPU.get();
+    #[cfg(not(feature = "simulated-gpu"))]
+    false
+}
+
+/// Defines the settings; called once, from `_PG_init`.
+pub(crate) fn define() {
+    GucRegistry::define_enum_guc(
+        c"omen.engine",
+        c"Chooses who searches omen indexes.",
+        c"auto: whoever is predicted to finish first; gpu: the GPU where it can; cpu: never the GPU.",
+        &ENGINE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"omen.probes",
+        c"Number of lists visited by a search of an omen index.",
+        c"0 visits as many as omen.recall needs, by the calibration stored in the index.",
+        &PROBES,
+        0,
+        65_536,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_float_guc(
+        c"omen.recall",
+        c"Share of the true nearest rows a search of an omen index should find.",
+        c"Used when omen.probes is 0.",
+        &RECALL,
+        0.01,
+        1.0,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"omen.iterative_scan",
+        c"Chooses what a search does when more rows are asked for than the visited lists hold.",
+        c"off: it ends; strict_order: it visits more lists and keeps the order; relaxed_order: it visits more lists and returns nearer rows late.",
+        &ITERATIVE_SCAN,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"omen.enable_scan",
+        c"Enables the planner's use of omen indexes.",
+        c"",
+        &ENABLE_SCAN,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_int_guc(
+        c"omen.gpu_memory_limit",
+        c"Device memory that the hot tiers of one session may take.",
+        c"0 takes up to 80 % of what is free.",
+        &GPU_MEMORY_LIMIT,
+        0,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_MB,
+    );
+    GucRegistry::define_int_guc(
+        c"omen.gpu_timeout",
+        c"Time after which a search gives up the GPU and continues on the CPU.",
+        c"",
+        &GPU_TIMEOUT,
+        1,
+        3_600_000,
+        GucContext::Suset,
+        GucFlags::UNIT_MS,
+    );
+    #[cfg(feature = "simulated-gpu")]
+    GucRegistry::define_bool_guc(
+        c"omen.simulate_gpu",
+        c"Keeps hot tiers in host memory and searches them by the kernels' CPU twins (test builds only).",
+        c"",
+        &SIMULATE_GPU,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    compat::reserve_setting_prefix(c"omen");
+}

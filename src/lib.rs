@@ -1,0 +1,34 @@
+//! pg_omen: vector search on GPU and CPU for PostgreSQL.
+//!
+//! This crate is the only place that knows Postgres. `datatype` is the SQL surface of the types, `am` the index access
+//! method, `storage` pages and locks, `engine` the choice between CPU and GPU, `admin` the status functions. The index
+//! itself is `omen_ivf`, the GPU `omen_gpu`; neither knows Postgres.
+//!
+//! Postgres is called on the main thread alone. Its errors unwind as Rust panics (pgrx's guards); destructors that run
+//! meanwhile leave everything of Postgres to the abort of the transaction.
+
+#[cfg(not(panic = "unwind"))]
+compile_error!("pg_omen needs panic = \"unwind\": Postgres errors unwind the Rust stack");
+
+use pgrx::prelude::*;
+
+::pgrx::pg_module_magic!();
+
+mod admin;
+mod am;
+mod compat;
+mod datatype;
+mod engine;
+mod error;
+mod guc;
+mod options;
+mod storage;
+mod threads;
+
+/// Runs when the library is loaded, in the postmaster too: defines settings and options, touches no GPU.
+#[allow(unsafe_code, non_snake_case)]
+#[pg_guard]
+extern "C-unwind" fn _PG_init() {
+    guc::define();
+    options::define();
+}

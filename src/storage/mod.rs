@@ -1,0 +1,32 @@
+//! Pages of an index as Postgres keeps them: implements `omen_ivf::store` over buffers, generic WAL and the free space map.
+//!
+//! | file | content |
+//! |---|---|
+//! | `relation.rs` | [`IndexPages`]: read, update, allocate, free |
+//! | `buffer.rs` | pin, lock, bytes of a page |
+//! | `lock.rs` | locks of lists |
+//! | `bulk.rs` | [`BulkPages`]: a new index, logged when it is done |
+//! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
+//! | `cache.rs` | metapages already read by this session |
+//!
+//! There are no guards that unlock on drop. A page is locked and unlocked within one function; if an error is raised
+//! between, the stack unwinds without calling Postgres, and the abort of the transaction releases locks and pins.
+//! Lock order: list lock, then directory page, then data pages in the order the caller gives.
+
+mod buffer;
+mod bulk;
+mod cache;
+mod lock;
+mod relation;
+mod temp;
+
+pub(crate) use bulk::BulkPages;
+pub(crate) use cache::{forget_index, open_index, relation_changes};
+pub(crate) use relation::IndexPages;
+pub(crate) use temp::TempFile;
+
+#[allow(clippy::assertions_on_constants)]
+const _: () = assert!(
+    pgrx::pg_sys::BLCKSZ as usize == omen_ivf::store::PAGE_BYTES,
+    "pg_omen needs a server with 8 kB pages (BLCKSZ = 8192), as built by default"
+);

@@ -1,0 +1,254 @@
+//! [`IndexPages`]: the pages of one index, the main fork.
+#![allow(unsafe_code)]
+
+use core::ffi::c_int;
+use std::cell::Cell;
+
+use omen_ivf::Result;
+use omen_ivf::layout::page::{init_free, is_free};
+use omen_ivf::store::{ListLock, MAX_UPDATE_PAGES, PageStore, PageStoreMut};
+use pgrx::pg_sys;
+
+use super::{buffer, lock};
+use crate::compat;
+
+const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
+
+/// The pages of an index. Errors of Postgres do not come back as `Err`: they unwind.
+pub(crate) struct IndexPages {
+    rel: pg_sys::Relation,
+    strategy: pg_sys::BufferAccessStrategy,
+    in_vacuum: bool,
+    /// Exclusive list locks held through this value.
+    pub(super) n_exclusive: Cell<u32>,
+    /// Blocks freed so far: first and last.
+    freed: Cell<Option<(u32, u32)>>,
+    /// Blocks that this process had to read from disk, as counted by Postgres when `read` looked last.
+    n_misses: Cell<i64>,
+    /// So many more pages are prefetched.
+    cold: Cell<u32>,
+}
+
+/// After a page that was not in memory, so many pages are prefetched: asking for pages that are there costs as much as a
+/// third of scanning them.
+const COLD_PAGES: u32 = 256;
+
+impl IndexPages {
+    /// The pages of `rel`.
+    ///
+    /// # Safety
+    /// The caller has opened and locked `rel`, an index of this access method, and keeps it so while this value lives.
+    pub(crate) unsafe fn new(rel: pg_sys::Relation) -> Self {
+        Self {
+            rel,
+            strategy: core::ptr::null_mut(),
+            in_vacuum: false,
+            n_exclusive: Cell::new(0),
+            freed: Cell::new(None),
+            n_misses: Cell::new(misses()),
+            cold: Cell::new(0),
+        }
+    }
+
+    /// The pages of `rel` for VACUUM: with its buffer ring, and pausing as it is told.
+    ///
+    /// # Safety
+    /// As [`Self::new`]; `strategy` is null or valid as long.
+    pub(crate) unsafe fn for_vacuum(
+        rel: pg_sys::Relation,
+        strategy: pg_sys::BufferAccessStrategy,
+    ) -> Self {
+        // SAFETY: by this function's contract.
+        Self {
+            strategy,
+            in_vacuum: true,
+            ..unsafe { Self::new(rel) }
+        }
+    }
+
+    /// The relation.
+    pub(crate) fn rel(&self) -> pg_sys::Relation {
+        self.rel
+    }
+
+    /// Makes what was freed through this value findable for everyone's `allocate`. VACUUM does it for the whole index.
+    pub(crate) fn publish_free_space(&self) {
+        if let Some((first, last)) = self.freed.take() {
+            // SAFETY: `rel` is open, by `new`.
+            unsafe { pg_sys::FreeSpaceMapVacuumRange(self.rel, first, last + 1) }
+        }
+    }
+
+    fn pin(&self, block: u32) -> pg_sys::Buffer {
+        // SAFETY: `rel` and `strategy` are valid, by `new`.
+        unsafe { buffer::pin(self.rel, MAIN, block, self.strategy) }
+    }
+
+    /// A pinned, exclusively locked page that nobody uses: a free one, or a new one at the end of the file.
+    fn free_page(&self) -> pg_sys::Buffer {
+        // SAFETY: `rel` is open, by `new`; each buffer is pinned before it is locked, and unlocked at most once.
+        unsafe {
+            loop {
+                let block = pg_sys::GetFreeIndexPage(self.rel);
+                if block == pg_sys::InvalidBlockNumber {
+                    break;
+                }
+                let buf = self.pin(block);
+                // The map is only a hint: somebody may have taken the page since, or hold it at this moment.
+                if pg_sys::ConditionalLockBuffer(buf) {
+                    if is_free(buffer::bytes(buf)) {
+                        return buf;
+                    }
+                    buffer::unlock(buf);
+                }
+                pg_sys::ReleaseBuffer(buf);
+            }
+            let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+            pg_sys::LockRelationForExtension(self.rel, mode);
+            let buf = self.pin(buffer::NEW_BLOCK);
+            buffer::lock_exclusive(buf);
+            pg_sys::UnlockRelationForExtension(self.rel, mode);
+            buf
+        }
+    }
+
+    /// Logs the locked page `buf` as what `init` makes of zeroes, then unlocks it.
+    ///
+    /// # Safety
+    /// This process pins `buf` and locks it exclusively.
+    unsafe fn replace(&self, buf: pg_sys::Buffer, init: impl FnOnce(&mut [u8])) {
+        // SAFETY: by this function's contract; the image belongs to the record until it is finished.
+        unsafe {
+            let record = pg_sys::GenericXLogStart(self.rel);
+            let full = pg_sys::GENERIC_XLOG_FULL_IMAGE as c_int;
+            let image = buffer::bytes_mut(pg_sys::GenericXLogRegisterBuffer(record, buf, full));
+            image.fill(0);
+            init(image);
+            pg_sys::GenericXLogFinish(record);
+            pg_sys::UnlockReleaseBuffer(buf);
+        }
+    }
+}
+
+/// Blocks this process has read from disk so far.
+fn misses() -> i64 {
+    // SAFETY: a counter of this process, read on the main thread.
+    unsafe { pg_sys::pgBufferUsage.shared_blks_read }
+}
+
+impl PageStore for IndexPages {
+    fn n_blocks(&self) -> Result<u32> {
+        // SAFETY: `rel` is open, by `new`.
+        Ok(unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.rel, MAIN) })
+    }
+
+    fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
+        let buf = self.pin(block);
+        if self.n_misses.replace(misses()) == self.n_misses.get() {
+            self.cold.set(self.cold.get().saturating_sub(1));
+        } else {
+            self.cold.set(COLD_PAGES);
+        }
+        // SAFETY: pinned just now; locked while `f` reads; `f` cannot keep the slice beyond the call.
+        unsafe {
+            buffer::lock_shared(buf);
+            let result = f(buffer::bytes(buf));
+            pg_sys::UnlockReleaseBuffer(buf);
+            Ok(result)
+        }
+    }
+
+    fn prefetch(&self, block: u32) {
+        if self.cold.get() == 0 {
+            return;
+        }
+        // SAFETY: `rel` is open, by `new`.
+        unsafe {
+            pg_sys::PrefetchBuffer(self.rel, MAIN, block);
+        }
+    }
+
+    fn check_interrupts(&self) -> Result<()> {
+        // VACUUM does not pause while inserts wait for a list.
+        if self.in_vacuum && self.n_exclusive.get() == 0 {
+            compat::vacuum_delay_point();
+        } else {
+            pgrx::check_for_interrupts!();
+        }
+        Ok(())
+    }
+}
+
+impl PageStoreMut for IndexPages {
+    fn update(&self, blocks: &[u32], f: impl FnOnce(&mut [&mut [u8]]) -> bool) -> Result<bool> {
+        let n = blocks.len();
+        assert!(
+            (1..=MAX_UPDATE_PAGES).contains(&n),
+            "a record covers 1 to 4 pages, not {n}"
+        );
+        let mut buffers = [0; MAX_UPDATE_PAGES];
+        // All pages are read before the first is locked.
+        for (buf, &block) in buffers.iter_mut().zip(blocks) {
+            *buf = self.pin(block);
+        }
+        // SAFETY: each buffer is pinned above and locked once; images belong to the record until it is finished.
+        unsafe {
+            for &buf in &buffers[..n] {
+                buffer::lock_exclusive(buf);
+            }
+            let record = pg_sys::GenericXLogStart(self.rel);
+            let mut images: [&mut [u8]; MAX_UPDATE_PAGES] = Default::default();
+            for (image, &buf) in images.iter_mut().zip(&buffers[..n]) {
+                *image = buffer::bytes_mut(pg_sys::GenericXLogRegisterBuffer(record, buf, 0));
+            }
+            let changed = f(&mut images[..n]);
+            if changed {
+                pg_sys::GenericXLogFinish(record);
+            } else {
+                // Didn't change anything: nothing to log.
+                pg_sys::GenericXLogAbort(record);
+            }
+            for &buf in &buffers[..n] {
+                pg_sys::UnlockReleaseBuffer(buf);
+            }
+            Ok(changed)
+        }
+    }
+
+    fn allocate(&self, init: impl FnOnce(&mut [u8])) -> Result<u32> {
+        let buf = self.free_page();
+        // SAFETY: `free_page` returns a pinned buffer under exclusive lock.
+        unsafe {
+            let block = pg_sys::BufferGetBlockNumber(buf);
+            self.replace(buf, init);
+            Ok(block)
+        }
+    }
+
+    fn free(&self, block: u32) -> Result<()> {
+        let buf = self.pin(block);
+        // SAFETY: pinned just now, locked before it is replaced; `rel` is open.
+        unsafe {
+            buffer::lock_exclusive(buf);
+            self.replace(buf, init_free);
+            pg_sys::RecordFreeIndexPage(self.rel, block);
+        }
+        let (first, last) = self.freed.get().unwrap_or((block, block));
+        self.freed.set(Some((first.min(block), last.max(block))));
+        Ok(())
+    }
+
+    fn lock_list(&self, list: u32, mode: ListLock) -> Result<()> {
+        lock::lock(self, list, mode);
+        Ok(())
+    }
+
+    fn try_lock_list(&self, list: u32, mode: ListLock) -> Result<bool> {
+        Ok(lock::try_lock(self, list, mode))
+    }
+
+    fn unlock_list(&self, list: u32, mode: ListLock) -> Result<()> {
+        lock::unlock(self, list, mode);
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+//! Threads of this process beside the main one. They never call Postgres.
+#![allow(unsafe_code)]
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::error::{PgError, Result};
+
+/// A pool of `max_parallel_maintenance_workers` + 1 threads, at most one a core.
+pub(crate) fn pool() -> Result<rayon::ThreadPool> {
+    // SAFETY: reads a setting on the main thread.
+    let workers = unsafe { pg_sys::max_parallel_maintenance_workers }.max(0) as usize;
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    with_signals_blocked(|| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads((workers + 1).min(cores))
+            .thread_name(|i| format!("omen build {i}"))
+            .build()
+    })
+    .map_err(|e| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+            format!("could not start threads: {e}"),
+        )
+    })
+}
+
+/// Runs `f` with all signals blocked: threads it starts inherit that, so that Postgres's signal handlers run on the
+/// main thread alone.
+pub(crate) fn with_signals_blocked<R>(f: impl FnOnce() -> R) -> R {
+    struct Restore(libc::sigset_t);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // SAFETY: restores the mask that was read below.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &self.0, core::ptr::null_mut()) };
+        }
+    }
+    // SAFETY: sigset_t is plain memory, filled by sigfillset and pthread_sigmask before it is read.
+    let _restore = unsafe {
+        let mut all: libc::sigset_t = core::mem::zeroed();
+        let mut old: libc::sigset_t = core::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old);
+        Restore(old)
+    };
+    f()
+}

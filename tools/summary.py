@@ -1,0 +1,71 @@
+"""Adds up what all runners counted: `summary.py STEPS`, a file of lines kind TAB name TAB exit code TAB log.
+
+Kinds: cargo (cargo test), pytest, regress (pg_regress), checks (lines "ok", "FAILED", "skipped"), command (counts as one).
+A step that failed without a counted failure counts as one failure, and so does a test runner that ran no test.
+The last line printed is "N passed, N failed, N skipped"; exits non-zero when anything failed.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+
+def cargo(log):
+    """Counts of cargo test; a test that prints "skipped: reason" and returns counts as skipped."""
+    total = [0, 0, 0]
+    for found in re.findall(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", log, re.M):
+        total = [a + int(b) for a, b in zip(total, found)]
+    reasons = re.findall(r"^(?:test \S+ \.\.\. )?skipped: (.+)$", log, re.M)
+    total[0] -= len(reasons)
+    total[2] += len(reasons)
+    reasons += re.findall(r"^test (\S+ \.\.\. ignored.*)$", log, re.M)
+    return *total, reasons
+
+
+def pytest(log):
+    """Counts of pytest's last line; errors count as failures."""
+    last = re.findall(r"^=*.*\b(?:passed|failed|skipped|errors?)\b.* in [\d.]+s.*$", log, re.M)
+    def count(word):
+        return sum(int(n) for n in re.findall(rf"(\d+) {word}s?\b", last[-1])) if last else 0
+    return (count("passed"), count("failed") + count("error"), count("skipped"),
+            re.findall(r"^SKIPPED (.+)$", log, re.M))
+
+
+def regress(log):
+    """Counts of pg_regress, in its old and its new (TAP) wording."""
+    if found := re.search(r"All (\d+) tests passed", log):
+        return int(found[1]), 0, 0, []
+    if found := re.search(r"(\d+) of (\d+) tests failed", log):
+        return int(found[2]) - int(found[1]), int(found[1]), 0, []
+    return 0, 0, 0, []
+
+
+def checks(log):
+    """Counts of lines that begin with ok, FAILED or skipped."""
+    def lines(word):
+        return re.findall(rf"^{word} - (.+)$", log, re.M)
+    return len(lines("ok")), len(lines("FAILED")), len(lines("skipped")), lines("skipped")
+
+
+def main(path):
+    total = [0, 0, 0]
+    print("\n== summary")
+    for line in Path(path).read_text().splitlines():
+        kind, name, code, log_path = line.split("\t")
+        log = Path(log_path).read_text(errors="replace")
+        if kind == "command":
+            passed, failed, skipped, reasons = int(code == "0"), int(code != "0"), 0, []
+        else:
+            passed, failed, skipped, reasons = {"cargo": cargo, "pytest": pytest, "regress": regress, "checks": checks}[kind](log)
+            if not failed and (code != "0" or passed + skipped == 0):
+                failed = 1
+        print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
+        for reason in reasons:
+            print(f"    skipped: {reason}")
+        total = [a + b for a, b in zip(total, (passed, failed, skipped))]
+    print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
+    return total[1] > 0 or total[0] == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
