@@ -78,11 +78,17 @@ def load(cache: Path) -> dict:
     return data | {"origin": f"npm {PACKAGE}"}
 
 
-def split(words, vectors, n_queries) -> dict:
+def split(words, vectors, n_queries, seed=SEED) -> dict:
     """Takes `n_queries` random rows out as queries."""
-    order = np.random.default_rng(SEED).permutation(len(words))
+    order = np.random.default_rng(seed).permutation(len(words))
     held, rest = order[:n_queries], np.sort(order[n_queries:])
     return {"words": words[rest], "base": vectors[rest], "query_words": words[held], "queries": vectors[held]}
+
+
+def resplit(data: dict, seed: int) -> dict:
+    """The same rows with other queries taken out."""
+    together = [np.concatenate([data[rest], data[held]]) for rest, held in (("words", "query_words"), ("base", "queries"))]
+    return data | split(*together, len(data["queries"]), seed)
 
 
 def load_offline() -> dict:

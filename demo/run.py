@@ -131,10 +131,13 @@ def main():
     parser.add_argument("--offline", action="store_true", help="use the copy in the repository")
     parser.add_argument("--engines", default="auto")
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--seed", type=int, help="draw other held-out queries")
     parser.add_argument("-k", type=int, default=10)
     args = parser.parse_args()
 
     data = dataset.load_file(args.data) if args.data else dataset.load_offline() if args.offline else dataset.load(Path(args.cache))
+    if args.seed is not None:
+        data = dataset.resplit(data, args.seed)
     base, k = data["base"], args.k
     conn = connect(args.dsn)
     print(conn.execute("SELECT version()").fetchone()[0].split(" on ")[0])
