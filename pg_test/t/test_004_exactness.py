@@ -67,6 +67,24 @@ def test_ways_to_ask(db, rng, engine):
         assert knn(conn, "l2", query, 0) == []
 
 
+@pytest.mark.parametrize("engine", ("cpu", "gpu"))
+def test_second_distance_breaks_ties(db, rng, engine):
+    """ORDER BY v <-> a, v <-> b: the index serves the first key, and the executor orders equal rows by the second."""
+    # Pairs of rows at the same distance from the origin.
+    rows = np.repeat(vectors.clustered(rng, 500, 8), 2, axis=0)
+    rows[1::2] *= -1
+    first, second = vectors.text(np.zeros(8)), vectors.text(vectors.clustered(rng, 1, 8)[0])
+    with db.connect(**BY_INDEX, **(CPU if engine == "cpu" else GPU)) as conn, db.connect(**BY_SORT) as sort:
+        make_table(sort, rows)
+        make_index(sort, lists=10)
+        put(conn, omen__probes=10)
+        for limit in (1, 7, 200, 1000):
+            sql = f"SELECT id FROM t ORDER BY v <-> '{first}', v <-> '{second}' LIMIT {limit}"
+            plan = "".join(row[0] for row in conn.execute(f"EXPLAIN {sql}").fetchall())
+            assert "t_v_idx" in plan
+            assert conn.execute(sql).fetchall() == sort.execute(sql).fetchall()
+
+
 def test_cursor_over_concurrent_vacuum(db, rng):
     """A cursor fetches on while rows are deleted, vacuumed, inserted and lists rewritten under it."""
     rows = vectors.clustered(rng, 3000, 16)

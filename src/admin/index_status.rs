@@ -81,6 +81,20 @@ unsafe fn check(rel: pg_sys::Relation) -> Result<()> {
             )
             .with_hint("Ask for the indexes of its partitions."));
         }
+        if !(*(*rel).rd_index).indisready {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("index \"{name}\" is being built, or its build failed"),
+            ));
+        }
+        if (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
+            && pg_sys::RecoveryInProgress()
+        {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                format!("unlogged index \"{name}\" has no data on a standby"),
+            ));
+        }
         if (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
             && !(*rel).rd_islocaltemp
         {

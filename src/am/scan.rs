@@ -225,6 +225,12 @@ pub(super) unsafe extern "C-unwind" fn amgettuple(
                 *(*scan).xs_orderbynulls = row.order_by.is_none();
                 *(*scan).xs_orderbyvals =
                     pg_sys::Datum::from(row.order_by.unwrap_or(0.0).to_bits());
+                // Further keys (ORDER BY v <-> a, v <-> b) break ties: the executor orders by them when it rechecks.
+                for i in 1..(*scan).numberOfOrderBys as usize {
+                    *(*scan).xs_orderbynulls.add(i) = false;
+                    *(*scan).xs_orderbyvals.add(i) =
+                        pg_sys::Datum::from(f64::NEG_INFINITY.to_bits());
+                }
                 true
             }
         }
@@ -244,7 +250,7 @@ unsafe fn check_scan(scan: pg_sys::IndexScanDesc) {
                 (*snapshot).snapshot_type,
                 pg_sys::SnapshotType::SNAPSHOT_MVCC | pg_sys::SnapshotType::SNAPSHOT_HISTORIC_MVCC
             );
-        ((*scan).numberOfOrderBys == 1, mvcc)
+        ((*scan).numberOfOrderBys >= 1, mvcc)
     };
     if !ordered {
         PgError::new(

@@ -105,8 +105,14 @@ impl IndexPages {
             }
             let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
             pg_sys::LockRelationForExtension(self.rel, mode);
-            let buf = self.pin(buffer::NEW_BLOCK);
-            buffer::lock_exclusive(buf);
+            // Locked from the start: VACUUM, which looks for empty pages, must not find this one before us.
+            let buf = pg_sys::ReadBufferExtended(
+                self.rel,
+                MAIN,
+                buffer::NEW_BLOCK,
+                pg_sys::ReadBufferMode::RBM_ZERO_AND_LOCK,
+                self.strategy,
+            );
             pg_sys::UnlockRelationForExtension(self.rel, mode);
             buf
         }

@@ -13,6 +13,8 @@ use crate::{IvfError, Result, Tid};
 
 /// Most times a list may be rewritten while it is read.
 const MAX_RESTARTS: usize = 1000;
+/// Rows are read into memory in pieces of so many bytes: the sink may wait for a device, which no page lock should.
+const BYTES_AT_ONCE: usize = 1 << 20;
 
 /// Takes slot, tid, whether it is live, error radius, and row (`[dim]`) of an entry.
 pub type ExportSink<'a> = dyn FnMut(u32, Tid, bool, f32, &[f16]) + 'a;
@@ -23,7 +25,7 @@ pub type ExportSink<'a> = dyn FnMut(u32, Tid, bool, f32, &[f16]) + 'a;
 ///
 /// If the list is rewritten meanwhile, reading starts again: a slot that is not the successor of the last one means that
 /// all slots of this list seen before are void. The returned entry's `frozen_count` says how many count in the end.
-/// `sink` runs while a page is locked: it must be short and must not call the store.
+/// `sink` runs with no page locked.
 pub fn export_list<S: PageStore>(
     s: &S,
     index: &Index,
@@ -60,11 +62,27 @@ fn export_once<S: PageStore>(
     if visit == Visit::Changed {
         return Ok(visit);
     }
-    reader.rows(s, index, list, entry, 0..entry.frozen_count, |slot, row| {
-        let (head, i) = (&heads[slot as usize / GROUP], slot as usize % GROUP);
-        let tid = Tid::new(head.tid_block[i], head.tid_offset[i]);
-        sink(slot, tid, head.live & (1 << i) != 0, head.err[i], row);
-    })
+    let dim = index.dim();
+    let at_once = (BYTES_AT_ONCE / (dim * size_of::<f16>())).max(GROUP) as u32;
+    let mut rows: Vec<f16> = Vec::new();
+    let mut first = 0;
+    while first < entry.frozen_count {
+        let end = entry.frozen_count.min(first.saturating_add(at_once));
+        rows.clear();
+        let visit = reader.rows(s, index, list, entry, first..end, |_, row| {
+            rows.extend_from_slice(row);
+        })?;
+        if visit == Visit::Changed {
+            return Ok(visit);
+        }
+        for (slot, row) in (first..end).zip(rows.chunks_exact(dim)) {
+            let (head, i) = (&heads[slot as usize / GROUP], slot as usize % GROUP);
+            let tid = Tid::new(head.tid_block[i], head.tid_offset[i]);
+            sink(slot, tid, head.live & (1 << i) != 0, head.err[i], row);
+        }
+        first = end;
+    }
+    Ok(Visit::Done)
 }
 
 /// What a hot tier keeps of a group's header.

@@ -27,8 +27,9 @@ const FOLD_APPENDED_SHARE: u64 = 16;
 const FOLD_DEAD_SHARE: u64 = 5;
 /// An insert folds the list when its appendable part has more than so many pages and half as many as the frozen part ...
 const FOLD_PAGES: u64 = 32;
-/// ... unless that would rewrite more than so many pages (128 MiB), which no INSERT should have to wait for.
-const FOLD_MOST_PAGES: u64 = 16_384;
+/// ... unless that would rewrite more than so many pages (16 MiB), which no INSERT should have to wait for: a statement
+/// that is cancelled in the middle leaves as many unlinked pages behind.
+const FOLD_MOST_PAGES: u64 = 2048;
 
 /// What folding did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
