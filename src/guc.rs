@@ -41,6 +41,7 @@ static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.95);
 static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
+static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ENABLE_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static GPU_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
@@ -65,6 +66,12 @@ pub(crate) fn recall() -> f32 {
 /// `omen.iterative_scan`.
 pub(crate) fn iterative_scan() -> IterativeScan {
     ITERATIVE_SCAN.get()
+}
+
+/// `omen.max_scan_tuples`: rows after which a scan ends; `None`: it goes on as long as rows are asked for.
+pub(crate) fn max_scan_tuples() -> Option<u64> {
+    let n = MAX_SCAN_TUPLES.get() as u64;
+    (n > 0).then_some(n)
 }
 
 /// `omen.enable_scan`: whether the planner may use `omen` indexes.
@@ -126,6 +133,16 @@ pub(crate) fn define() {
         c"Chooses what a search does when more rows are asked for than the visited lists hold.",
         c"off: it ends; strict_order: it visits more lists and keeps the order; relaxed_order: it visits more lists and returns nearer rows late.",
         &ITERATIVE_SCAN,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"omen.max_scan_tuples",
+        c"Number of rows after which a search of an omen index ends.",
+        c"Bounds time and memory of searches whose WHERE clause matches little. 0 sets no bound.",
+        &MAX_SCAN_TUPLES,
+        0,
+        i32::MAX,
         GucContext::Userset,
         GucFlags::default(),
     );

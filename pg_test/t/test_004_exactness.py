@@ -85,6 +85,21 @@ def test_second_distance_breaks_ties(db, rng, engine):
             assert conn.execute(sql).fetchall() == sort.execute(sql).fetchall()
 
 
+def test_max_scan_tuples_ends_a_scan(db, rng):
+    rows = vectors.clustered(rng, 2000, 12)
+    query = vectors.clustered(rng, 1, 12)[0]
+    with db.connect(**BY_INDEX, **CPU, omen__probes=20) as conn, db.connect(**BY_SORT) as sort:
+        make_table(sort, rows)
+        make_index(sort, lists=20)
+        whole = knn(sort, "l2", query, None)
+        for bound in (1, 50, 777):
+            put(conn, omen__max_scan_tuples=bound)
+            assert_same(knn(conn, "l2", query, None), whole[:bound])
+            assert len(knn(conn, "l2", query, 10, where="id < 0")) == 0 and last_scan(conn)["rows_returned"] == bound
+        put(conn, omen__max_scan_tuples=0)
+        assert len(knn(conn, "l2", query, None)) == 2000
+
+
 def test_cursor_over_concurrent_vacuum(db, rng):
     """A cursor fetches on while rows are deleted, vacuumed, inserted and lists rewritten under it."""
     rows = vectors.clustered(rng, 3000, 16)

@@ -49,6 +49,7 @@ pub(super) struct OrderedScan {
     /// on one engine follows a round on the other, keys differ by rounding, and no row may be lost to that.)
     late_below: f32,
     n_rows: u64,
+    max_rows: Option<u64>,
     /// Rows after which lists are added; `None`: not before they are used up.
     widen_at: Option<u64>,
 }
@@ -82,6 +83,7 @@ impl OrderedScan {
             last_key: f32::NEG_INFINITY,
             late_below: f32::NEG_INFINITY,
             n_rows: 0,
+            max_rows: guc::max_scan_tuples(),
             widen_at: None,
         };
         scan.visit_lists(pages, index, record)?;
@@ -95,6 +97,9 @@ impl OrderedScan {
         index: &Index,
         record: &mut ScanRecord,
     ) -> Result<Option<Candidate>> {
+        if self.max_rows.is_some_and(|max| self.n_rows >= max) {
+            return Ok(None);
+        }
         loop {
             if self.widen_at.is_some_and(|at| self.n_rows >= at) {
                 self.widen(pages, index, record)?;
