@@ -3,20 +3,21 @@
 #![allow(missing_docs, reason = "the macros of criterion make public items")]
 
 use std::hint::black_box;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use omen_distance::{GROUP, f16, variants};
+use omen_distance::{Estimate, GROUP, GroupFactors, Limit, f16, variants};
 
 fn row(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i as f32 * 0.7).sin()).collect()
 }
 
 fn distances(c: &mut Criterion) {
-    for dim in [128, 384, 768, 1536] {
+    for dim in [100, 128, 384, 768, 1536] {
         let (a, b) = (row(dim), row(dim + 1)[1..].to_vec());
         let h: Vec<f16> = b.iter().map(|&x| f16::from_f32(x)).collect();
         for v in variants() {
-            let isa = v.isa().name();
+            let isa = v.name();
             let mut bench = |name: &str, f: &dyn Fn() -> f32| {
                 let id = format!("{name}/{isa}/{dim}");
                 c.bench_function(&id, |bencher| bencher.iter(f));
@@ -30,19 +31,62 @@ fn distances(c: &mut Criterion) {
     }
 }
 
-fn fastscan(c: &mut Criterion) {
-    for code_dim in [256, 768, 1536] {
-        let bytes = |m: usize| {
-            (0..code_dim * 4)
-                .map(|i| (i * m % 251) as u8)
-                .collect::<Vec<_>>()
-        };
-        let (codes, lut) = (bytes(7), bytes(11));
+/// Time per group of 32 entries.
+fn scans(c: &mut Criterion) {
+    for dim in [64, 128, 384, 768, 1536] {
+        let bytes = |n: usize, m: usize| (0..n).map(|i| (i * m % 251) as u8).collect::<Vec<_>>();
+        let (codes, lut) = (bytes(4 * dim, 7), bytes(4 * dim, 11));
+        let nibbles = bytes(16 * dim, 7);
+        let query: Vec<i8> = (0..dim).map(|i| (i * 11 % 251) as u8 as i8).collect();
         for v in variants() {
-            let id = format!("fastscan/{}/{code_dim}", v.isa().name());
-            c.bench_function(&id, |bencher| {
-                let mut sums = [0; GROUP];
+            let isa = v.name();
+            let mut sums = [0; GROUP];
+            c.bench_function(&format!("fastscan/{isa}/{dim}"), |bencher| {
                 bencher.iter(|| v.fastscan(black_box(&codes), black_box(&lut), &mut sums));
+            });
+            c.bench_function(&format!("nibble_scan/{isa}/{dim}"), |bencher| {
+                bencher.iter(|| v.nibble_scan(black_box(&nibbles), black_box(&query), &mut sums));
+            });
+        }
+    }
+}
+
+fn bounds(c: &mut Criterion) {
+    let rows: [[f32; GROUP]; 4] = [0, 1, 2, 3].map(|k| std::array::from_fn(|i| (i + k) as f32));
+    let factors = GroupFactors {
+        add: &rows[0],
+        rescale: &rows[1],
+        error: &rows[2],
+        radius: &rows[3],
+    };
+    let estimate = Estimate {
+        step: 0.1,
+        base: -9.0,
+        add: 3.0,
+        spread: 0.5,
+        slack: 0.01,
+    };
+    let sums = std::array::from_fn(|i| 100 * i as i32);
+    for square in [false, true] {
+        let limit = Limit {
+            square,
+            offset: 9.0,
+            slope: 1.5,
+            factor: 1.1,
+        };
+        for v in variants() {
+            let id = format!("group_bounds/{}/square={square}", v.name());
+            c.bench_function(&id, |bencher| {
+                let mut bounds = [0.0; GROUP];
+                bencher.iter(|| {
+                    v.group_bounds(
+                        black_box(&sums),
+                        black_box(&factors),
+                        black_box(&estimate),
+                        black_box(&limit),
+                        &mut bounds,
+                    )
+                });
             });
         }
     }
@@ -51,7 +95,7 @@ fn fastscan(c: &mut Criterion) {
 fn hadamard(c: &mut Criterion) {
     for n in [64, 512, 1024, 16384] {
         for v in variants() {
-            let id = format!("hadamard/{}/{n}", v.isa().name());
+            let id = format!("hadamard/{}/{n}", v.name());
             c.bench_function(&id, |bencher| {
                 // Zeros stay zeros: no overflow however often it runs, and the time does not depend on values.
                 let mut x = vec![0.0; n];
@@ -64,7 +108,7 @@ fn hadamard(c: &mut Criterion) {
 fn convert(c: &mut Criterion) {
     let (x, mut h) = (row(768), vec![f16::ZERO; 768]);
     for v in variants() {
-        let isa = v.isa().name();
+        let isa = v.name();
         let mut wide = vec![0.0; 768];
         c.bench_function(&format!("f16_from_f32/{isa}/768"), |bencher| {
             bencher.iter(|| v.f16_from_f32(black_box(&x), &mut h));
@@ -75,5 +119,11 @@ fn convert(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, distances, fastscan, hadamard, convert);
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1));
+    targets = distances, scans, bounds, hadamard, convert
+}
 criterion_main!(benches);

@@ -8,11 +8,14 @@ use std::arch::asm;
 use half::f16;
 
 use crate::bits::GROUP;
+use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, Variant, scalar};
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Neon,
+    name: "neon",
     l2sq,
     dot,
     l1,
@@ -21,6 +24,8 @@ pub(crate) const VARIANT: Variant = Variant {
     f16_from_f32,
     f32_from_f16,
     fastscan,
+    nibble_scan,
+    group_bounds,
     // NEON is part of the baseline: the compiler has vectorised the portable loops with it.
     hadamard: scalar::hadamard,
 };
@@ -193,14 +198,14 @@ impl Sums {
     /// Adds the 16 sums to `out` (16 numbers).
     #[inline]
     #[target_feature(enable = "neon")]
-    fn flush(self, out: &mut [u32]) {
+    fn flush(self, out: &mut [i32]) {
         let even = vsubq_u16(self.even, vshlq_n_u16::<8>(self.odd));
         for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
             let (low, high) = (
                 vmovl_u16(vget_low_u16(sums)),
                 vmovl_u16(vget_high_u16(sums)),
             );
-            let p = out.as_mut_ptr();
+            let p = out.as_mut_ptr().cast::<u32>();
             // SAFETY: out has 8 numbers.
             unsafe {
                 vst1q_u32(p, vaddq_u32(vld1q_u32(p), low));
@@ -213,7 +218,7 @@ impl Sums {
 /// # Safety
 /// NEON; equal lengths, multiples of 16.
 #[target_feature(enable = "neon")]
-unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     // 256 steps of at most 255 stay below 2^16.
     const STEPS: usize = 256;
     let (low_sums, high_sums) = sums.split_at_mut(16);
@@ -228,4 +233,60 @@ unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
         low.flush(low_sums);
         high.flush(high_sums);
     }
+}
+
+/// # Safety
+/// NEON; whole blocks, and four numbers of the query for each.
+#[target_feature(enable = "neon")]
+unsafe fn nibble_scan(codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+    // Register `[half][r][k]`: entries 4 r + 2 k and the next, from 16 on in the upper half; two lanes each.
+    let mut wide = [[[vdupq_n_s32(0); 2]; 4]; 2];
+    for (c, q) in codes
+        .chunks_exact(BLOCK)
+        .zip(query.as_chunks::<BLOCK_DIMS>().0)
+    {
+        let q = i32::from_ne_bytes(q.map(|x| x as u8));
+        let q = vreinterpretq_s8_s32(vdupq_n_s32(q));
+        for (r, c) in c.chunks_exact(16).enumerate() {
+            // SAFETY: 16 bytes.
+            let code = unsafe { vld1q_u8(c.as_ptr()) };
+            let values = [vandq_u8(code, vdupq_n_u8(15)), vshrq_n_u8::<4>(code)];
+            for (wide, values) in wide.iter_mut().zip(values) {
+                // Values to 15 are the same numbers as i8, and a product fits i16.
+                let values = vreinterpretq_s8_u8(values);
+                let [low, high] = &mut wide[r];
+                *low = vpadalq_s16(*low, vmull_s8(vget_low_s8(values), vget_low_s8(q)));
+                *high = vpadalq_s16(*high, vmull_high_s8(values, q));
+            }
+        }
+    }
+    for ([low, high], out) in wide.into_iter().flatten().zip(sums.chunks_exact_mut(4)) {
+        let p = out.as_mut_ptr();
+        // SAFETY: out has 4 numbers.
+        unsafe { vst1q_s32(p, vaddq_s32(vld1q_s32(p), vpaddq_s32(low, high))) };
+    }
+}
+
+/// # Safety
+/// NEON.
+#[target_feature(enable = "neon")]
+unsafe fn group_bounds(
+    sums: &[i32; GROUP],
+    factors: &GroupFactors,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    const BITS: [u32; 4] = [1, 2, 4, 8];
+    let limits: Row;
+    (*bounds, limits) = bounds_and_limits(sums, factors, estimate, limit);
+    let pairs = bounds.chunks_exact(4).zip(limits.chunks_exact(4));
+    pairs.enumerate().fold(0, |mask, (i, (bound, limit))| {
+        // SAFETY: 4 numbers each.
+        let within = unsafe {
+            let above = vcgtq_f32(vld1q_f32(bound.as_ptr()), vld1q_f32(limit.as_ptr()));
+            vbicq_u32(vld1q_u32(BITS.as_ptr()), above)
+        };
+        mask | vaddvq_u32(within) << (4 * i)
+    })
 }

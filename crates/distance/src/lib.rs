@@ -1,4 +1,4 @@
-//! Distances, FastScan and the Hadamard transform, in the widest instructions the machine has.
+//! Distances, scans of codes and the Hadamard transform, in the widest instructions the machine has.
 //!
 //! | file | content |
 //! |---|---|
@@ -6,10 +6,11 @@
 //! | `isa.rs`, `variant.rs` | what the machine can do; one table of functions per instruction set |
 //! | `scalar.rs` | the reference: portable code, the fallback and the oracle of the parity tests |
 //! | `generic.rs` | each float kernel written once over a register trait |
-//! | `x86_64/`, `aarch64.rs` | the registers, and FastScan, of each instruction set |
+//! | `x86_64/`, `aarch64.rs` | the registers, and the scans, of each instruction set |
 //! | `nearest.rs` | nearest of many centroids for many rows |
 //! | `fht.rs` | the passes of the Hadamard transform that all variants share |
-//! | `bits.rs` | bit rows to and from FastScan order |
+//! | `bits.rs`, `nibbles.rs` | bit rows to and from FastScan order; 4-bit codes |
+//! | `bounds.rs` | from a group's sums to bounds and to the entries within a limit |
 //!
 //! # Rounding
 //!
@@ -29,19 +30,23 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 mod bits;
+mod bounds;
 mod fht;
 mod generic;
 mod isa;
 mod nearest;
+mod nibbles;
 pub mod scalar;
 mod variant;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
+pub use bounds::{Estimate, GroupFactors, Limit};
 pub use half::f16;
 pub use isa::{Isa, isa};
 pub use nearest::Panels;
+pub use nibbles::{pack_nibbles, unpack_nibbles};
 pub use variant::{Variant, variants};
 
 use variant::active;
@@ -105,8 +110,33 @@ pub fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
 /// `codes` and `lut`: `[n_nibbles, 16]`, any `n_nibbles`; codes in the order of [`pack_codes`].
 /// `sums` wraps modulo `2^32`. Panics if the two lengths differ or are no multiple of 16.
 #[inline]
-pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     active().fastscan(codes, lut, sums);
+}
+
+/// 4-bit codes of a group of 32 entries against a query: adds to `sums[i]` the sum over dimensions `d` of
+/// `value(i, d) * query[d]`, values 0 to 15.
+///
+/// `codes`: `[n_blocks, 64]` in the order of [`pack_nibbles`]; `query`: `[4 * n_blocks]`; any `n_blocks`.
+/// `sums` wraps modulo `2^32`. Panics if the lengths do not fit each other.
+#[inline]
+pub fn nibble_scan(codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+    active().nibble_scan(codes, query, sums);
+}
+
+/// Writes the bounds of a group ([`Estimate`]) and returns, as bits, the entries whose bound is not above their
+/// limit ([`Limit`]): at most the limit, or either of the two NaN.
+///
+/// All variants round the same operations in the same order: the results agree bit for bit on every machine.
+#[inline]
+pub fn group_bounds(
+    sums: &[i32; GROUP],
+    factors: &GroupFactors,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    active().group_bounds(sums, factors, estimate, limit, bounds)
 }
 
 /// Fast Hadamard transform in place, natural order, unnormalised (twice applied it multiplies by the length).

@@ -5,12 +5,15 @@
 use half::f16;
 
 use crate::bits::{GROUP, PERM};
+use crate::bounds::{Estimate, GroupFactors, Limit, bounds_and_limits};
+use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, Variant, fht};
 
 const LANES: usize = 16;
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Scalar,
+    name: "scalar",
     l2sq,
     dot,
     l1,
@@ -19,6 +22,8 @@ pub(crate) const VARIANT: Variant = Variant {
     f16_from_f32,
     f32_from_f16,
     fastscan,
+    nibble_scan,
+    group_bounds,
     hadamard,
 };
 
@@ -65,14 +70,51 @@ pub fn f32_from_f16(src: &[f16], dst: &mut [f32]) {
 }
 
 /// See [`crate::fastscan`].
-pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+pub fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     for (block, table) in codes.chunks_exact(16).zip(lut.chunks_exact(16)) {
         for (&byte, &entry) in block.iter().zip(&PERM) {
             for (entry, nibble) in [(entry, byte & 15), (entry + 16, byte >> 4)] {
-                sums[entry] = sums[entry].wrapping_add(u32::from(table[usize::from(nibble)]));
+                sums[entry] = sums[entry].wrapping_add(i32::from(table[usize::from(nibble)]));
             }
         }
     }
+}
+
+/// See [`crate::nibble_scan`].
+pub fn nibble_scan(codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+    let (low_sums, high_sums) = sums.split_at_mut(16);
+    let blocks = codes.chunks_exact(BLOCK);
+    for (block, q) in blocks.zip(query.chunks_exact(BLOCK_DIMS)) {
+        let lanes = block.chunks_exact(BLOCK_DIMS);
+        for ((lane, low), high) in lanes.zip(&mut *low_sums).zip(&mut *high_sums) {
+            for (&byte, &q) in lane.iter().zip(q) {
+                *low = low.wrapping_add(i32::from(byte & 15) * i32::from(q));
+                *high = high.wrapping_add(i32::from(byte >> 4) * i32::from(q));
+            }
+        }
+    }
+}
+
+/// See [`crate::group_bounds`].
+pub fn group_bounds(
+    sums: &[i32; GROUP],
+    factors: &GroupFactors,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    let limits;
+    (*bounds, limits) = bounds_and_limits(sums, factors, estimate, limit);
+    let pairs = bounds.iter().zip(&limits).enumerate();
+    pairs.fold(0, |mask, (i, (bound, limit))| {
+        mask | u32::from(within(*bound, *limit)) << i
+    })
+}
+
+/// Not above: at most the limit, or one of the two is NaN.
+#[inline(always)]
+fn within(bound: f32, limit: f32) -> bool {
+    bound <= limit || bound.is_nan() || limit.is_nan()
 }
 
 /// See [`crate::hadamard`].

@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use half::f16;
 
 use crate::bits::GROUP;
+use crate::bounds::{Estimate, GroupFactors, Limit};
+use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, scalar};
 
 /// The functions of one instruction set; see the free functions of the same names.
@@ -15,6 +17,7 @@ use crate::{Isa, scalar};
 #[derive(Clone, Copy)]
 pub struct Variant {
     pub(crate) isa: Isa,
+    pub(crate) name: &'static str,
     pub(crate) l2sq: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) dot: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) l1: unsafe fn(&[f32], &[f32]) -> f32,
@@ -22,13 +25,18 @@ pub struct Variant {
     pub(crate) dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
     pub(crate) f16_from_f32: unsafe fn(&[f32], &mut [f16]),
     pub(crate) f32_from_f16: unsafe fn(&[f16], &mut [f32]),
-    pub(crate) fastscan: unsafe fn(&[u8], &[u8], &mut [u32; GROUP]),
+    pub(crate) fastscan: unsafe fn(&[u8], &[u8], &mut [i32; GROUP]),
+    pub(crate) nibble_scan: unsafe fn(&[u8], &[i8], &mut [i32; GROUP]),
+    pub(crate) group_bounds: GroupBounds,
     pub(crate) hadamard: unsafe fn(&mut [f32]),
 }
 
+type GroupBounds =
+    unsafe fn(&[i32; GROUP], &GroupFactors, &Estimate, &Limit, &mut [f32; GROUP]) -> u32;
+
 impl std::fmt::Debug for Variant {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Variant({})", self.isa.name())
+        write!(f, "Variant({})", self.name)
     }
 }
 
@@ -36,6 +44,11 @@ impl Variant {
     /// Its instruction set.
     pub fn isa(&self) -> Isa {
         self.isa
+    }
+
+    /// Its name among [`variants`]: its instruction set's, with what it uses beyond that.
+    pub fn name(&self) -> &'static str {
+        self.name
     }
 
     /// See [`crate::l2sq`].
@@ -96,7 +109,7 @@ impl Variant {
 
     /// See [`crate::fastscan`].
     #[inline]
-    pub fn fastscan(&self, codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+    pub fn fastscan(&self, codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
         assert!(
             codes.len() == lut.len() && codes.len().is_multiple_of(16),
             "fastscan: {} code bytes, {} table bytes",
@@ -105,6 +118,35 @@ impl Variant {
         );
         // SAFETY: `available` checked the instruction set, the lines above the lengths.
         unsafe { (self.fastscan)(codes, lut, sums) }
+    }
+
+    /// See [`crate::nibble_scan`].
+    #[inline]
+    pub fn nibble_scan(&self, codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+        assert!(
+            codes.len().is_multiple_of(BLOCK)
+                && query.len().is_multiple_of(BLOCK_DIMS)
+                && codes.len() / BLOCK == query.len() / BLOCK_DIMS,
+            "nibble_scan: {} code bytes, {} numbers of a query",
+            codes.len(),
+            query.len()
+        );
+        // SAFETY: `available` checked the instruction set, the lines above the lengths.
+        unsafe { (self.nibble_scan)(codes, query, sums) }
+    }
+
+    /// See [`crate::group_bounds`].
+    #[inline]
+    pub fn group_bounds(
+        &self,
+        sums: &[i32; GROUP],
+        factors: &GroupFactors,
+        estimate: &Estimate,
+        limit: &Limit,
+        bounds: &mut [f32; GROUP],
+    ) -> u32 {
+        // SAFETY: `available` checked the instruction set.
+        unsafe { (self.group_bounds)(sums, factors, estimate, limit, bounds) }
     }
 
     /// See [`crate::hadamard`].
@@ -120,10 +162,11 @@ impl Variant {
     }
 }
 
-/// The variants this machine can run, narrow ones first; the first is the scalar reference.
+/// The variants this machine can run, narrow ones first; the first is the scalar reference, and of several of one
+/// instruction set the last serves.
 pub fn variants() -> &'static [Variant] {
     static VARIANTS: OnceLock<Vec<Variant>> = OnceLock::new();
-    VARIANTS.get_or_init(|| Isa::ALL.into_iter().filter_map(available).collect())
+    VARIANTS.get_or_init(|| Isa::ALL.into_iter().flat_map(available).collect())
 }
 
 /// The variant that serves the free functions.
@@ -133,20 +176,26 @@ pub(crate) fn active() -> &'static Variant {
     ACTIVE.get_or_init(choose)
 }
 
-/// The only way to a `Variant`: `None` if the machine lacks the instructions.
-fn available(isa: Isa) -> Option<Variant> {
+/// The only way to a `Variant`: those of an instruction set that the machine can run, none if it lacks the instructions.
+fn available(isa: Isa) -> Vec<Variant> {
     if !isa.is_available() {
-        return None;
+        return Vec::new();
     }
     match isa {
-        Isa::Scalar => Some(scalar::VARIANT),
+        Isa::Scalar => vec![scalar::VARIANT],
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => Some(crate::x86_64::avx2::VARIANT),
+        Isa::Avx2 => vec![crate::x86_64::avx2::VARIANT],
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => Some(crate::x86_64::avx512::VARIANT),
+        Isa::Avx512 => {
+            let mut all = vec![crate::x86_64::avx512::VARIANT];
+            if is_x86_feature_detected!("avx512vnni") {
+                all.push(crate::x86_64::avx512vnni::VARIANT);
+            }
+            all
+        }
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => Some(crate::aarch64::VARIANT),
-        _ => None,
+        Isa::Neon => vec![crate::aarch64::VARIANT],
+        _ => Vec::new(),
     }
 }
 
@@ -157,6 +206,6 @@ fn choose() -> Variant {
             .last()
             .expect("the scalar variant is always there");
     };
-    let forced = Isa::from_name(&name).and_then(available);
+    let forced = Isa::from_name(&name).and_then(|isa| available(isa).pop());
     forced.unwrap_or_else(|| panic!("OMEN_ISA={name}: this machine has {:?}", variants()))
 }

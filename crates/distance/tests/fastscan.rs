@@ -13,15 +13,15 @@ fn nibble(codes: &[u8], n: usize, i: usize) -> u8 {
     codes[16 * n + j] >> if i < 16 { 0 } else { 4 } & 15
 }
 
-fn naive(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+fn naive(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     for n in 0..codes.len() / 16 {
         for (i, sum) in sums.iter_mut().enumerate() {
-            *sum += u32::from(lut[16 * n + usize::from(nibble(codes, n, i))]);
+            *sum += i32::from(lut[16 * n + usize::from(nibble(codes, n, i))]);
         }
     }
 }
 
-fn assert_all_exact(codes: &[u8], lut: &[u8], start: [u32; GROUP]) {
+fn assert_all_exact(codes: &[u8], lut: &[u8], start: [i32; GROUP]) {
     let mut want = start;
     naive(codes, lut, &mut want);
     for v in variants() {
@@ -60,7 +60,7 @@ fn largest_tables() {
         assert_all_exact(&codes, &vec![255; 16 * n], [7; GROUP]);
         let mut sums = [0; GROUP];
         omen_distance::fastscan(&codes, &vec![255; 16 * n], &mut sums);
-        assert_eq!(sums, [255 * n as u32; GROUP]);
+        assert_eq!(sums, [255 * n as i32; GROUP]);
     }
 }
 
@@ -80,7 +80,7 @@ fn each_entry_by_itself() {
             for v in variants() {
                 let mut sums = [0; GROUP];
                 v.fastscan(&codes, &lut, &mut sums);
-                let want: [u32; GROUP] = std::array::from_fn(|i| if i == entry { 200 } else { 0 });
+                let want: [i32; GROUP] = std::array::from_fn(|i| if i == entry { 200 } else { 0 });
                 assert_eq!(sums, want, "{v:?}, entry {entry}, nibble {at} of {n}");
             }
         }

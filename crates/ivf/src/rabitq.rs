@@ -217,11 +217,11 @@ impl Lut {
         codes: &[u8],
         (add, distance): (f32, f32),
     ) -> [f32; GROUP] {
-        let mut sums = [0u32; GROUP];
+        let mut sums = [0i32; GROUP];
         omen_distance::fastscan(codes, &self.table, &mut sums);
         let spread = EPSILON * distance;
         std::array::from_fn(|i| {
-            let inner = self.step * sums[i] as i32 as f32 + self.base;
+            let inner = self.step * sums[i] as f32 + self.base;
             let rescale = header.f_rescale[i];
             header.f_add[i] + add + rescale * inner
                 - spread * header.f_error[i]

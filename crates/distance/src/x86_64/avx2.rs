@@ -7,11 +7,14 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use crate::bits::GROUP;
+use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, Variant, fht, scalar};
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Avx2,
+    name: "avx2",
     l2sq,
     dot,
     l1,
@@ -20,6 +23,8 @@ pub(crate) const VARIANT: Variant = Variant {
     f16_from_f32,
     f32_from_f16,
     fastscan,
+    nibble_scan,
+    group_bounds,
     hadamard,
 };
 
@@ -169,7 +174,7 @@ impl Sums {
     /// Adds the 16 sums to `out` (16 numbers).
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn flush(self, out: &mut [u32]) {
+    fn flush(self, out: &mut [i32]) {
         let even = _mm256_sub_epi16(self.even, _mm256_slli_epi16::<8>(self.odd));
         for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
             let low = _mm256_cvtepu16_epi32(_mm256_castsi256_si128(sums));
@@ -187,7 +192,7 @@ impl Sums {
 /// # Safety
 /// AVX2; equal lengths, multiples of 16.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     // A u16 lane sees every second nibble position: 256 steps of at most 255 stay below 2^16.
     const STEPS: usize = 256;
     let (low_sums, high_sums) = sums.split_at_mut(16);
@@ -222,6 +227,71 @@ unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
         low.flush(low_sums);
         high.flush(high_sums);
     }
+}
+
+/// # Safety
+/// AVX2; whole blocks, and four numbers of the query for each.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn nibble_scan(codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+    // An i16 lane takes two products a step, each of magnitude 15 * 128 at most: the pair is below 2^15 in
+    // magnitude, so maddubs does not saturate, and neither do eight steps wrap: 8 * 2 * 15 * 128 = 30720 < 2^15.
+    const STEPS: usize = 8;
+    // The lanes of entries 0 to 7, 8 to 15, and those 16 on, in the order of `sums`.
+    let mut wide = [_mm256_setzero_si256(); 4];
+    let parts = codes.chunks(BLOCK * STEPS);
+    for (codes, query) in parts.zip(query.chunks(BLOCK_DIMS * STEPS)) {
+        let mut narrow = [_mm256_setzero_si256(); 4];
+        for (c, q) in codes.chunks_exact(BLOCK).zip(query.as_chunks().0) {
+            let q = _mm256_set1_epi32(i32::from_ne_bytes(q.map(|x| x as u8)));
+            let nibble = _mm256_set1_epi8(15);
+            for half in 0..2 {
+                // SAFETY: 32 of the block's 64 bytes.
+                let code = unsafe { _mm256_loadu_si256(c.as_ptr().add(32 * half).cast()) };
+                let low = _mm256_and_si256(code, nibble);
+                let high = _mm256_and_si256(_mm256_srli_epi16::<4>(code), nibble);
+                for (i, values) in [(half, low), (half + 2, high)] {
+                    narrow[i] = _mm256_add_epi16(narrow[i], _mm256_maddubs_epi16(values, q));
+                }
+            }
+        }
+        for (wide, narrow) in wide.iter_mut().zip(narrow) {
+            let pairs = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
+            *wide = _mm256_add_epi32(*wide, pairs);
+        }
+    }
+    for (wide, out) in wide.into_iter().zip(sums.chunks_exact_mut(8)) {
+        // SAFETY: out has 8 numbers.
+        unsafe {
+            let p = out.as_mut_ptr().cast::<__m256i>();
+            _mm256_storeu_si256(p, _mm256_add_epi32(_mm256_loadu_si256(p), wide));
+        }
+    }
+}
+
+/// # Safety
+/// AVX2.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn group_bounds(
+    sums: &[i32; GROUP],
+    factors: &GroupFactors,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    let limits: Row;
+    (*bounds, limits) = bounds_and_limits(sums, factors, estimate, limit);
+    let pairs = bounds.chunks_exact(8).zip(limits.chunks_exact(8));
+    pairs.enumerate().fold(0, |mask, (i, (bound, limit))| {
+        // SAFETY: 8 numbers each.
+        let within = unsafe {
+            let (b, l) = (
+                _mm256_loadu_ps(bound.as_ptr()),
+                _mm256_loadu_ps(limit.as_ptr()),
+            );
+            _mm256_cmp_ps::<_CMP_NGT_UQ>(b, l)
+        };
+        mask | (_mm256_movemask_ps(within) as u32) << (8 * i)
+    })
 }
 
 /// # Safety

@@ -8,11 +8,14 @@ use half::f16;
 
 use super::avx2;
 use crate::bits::GROUP;
+use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
+use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, Variant, fht};
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Avx512,
+    name: "avx512",
     l2sq,
     dot,
     l1,
@@ -21,6 +24,8 @@ pub(crate) const VARIANT: Variant = Variant {
     f16_from_f32,
     f32_from_f16,
     fastscan,
+    nibble_scan,
+    group_bounds,
     hadamard,
 };
 
@@ -178,7 +183,7 @@ impl Sums {
     /// Adds the 16 sums to `out` (16 numbers).
     #[inline]
     #[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq")]
-    fn flush(self, out: &mut [u32]) {
+    fn flush(self, out: &mut [i32]) {
         let even = _mm512_sub_epi16(self.even, _mm512_slli_epi16::<8>(self.odd));
         for (sums, out) in [even, self.odd].into_iter().zip(out.chunks_exact_mut(8)) {
             let low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(sums));
@@ -200,7 +205,7 @@ impl Sums {
 /// # Safety
 /// AVX-512; equal lengths, multiples of 16.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
+unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [i32; GROUP]) {
     // A u16 lane sees one nibble position of each four: 256 steps of at most 255 stay below 2^16.
     const STEPS: usize = 256;
     let (low_sums, high_sums) = sums.split_at_mut(16);
@@ -236,6 +241,75 @@ unsafe fn fastscan(codes: &[u8], lut: &[u8], sums: &mut [u32; GROUP]) {
         low.flush(low_sums);
         high.flush(high_sums);
     }
+}
+
+/// # Safety
+/// AVX-512; whole blocks, and four numbers of the query for each.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn nibble_scan(codes: &[u8], query: &[i8], sums: &mut [i32; GROUP]) {
+    // An i16 lane takes two products a step, each of magnitude 15 * 128 at most: the pair is below 2^15 in
+    // magnitude, so maddubs does not saturate, and neither do eight steps wrap: 8 * 2 * 15 * 128 = 30720 < 2^15.
+    const STEPS: usize = 8;
+    let mut wide = [_mm512_setzero_si512(); 2];
+    let parts = codes.chunks(BLOCK * STEPS);
+    for (codes, query) in parts.zip(query.chunks(BLOCK_DIMS * STEPS)) {
+        let mut narrow = [_mm512_setzero_si512(); 2];
+        for (c, q) in codes.chunks_exact(BLOCK).zip(query.as_chunks().0) {
+            let q = _mm512_set1_epi32(i32::from_ne_bytes(q.map(|x| x as u8)));
+            let nibble = _mm512_set1_epi8(15);
+            // SAFETY: 64 bytes.
+            let code = unsafe { _mm512_loadu_si512(c.as_ptr().cast()) };
+            let low = _mm512_and_si512(code, nibble);
+            let high = _mm512_and_si512(_mm512_srli_epi16::<4>(code), nibble);
+            for (narrow, values) in narrow.iter_mut().zip([low, high]) {
+                *narrow = _mm512_add_epi16(*narrow, _mm512_maddubs_epi16(values, q));
+            }
+        }
+        for (wide, narrow) in wide.iter_mut().zip(narrow) {
+            let pairs = _mm512_madd_epi16(narrow, _mm512_set1_epi16(1));
+            *wide = _mm512_add_epi32(*wide, pairs);
+        }
+    }
+    add_to(sums, wide);
+}
+
+/// Adds the sums of entries 0 to 15 and of those from 16 on.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn add_to(sums: &mut [i32; GROUP], more: [__m512i; 2]) {
+    for (more, out) in more.into_iter().zip(sums.chunks_exact_mut(16)) {
+        // SAFETY: out has 16 numbers.
+        unsafe {
+            let p = out.as_mut_ptr().cast::<__m512i>();
+            _mm512_storeu_si512(p, _mm512_add_epi32(_mm512_loadu_si512(p), more));
+        }
+    }
+}
+
+/// # Safety
+/// AVX-512.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn group_bounds(
+    sums: &[i32; GROUP],
+    factors: &GroupFactors,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    let limits: Row;
+    (*bounds, limits) = bounds_and_limits(sums, factors, estimate, limit);
+    let pairs = bounds.chunks_exact(16).zip(limits.chunks_exact(16));
+    pairs.enumerate().fold(0, |mask, (i, (bound, limit))| {
+        // SAFETY: 16 numbers each.
+        let within = unsafe {
+            let (b, l) = (
+                _mm512_loadu_ps(bound.as_ptr()),
+                _mm512_loadu_ps(limit.as_ptr()),
+            );
+            _mm512_cmp_ps_mask::<_CMP_NGT_UQ>(b, l)
+        };
+        mask | u32::from(within) << (16 * i)
+    })
 }
 
 /// # Safety

@@ -1,4 +1,5 @@
-//! Registers and FastScan of x86-64.
+//! Registers and scans of x86-64.
 
 pub(crate) mod avx2;
 pub(crate) mod avx512;
+pub(crate) mod avx512vnni;
