@@ -66,6 +66,49 @@ pub(crate) unsafe fn file_id(rel: pg_sys::Relation) -> FileId {
     }
 }
 
+/// ReadRecentBuffer: pins `buffer` if it still holds `block` of the main fork of `rel`.
+///
+/// # Safety
+/// `rel` is open; `buffer` is one that Postgres once gave out.
+pub(crate) unsafe fn read_recent_buffer(
+    rel: pg_sys::Relation,
+    block: u32,
+    buffer: pg_sys::Buffer,
+) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let file = (*rel).rd_node;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let file = (*rel).rd_locator;
+        pg_sys::ReadRecentBuffer(file, pg_sys::ForkNumber::MAIN_FORKNUM, block, buffer)
+    }
+}
+
+/// pgstat_count_buffer_read and pgstat_count_buffer_hit, which ReadRecentBuffer leaves to its caller.
+///
+/// # Safety
+/// `rel` is open.
+pub(crate) unsafe fn count_buffer_hit(rel: pg_sys::Relation) {
+    // SAFETY: by this function's contract; `pgstat_info` is checked. (Where it is missing, the next ordinary read of a page
+    // sees to it.)
+    unsafe {
+        let info = (*rel).pgstat_info;
+        if !info.is_null() {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            {
+                (*info).t_counts.t_blocks_fetched += 1;
+                (*info).t_counts.t_blocks_hit += 1;
+            }
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                (*info).counts.blocks_fetched += 1;
+                (*info).counts.blocks_hit += 1;
+            }
+        }
+    }
+}
+
 /// RelationNeedsWAL: whether changes of the relation are logged page by page.
 ///
 /// # Safety

@@ -5,6 +5,7 @@
 
 use half::f16;
 use omen_ivf::assign::Assigner;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::stored::{Scaling, StoredVector, choose_scale, scale_sample};
 use omen_ivf::write_index::{IndexSpec, write_index, write_index_in};
 use omen_ivf::{IvfError, Tid, kmeans};
@@ -68,6 +69,7 @@ unsafe fn build_empty(index: pg_sys::Relation) -> Result<()> {
             metric: OpClass::of(index)?.metric,
             dim,
             lists: 1,
+            filter: Filter::for_dim(dim),
             lists_option: options::lists(index),
             scale_exp: 0,
             rotation_seed: Random::from_clock().next(),
@@ -157,6 +159,7 @@ unsafe fn build(
         metric: opclass.metric,
         dim,
         lists,
+        filter: Filter::for_dim(dim),
         lists_option,
         scale_exp,
         rotation_seed: random.next(),

@@ -20,7 +20,7 @@ use crate::guc::{self, IterativeScan};
 use crate::storage::IndexPages;
 
 /// Least k of a first round.
-const MIN_K: usize = 32;
+const MIN_K: usize = 16;
 /// Rows that the first lists answer for.
 const ROWS_OF_FIRST_LISTS: u64 = 128;
 /// Later, one in so many entries of the visited lists is handed out before lists are added ...

@@ -149,7 +149,7 @@ fn pages_used(pages: &IndexPages, index: &Index) -> Result<u64> {
     let per_append_page =
         1 + u64::from(records_per_page(meta.dim)) * overflow_pages(meta.dim) as u64;
     let streams =
-        |count: u32, rows: u64| code_pages(count, meta.code_dim) + vector_pages(rows, meta.dim);
+        |count: u32, rows: u64| code_pages(count, meta.shape()) + vector_pages(rows, meta.dim);
     let root = streams(meta.lists, u64::from(meta.lists) + 1);
     let used = read_entries(pages, index, &lists)?
         .iter()

@@ -10,7 +10,7 @@ use omen_ivf::coarse::Probe;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
-use omen_ivf::scan_list::{Parts, SearchStats, scan_list};
+use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 use pgrx::PgLogLevel;
@@ -173,7 +173,6 @@ fn search_tier(
         pages,
         index,
         query,
-        exact,
         ..
     } = *request;
     let numbers: Vec<u32> = request.lists.iter().map(|probe| probe.list).collect();
@@ -200,8 +199,7 @@ fn search_tier(
         let visit = if entry.append_head == NO_BLOCK {
             Visit::Done
         } else {
-            let parts = Parts::Appended(entry);
-            scan_list(pages, index, query, probe, parts, exact, &mut top, &mut did)?
+            scan_appended(pages, index, query, probe, entry, &mut top, &mut did)?
         };
         match visit {
             Visit::Done => fresh.push(probe.list),

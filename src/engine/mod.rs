@@ -21,7 +21,8 @@ use std::time::Instant;
 use omen_ivf::coarse::Probe;
 use omen_ivf::index::Index;
 use omen_ivf::query::Query;
-use omen_ivf::scan_list::{Parts, SearchStats, scan_list};
+use omen_ivf::scan_list::SearchStats;
+use omen_ivf::scan_lists::scan_lists;
 use omen_ivf::topk::{Candidates, TopK};
 
 use crate::error::Result;
@@ -86,10 +87,7 @@ fn scan(
         ..
     } = *request;
     let mut did = SearchStats::default();
-    for probe in lists {
-        // With Parts::All the visit is always complete.
-        let _ = scan_list(pages, index, query, probe, Parts::All, exact, top, &mut did)?;
-    }
+    scan_lists(pages, index, query, lists, exact, top, &mut did)?;
     record.add(&did);
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `relation.rs` | [`IndexPages`]: read, update, allocate, free |
 //! | `buffer.rs` | pin, lock, bytes of a page |
+//! | `recent.rs` | where blocks were found last: pins without a look-up |
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged when it is done |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
@@ -17,6 +18,7 @@ mod buffer;
 mod bulk;
 mod cache;
 mod lock;
+mod recent;
 mod relation;
 mod temp;
 

@@ -9,6 +9,7 @@ use omen_ivf::layout::page::{init_free, is_free};
 use omen_ivf::store::{ListLock, MAX_UPDATE_PAGES, PageStore, PageStoreMut};
 use pgrx::pg_sys;
 
+use super::recent::Recent;
 use super::{buffer, lock};
 use crate::compat;
 
@@ -27,6 +28,7 @@ pub(crate) struct IndexPages {
     n_misses: Cell<i64>,
     /// So many more pages are prefetched.
     cold: Cell<u32>,
+    recent: Recent,
 }
 
 /// After a page that was not in memory, so many pages are prefetched: asking for pages that are there costs as much as a
@@ -47,6 +49,8 @@ impl IndexPages {
             freed: Cell::new(None),
             n_misses: Cell::new(misses()),
             cold: Cell::new(0),
+            // SAFETY: by this function's contract.
+            recent: unsafe { Recent::new(rel) },
         }
     }
 
@@ -81,7 +85,14 @@ impl IndexPages {
 
     fn pin(&self, block: u32) -> pg_sys::Buffer {
         // SAFETY: `rel` and `strategy` are valid, by `new`.
-        unsafe { buffer::pin(self.rel, MAIN, block, self.strategy) }
+        unsafe {
+            if let Some(buffer) = self.recent.pin(self.rel, block) {
+                return buffer;
+            }
+            let buffer = buffer::pin(self.rel, MAIN, block, self.strategy);
+            self.recent.note(block, buffer);
+            buffer
+        }
     }
 
     /// A pinned, exclusively locked page that nobody uses: a free one, or a new one at the end of the file.

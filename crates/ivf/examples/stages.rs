@@ -12,10 +12,12 @@ use omen_ivf::coarse::{default_lists, select_lists};
 use omen_ivf::index::read_entry;
 use omen_ivf::kmeans::train;
 use omen_ivf::layout::directory::Run;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::layout::page::content;
 use omen_ivf::mem_store::MemStore;
-use omen_ivf::rabitq::{Encoder, filter_pays};
-use omen_ivf::scan_list::{Parts, SearchStats, scan_list};
+use omen_ivf::rabitq::Encoder;
+use omen_ivf::scan_list::SearchStats;
+use omen_ivf::scan_lists::scan_lists;
 use omen_ivf::store::PageStore;
 use omen_ivf::topk::{Candidate, TopK};
 use omen_ivf::{Metric, Tid};
@@ -82,9 +84,10 @@ fn stages(dim: usize, n: usize) {
         "assign                   {:8.2} us a row",
         seconds / (n / 10) as f64 * 1e6
     );
-    let encoder = Encoder::new(Metric::L2, &index.rotation, &stored[..dim]);
+    let shape = index.meta.shape();
+    let encoder = Encoder::new(Metric::L2, shape.filter, &index.rotation, &stored[..dim]);
     let group: Vec<&[f16]> = stored.chunks_exact(dim).take(32).collect();
-    let mut bytes = vec![0; omen_ivf::layout::group::group_lines(index.rotation.code_dim()) * 128];
+    let mut bytes = vec![0; shape.bytes()];
     let seconds = best(|| {
         (0..100).for_each(|_| {
             encoder.encode_group(&group, &[0.0; 32], &[Tid::default(); 32], &mut bytes)
@@ -132,19 +135,7 @@ fn stages(dim: usize, n: usize) {
         let mut stats = SearchStats::default();
         for (query, probes) in prepared.iter().zip(&chosen) {
             let mut top = TopK::new(10);
-            for probe in probes {
-                let _ = scan_list(
-                    &store,
-                    &index,
-                    query,
-                    probe,
-                    Parts::All,
-                    exact,
-                    &mut top,
-                    &mut stats,
-                )
-                .unwrap();
-            }
+            scan_lists(&store, &index, query, probes, exact, &mut top, &mut stats).unwrap();
             std::hint::black_box(top.into_candidates());
         }
         stats
@@ -155,7 +146,7 @@ fn stages(dim: usize, n: usize) {
         println!("{what:24} {query:8.2} us a query, {entry:6.2} ns an entry{more}");
     };
     report("scan, no filter", best(|| scan(true)), "");
-    if filter_pays(dim as u32) {
+    if shape.filter != Filter::None {
         let share = scan(false).candidates as f64 / entries * 100.0;
         report(
             "scan, filter",

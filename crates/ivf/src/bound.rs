@@ -39,7 +39,10 @@
 //!
 //! NaN is greater than everything in the order of float8, so an operator that returns NaN breaks no bound.
 
+use omen_distance::Limit;
+
 use crate::Metric;
+use crate::survivors::Survivor;
 
 /// Radii from here on are stored as infinity: such an entry is always a candidate.
 pub const MAX_ERR: f32 = (1u64 << 32) as f32;
@@ -172,10 +175,36 @@ impl Bound {
     pub(crate) fn raw_limit(&self, threshold: f32, err: f32) -> f32 {
         match self.metric {
             Metric::L2 | Metric::Cosine => {
-                let reach = threshold + err + self.q_err;
+                let reach = threshold + self.q_err + err;
                 reach * reach * (1.0 + 4.0 * self.g)
             }
             Metric::NegIp => threshold + err * self.slope,
+        }
+    }
+
+    /// Whether the key of an entry that the filter let through may be below `threshold` by its bound.
+    #[inline(always)]
+    pub(crate) fn may_be_below(&self, threshold: f32, survivor: &Survivor) -> bool {
+        let limit = self.raw_limit(threshold, survivor.err);
+        // NaN: infinities of both signs met, and nothing is known.
+        survivor.bound <= limit || limit.is_nan() || survivor.bound.is_nan()
+    }
+
+    /// [`Self::raw_limit`] of a threshold, for whole groups.
+    pub(crate) fn limit(&self, threshold: f32) -> Limit {
+        match self.metric {
+            Metric::L2 | Metric::Cosine => Limit {
+                square: true,
+                offset: threshold + self.q_err,
+                slope: 1.0,
+                factor: 1.0 + 4.0 * self.g,
+            },
+            Metric::NegIp => Limit {
+                square: false,
+                offset: threshold,
+                slope: self.slope,
+                factor: 1.0,
+            },
         }
     }
 

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use crate::index::{Index, check_directory_page, read_entry};
 use crate::layout::append;
 use crate::layout::directory::{ListEntry, get_entry, put_entry};
-use crate::layout::group::{GROUP, LIVE_LINE, LIVE_OFFSET, group_lines};
+use crate::layout::group::{GROUP, LIVE_LINE, LIVE_OFFSET};
 use crate::layout::page::{self, CONTENT_START, LINE_BYTES, PageKind};
 use crate::layout::streams;
 use crate::list_lock::with_list_lock;
@@ -112,7 +112,7 @@ fn clear_live<S: PageStoreMut>(
     entry: &ListEntry,
     dead: &[Dead],
 ) -> Result<u32> {
-    let lines = group_lines(index.meta.code_dim as usize) as u64;
+    let lines = index.meta.shape().lines() as u64;
     let position = |d: &Dead| streams::line_position(u64::from(d.group) * lines + LIVE_LINE as u64);
     let pages: Vec<&[Dead]> = dead
         .chunk_by(|a, b| position(a).0 == position(b).0)

@@ -10,7 +10,8 @@ use crate::coarse::select_lists;
 use crate::index::Index;
 use crate::layout::meta::{CalibrationPoint, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta};
 use crate::query::Query;
-use crate::scan_list::{Parts, SearchStats, scan_list};
+use crate::scan_list::SearchStats;
+use crate::scan_lists::scan_lists;
 use crate::store::{PageStore, PageStoreMut};
 use crate::topk::TopK;
 use crate::{Result, Tid};
@@ -87,22 +88,13 @@ fn neighbour_ranks<S: PageStore>(
 ) -> Result<Vec<u32>> {
     let lists = select_lists(s, index, query, index.n_lists())?;
     let mut rank_of = vec![0; lists.len()];
-    let mut top = TopK::new(DEEP + 1);
-    let mut stats = SearchStats::default();
     for (rank, probe) in lists.iter().enumerate() {
         rank_of[probe.list as usize] = rank as u32;
-        // The filter is on: what it misses hardly shows here, and without it this would take ten times as long.
-        let _ = scan_list(
-            s,
-            index,
-            query,
-            probe,
-            Parts::All,
-            false,
-            &mut top,
-            &mut stats,
-        )?;
     }
+    let mut top = TopK::new(DEEP + 1);
+    let mut stats = SearchStats::default();
+    // The filter is on: what it misses hardly shows here, and without it this would take ten times as long.
+    scan_lists(s, index, query, &lists, false, &mut top, &mut stats)?;
     let (items, _) = top.into_listed();
     let others = items.iter().filter(|(candidate, _)| candidate.tid != own);
     Ok(others

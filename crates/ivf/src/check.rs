@@ -9,7 +9,7 @@ use crate::frozen_writer::{Batch, read_centroid};
 use crate::index::{Index, read_entry};
 use crate::layout::append;
 use crate::layout::directory::ListEntry;
-use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES, group_lines};
+use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES};
 use crate::layout::page::{self, LINE_BYTES, PageKind, ROOT_LIST};
 use crate::layout::streams;
 use crate::list_reader::{ChainPlace, ListReader, Visit};
@@ -129,8 +129,9 @@ impl<S: PageStore> Checker<'_, S> {
         let (index, list, dim) = (self.index, self.list, self.index.dim());
         let centroid = read_centroid(self.s, index, list)?;
         let wide: Vec<f32> = centroid.iter().map(|x| x.to_f32()).collect();
-        let encoder = Encoder::new(index.metric(), &index.rotation, &centroid);
-        let group_bytes = group_lines(index.meta.code_dim as usize) * LINE_BYTES;
+        let shape = index.meta.shape();
+        let encoder = Encoder::new(index.metric(), shape.filter, &index.rotation, &centroid);
+        let group_bytes = shape.bytes();
         let (mut found, mut expected) = (vec![0u8; group_bytes], vec![0u8; group_bytes]);
         let mut live = 0;
         for group in 0..streams::n_groups(entry.frozen_count) {

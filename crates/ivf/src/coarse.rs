@@ -1,24 +1,32 @@
-//! Choosing lists: how many an index gets, how many a search visits, and which.
+//! Choosing lists: how many an index gets, and which ones a search visits.
 
 use std::ops::ControlFlow;
 
 use half::f16;
+use omen_distance::Limit;
 
 use crate::index::Index;
 use crate::layout::group::GROUP;
-use crate::layout::meta::{CalibrationPoint, META_BLOCK};
+use crate::layout::meta::META_BLOCK;
 use crate::layout::page::ROOT_LIST;
 use crate::list_reader::{ListReader, Visit};
 use crate::params::MAX_LISTS;
 use crate::query::Query;
-use crate::rabitq::{Lut, filter_pays};
+use crate::rabitq::QueryCode;
 use crate::store::PageStore;
 use crate::{IvfError, Metric, Result};
 
 /// Below this many rows one list is as fast as many.
 const MIN_ROWS: u64 = 256;
-/// The filter pays over centroids when at most one in so many is wanted.
-const FILTER_SHARE: u32 = 8;
+/// Codes pay over centroids when at most one in so many is wanted.
+const FILTER_SHARE: u32 = 4;
+/// No bound is above this.
+const NO_LIMIT: Limit = Limit {
+    square: false,
+    offset: f32::INFINITY,
+    slope: 0.0,
+    factor: 1.0,
+};
 
 /// A list to visit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +65,7 @@ pub fn select_lists<S: PageStore>(
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
-    ranking.rank(query.lut.as_ref(), probes)?;
+    ranking.rank(query.code.as_ref(), None, probes)?;
     let ranked = std::mem::take(&mut ranking.ranked);
     if !by_ip {
         return Ok(ranked
@@ -77,7 +85,7 @@ pub fn select_lists<S: PageStore>(
             ip: -rank,
         })
         .collect();
-    if query.lut.is_some() {
+    if query.code.is_some() {
         // The filter's error grows with the distance to the centroid.
         let mut order: Vec<u32> = (0..probes.len() as u32).collect();
         order.sort_unstable_by_key(|&i| probes[i as usize].list);
@@ -97,11 +105,12 @@ pub fn select_lists<S: PageStore>(
 pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u32> {
     let mut vector = vec![0.0; row.len()];
     omen_distance::f32_from_f16(row, &mut vector);
-    let lut = (index.metric() != Metric::NegIp && filter_pays(index.meta.dim)).then(|| {
-        let mut rotated = vec![0.0; index.rotation.code_dim()];
-        index.rotation.apply(&vector, &mut rotated);
-        Lut::new(&rotated)
-    });
+    let code = QueryCode::new(index.meta.shape().filter, &index.rotation, &vector);
+    // Codes under NegIp estimate inner products: with both lengths they give distances too.
+    let norms = match index.metric() {
+        Metric::NegIp if code.is_some() => Some(index.centroid_norms(s)?),
+        _ => None,
+    };
     let mut ranking = Ranking {
         s,
         index,
@@ -110,7 +119,7 @@ pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
-    ranking.rank(lut.as_ref(), 1)?;
+    ranking.rank(code.as_ref(), norms, 1)?;
     Ok(ranking.ranked[0].1)
 }
 
@@ -126,8 +135,9 @@ struct Ranking<'a, S> {
 }
 
 impl<S: PageStore> Ranking<'_, S> {
-    /// Leaves the `probes` nearest in `ranked`, ascending. `lut`: the vector's, made for the metric that ranks.
-    fn rank(&mut self, lut: Option<&Lut>, probes: u32) -> Result<()> {
+    /// Leaves the `probes` nearest in `ranked`, ascending. `code`: the vector's; `norms`: squared norms of the centroids, given
+    /// where codes estimate inner products and l2sq ranks.
+    fn rank(&mut self, code: Option<&QueryCode>, norms: Option<&[f32]>, probes: u32) -> Result<()> {
         let n_lists = self.index.n_lists();
         let probes = probes.clamp(1, n_lists);
         if n_lists == 1 {
@@ -135,8 +145,10 @@ impl<S: PageStore> Ranking<'_, S> {
             self.ranked.push((0.0, 0));
             return Ok(());
         }
-        match lut {
-            Some(lut) if probes <= n_lists / FILTER_SHARE => self.estimated(lut, probes)?,
+        match code {
+            Some(code) if probes <= n_lists / FILTER_SHARE => {
+                self.estimated(code, norms, probes)?;
+            }
             _ => self.measure(&(0..n_lists).collect::<Vec<u32>>())?,
         }
         self.keep(probes as usize);
@@ -146,19 +158,23 @@ impl<S: PageStore> Ranking<'_, S> {
 
     /// Measures the centroids that the estimate cannot rule out: first twice as many as wanted, the best by estimate; then
     /// those whose bound is within what was found.
-    fn estimated(&mut self, lut: &Lut, probes: u32) -> Result<()> {
-        let (vector, by_ip) = (self.vector, self.by_ip);
+    fn estimated(&mut self, code: &QueryCode, norms: Option<&[f32]>, probes: u32) -> Result<()> {
+        let vector = self.vector;
+        let codes_by_ip = self.index.metric() == Metric::NegIp;
         let mut mean = (0.0, 0.0);
         self.rows(&[self.index.n_lists()], |_, row| {
             let l2sq = omen_distance::l2sq_f16(vector, row);
-            let add = if by_ip {
+            let add = if codes_by_ip {
                 -omen_distance::dot_f16(vector, row)
             } else {
                 l2sq
             };
             mean = (add, l2sq.sqrt());
         })?;
+        let estimate = code.estimate(mean.0, mean.1);
+        let norm_sq = omen_distance::norm_sq(vector);
         let mut bounds: Vec<(f32, u32)> = Vec::with_capacity(self.index.n_lists() as usize);
+        let mut group_bounds = [0.0; GROUP];
         let root = &self.index.meta.root;
         let visit = self.reader.for_each_group(
             self.s,
@@ -168,18 +184,21 @@ impl<S: PageStore> Ranking<'_, S> {
             |group, header, codes| {
                 let first = group * GROUP as u32;
                 let n = (root.frozen_count - first).min(GROUP as u32) as usize;
-                let group_bounds = lut.bounds(header, codes, mean);
-                bounds.extend(
-                    group_bounds[..n]
-                        .iter()
-                        .zip(first..)
-                        .map(|(&bound, list)| (bound, list)),
-                );
+                code.passing(header, codes, &estimate, &NO_LIMIT, &mut group_bounds);
+                let lists = first..first + n as u32;
+                match norms {
+                    None => bounds.extend(group_bounds.iter().copied().zip(lists)),
+                    Some(norms) => {
+                        bounds.extend(group_bounds.iter().zip(lists).map(|(bound, list)| {
+                            (norm_sq + norms[list as usize] + 2.0 * bound, list)
+                        }))
+                    }
+                }
                 ControlFlow::Continue(())
             },
         )?;
         unchanged(visit)?;
-        let first = probes as usize * 2;
+        let first = (probes as usize * 2).min(bounds.len());
         bounds.select_nth_unstable_by(first - 1, by_rank);
         let (nearest, rest) = bounds.split_at(first);
         let mut slots: Vec<u32> = nearest.iter().map(|&(_, list)| list).collect();
@@ -252,37 +271,6 @@ fn unchanged(visit: Visit) -> Result<()> {
     }
 }
 
-impl Index {
-    /// How many lists to visit for this expected recall (of the 10 nearest), from the calibration: the measured points
-    /// are joined in the logarithm of probes, and the result is rounded up. Without calibration a sixteenth of the
-    /// lists.
-    pub fn probes_for(&self, recall: f32) -> u32 {
-        let n_points = (self.meta.calibration_points as usize).min(self.meta.calibration.len());
-        probes_from(&self.meta.calibration[..n_points], recall, self.n_lists())
-    }
-}
-
-fn probes_from(points: &[CalibrationPoint], recall: f32, lists: u32) -> u32 {
-    if points.is_empty() {
-        return (lists / 16).max(1);
-    }
-    let Some(at) = points.iter().position(|point| point.recall_10 >= recall) else {
-        return lists;
-    };
-    let reached = points[at];
-    let Some(before) = at.checked_sub(1).map(|i| points[i]) else {
-        return reached.probes.clamp(1, lists);
-    };
-    let share = (recall - before.recall_10) / (reached.recall_10 - before.recall_10);
-    let (low, high) = (
-        (before.probes.max(1) as f32).ln(),
-        (reached.probes.max(1) as f32).ln(),
-    );
-    let probes = (low + share.clamp(0.0, 1.0) * (high - low)).exp();
-    // Less a millionth, so that rounding does not add a probe at the points themselves.
-    ((probes * (1.0 - 1e-6)).ceil() as u32).clamp(1, lists)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,21 +283,5 @@ mod tests {
         );
         assert_eq!((default_lists(256), default_lists(1_000_000)), (32, 2000));
         assert_eq!(default_lists(u64::MAX), MAX_LISTS);
-    }
-
-    #[test]
-    fn probes_by_recall() {
-        let point = |probes, recall_10| CalibrationPoint {
-            probes,
-            recall_10,
-            recall_100: -1.0,
-        };
-        let points = [point(1, 0.5), point(4, 0.9), point(16, 0.9), point(64, 1.0)];
-        let probes = |recall| probes_from(&points, recall, 64);
-        assert_eq!([0.1, 0.5, 0.7, 0.9, 1.0].map(probes), [1, 1, 2, 4, 64]);
-        assert_eq!(probes(0.95), 32);
-        assert_eq!(probes(2.0), 64);
-        assert_eq!(probes_from(&[], 0.9, 160), 10);
-        assert_eq!(probes_from(&[], 0.9, 1), 1);
     }
 }

@@ -104,7 +104,7 @@ pub(crate) fn fold_if_long<S: PageStoreMut>(
 
 fn frozen_pages(index: &Index, list: u32, entry: &ListEntry) -> u64 {
     use crate::layout::streams::{code_pages, vector_pages};
-    code_pages(entry.frozen_count, index.meta.code_dim)
+    code_pages(entry.frozen_count, index.meta.shape())
         + vector_pages(index.n_rows(list, entry), index.meta.dim)
 }
 

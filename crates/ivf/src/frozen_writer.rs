@@ -10,9 +10,9 @@ use half::f16;
 use crate::bulk_delete::foreign_pages;
 use crate::index::Index;
 use crate::layout::directory::{ListEntry, Run};
-use crate::layout::group::{GROUP, group_lines};
+use crate::layout::group::GROUP;
 use crate::layout::map::{self, CODE_STREAM, MapRecord, RECORDS_PER_PAGE, VECTOR_STREAM};
-use crate::layout::page::{self, LINE_BYTES, PageKind};
+use crate::layout::page::{self, PageKind};
 use crate::layout::streams;
 use crate::list_reader::{ChainPlace, ListReader, PageVisit, Visit};
 use crate::rabitq::Encoder;
@@ -84,10 +84,11 @@ pub(crate) fn write_frozen<S: PageStoreMut>(
     let dim = index.dim();
     let centroid = read_centroid(s, index, list)?;
     let wide: Vec<f32> = centroid.iter().map(|x| x.to_f32()).collect();
-    let encoder = Encoder::new(index.metric(), &index.rotation, &centroid);
+    let shape = index.meta.shape();
+    let encoder = Encoder::new(index.metric(), shape.filter, &index.rotation, &centroid);
     let put = &mut |page: &[u8]| s.allocate(|new| new.copy_from_slice(page));
 
-    let mut group = vec![0; group_lines(index.meta.code_dim as usize) * LINE_BYTES];
+    let mut group = vec![0; shape.bytes()];
     let mut codes = StreamWriter::new(PageKind::Code, list, layout_gen);
     let (mut count, mut sum_sq) = (0u32, 0f64);
     for_each_live(s, index, list, old, &mut |batch, n| {

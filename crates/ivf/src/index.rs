@@ -3,12 +3,16 @@
 //! Everything read from a page is validated here or in the readers before it is used as a block number, a count or a
 //! length; what cannot be true becomes [`IvfError::Corrupt`], never a panic.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use half::f16;
 
 use crate::layout::directory::{ENTRIES_PER_PAGE, ListEntry, Run, entry_position, get_entry};
 use crate::layout::meta::{META_BLOCK, MetaPage, get_meta};
 use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
 use crate::layout::streams;
+use crate::list_reader::{ListReader, Visit};
 use crate::params::Metric;
 use crate::rotation::Rotation;
 use crate::store::{NO_BLOCK, PageStore};
@@ -24,6 +28,8 @@ pub struct Index {
     pub rotation: Rotation,
     /// Pages the file is known to have; it never shrinks.
     known_blocks: AtomicU32,
+    /// See [`Index::centroid_norms`].
+    centroid_norms: OnceLock<Vec<f32>>,
 }
 
 impl Index {
@@ -41,6 +47,7 @@ impl Index {
             meta,
             rotation: Rotation::new(meta.rotation_seed, meta.dim as usize),
             known_blocks: AtomicU32::new(n_blocks),
+            centroid_norms: OnceLock::new(),
         };
         index.check_run(s, META_BLOCK, "directory", meta.directory)?;
         index.check_entry(s, ROOT_LIST, META_BLOCK, &meta.root)?;
@@ -71,6 +78,28 @@ impl Index {
     /// Rows in the vector stream of a list: its entries; of the root list one more (the centroids' mean).
     pub(crate) fn n_rows(&self, list: u32, entry: &ListEntry) -> u64 {
         u64::from(entry.frozen_count) + u64::from(list == ROOT_LIST)
+    }
+
+    /// Squared norms of the centroids as stored, `[lists]`. Read once: centroids never change.
+    pub(crate) fn centroid_norms<S: PageStore>(&self, s: &S) -> Result<&[f32]> {
+        if let Some(norms) = self.centroid_norms.get() {
+            return Ok(norms);
+        }
+        let mut norms = Vec::with_capacity(self.n_lists() as usize);
+        let mut wide = vec![0.0; self.dim()];
+        let root = &self.meta.root;
+        let rows = 0..self.n_lists();
+        let visit = ListReader::new().rows(s, self, ROOT_LIST, root, rows, |_, row: &[f16]| {
+            omen_distance::f32_from_f16(row, &mut wide);
+            norms.push(omen_distance::norm_sq(&wide));
+        })?;
+        if visit == Visit::Changed {
+            return Err(IvfError::corrupt(
+                root.vector_run.start,
+                "not a page of the root list",
+            ));
+        }
+        Ok(self.centroid_norms.get_or_init(|| norms))
     }
 
     /// Directory block of `list`, its page's index in the directory, and the entry's byte offset in the page.
@@ -166,7 +195,7 @@ impl Index {
         if entry.frozen_dead > entry.frozen_count {
             return bad("more dead entries than entries");
         }
-        let code_pages = streams::code_pages(entry.frozen_count, self.meta.code_dim);
+        let code_pages = streams::code_pages(entry.frozen_count, self.meta.shape());
         let vector_pages = streams::vector_pages(self.n_rows(list, entry), self.meta.dim);
         self.check_pages(s, from, "code stream", code_pages, entry.code_run)?;
         self.check_pages(s, from, "vector stream", vector_pages, entry.vector_run)?;

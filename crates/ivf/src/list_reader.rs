@@ -17,7 +17,7 @@ use half::f16;
 use crate::index::Index;
 use crate::layout::append::{AppendHeader, MAX_OVERFLOW};
 use crate::layout::directory::ListEntry;
-use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES, group_lines};
+use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES};
 use crate::layout::page::{self, CONTENT_BYTES, LINE_BYTES, PageKind};
 use crate::layout::streams;
 use crate::runs::StreamMap;
@@ -54,7 +54,7 @@ impl ListReader {
     }
 
     /// Calls `f(group number, header, codes)` for each group of the frozen part, in order, dead entries included
-    /// (see [`GroupHeader::live`]). `codes` has `code_dim / 32` lines. Entry `i` of group `g` has slot `32 * g + i`.
+    /// (see [`GroupHeader::live`]). `codes` has the rest of the group ([`crate::layout::group::GroupShape`]). Entry `i` of group `g` has slot `32 * g + i`.
     pub fn for_each_group<S: PageStore>(
         &mut self,
         s: &S,
@@ -90,11 +90,11 @@ impl ListReader {
         if range.is_empty() || range.end > n_groups {
             return Ok(Visit::Done);
         }
-        let group_bytes = group_lines(index.meta.code_dim as usize) * LINE_BYTES;
+        let group_bytes = index.meta.shape().bytes();
         let (first_page, mut skip) =
             streams::byte_position(u64::from(range.start) * group_bytes as u64);
         let first_page = first_page as u32;
-        let end_page = streams::code_pages(range.end * GROUP as u32, index.meta.code_dim) as u32;
+        let end_page = streams::code_pages(range.end * GROUP as u32, index.meta.shape()) as u32;
         let mut left = (range.end - range.start) as usize * group_bytes;
         let runs = &self.map.code;
         let scratch = self.staging.bytes(group_bytes);

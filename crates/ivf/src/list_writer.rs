@@ -9,8 +9,8 @@ use rayon::prelude::*;
 
 use crate::frozen_writer::Batch;
 use crate::layout::directory::ListEntry;
-use crate::layout::group::{GROUP, group_lines};
-use crate::layout::page::{LINE_BYTES, PageKind};
+use crate::layout::group::{GROUP, GroupShape};
+use crate::layout::page::PageKind;
 use crate::layout::streams;
 use crate::rabitq::Encoder;
 use crate::rotation::Rotation;
@@ -53,9 +53,13 @@ impl<'a> ListWriter<'a> {
             dim: spec.dim as usize,
             list,
             pool,
-            encoder: Encoder::new(spec.metric, rotation, centroid),
+            encoder: Encoder::new(spec.metric, spec.filter, rotation, centroid),
             centroid: centroid.iter().map(|x| x.to_f32()).collect(),
-            group_bytes: group_lines(streams::code_dim(spec.dim) as usize) * LINE_BYTES,
+            group_bytes: GroupShape {
+                filter: spec.filter,
+                code_dim: streams::code_dim(spec.dim),
+            }
+            .bytes(),
             batch: Batch::default(),
             codes: Vec::new(),
             vectors: StreamWriter::new(PageKind::Vector, list, FIRST_LAYOUT),

@@ -4,7 +4,8 @@ use half::f16;
 
 use crate::bound::{Bound, QUERY_MAX};
 use crate::index::Index;
-use crate::rabitq::{Lut, filter_pays};
+use crate::layout::group::Filter;
+use crate::rabitq::QueryCode;
 use crate::rotation::Rotation;
 use crate::stored::Scaling;
 use crate::{Metric, Result};
@@ -17,13 +18,13 @@ pub struct Query {
     vector: Vec<f32>,
     unordered: bool,
     pub(crate) bound: Bound,
-    /// Absent where the filter does not pay.
-    pub(crate) lut: Option<Lut>,
+    /// Absent where there are no codes.
+    pub(crate) code: Option<QueryCode>,
 }
 
 impl Query {
-    /// Prepares `q` (`[dim]`, finite) for an index of this scaling and rotation. Fails if the dimension differs.
-    pub fn new(scaling: &Scaling, rotation: &Rotation, q: &[f32]) -> Result<Self> {
+    /// Prepares `q` (`[dim]`, finite) for an index of this scaling, filter and rotation. Fails if the dimension differs.
+    pub fn new(scaling: &Scaling, filter: Filter, rotation: &Rotation, q: &[f32]) -> Result<Self> {
         let scaled = scaling.scaled(q)?;
         let unordered = scaled.is_none();
         let (values, mut q_err) = match scaled {
@@ -52,17 +53,13 @@ impl Query {
             true_norm,
             q_err,
         );
-        let lut = filter_pays(scaling.dim).then(|| {
-            let mut rotated = vec![0.0; rotation.code_dim()];
-            rotation.apply(&vector, &mut rotated);
-            Lut::new(&rotated)
-        });
+        let code = QueryCode::new(filter, rotation, &vector);
         Ok(Self {
             metric: scaling.metric,
             vector,
             unordered,
             bound,
-            lut,
+            code,
         })
     }
 
@@ -105,7 +102,7 @@ impl Query {
 impl Index {
     /// Prepares a query (`[dim]`, the user's numbers, finite). Fails if the dimension differs.
     pub fn prepare(&self, q: &[f32]) -> Result<Query> {
-        Query::new(&self.scaling(), &self.rotation, q)
+        Query::new(&self.scaling(), self.meta.shape().filter, &self.rotation, q)
     }
 
     /// How this index scales vectors.

@@ -86,7 +86,7 @@ impl StreamMap {
         self.vector.clear();
         self.maps.clear();
         // check_entry made sure that the counts fit the file, so the limits below bound all lengths here.
-        let code_pages = streams::code_pages(entry.frozen_count, index.meta.code_dim);
+        let code_pages = streams::code_pages(entry.frozen_count, index.meta.shape());
         let vector_pages = streams::vector_pages(index.n_rows(list, entry), index.meta.dim);
         let mut fits = self.code.push(entry.code_run, code_pages)
             && self.vector.push(entry.vector_run, vector_pages);

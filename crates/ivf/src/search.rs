@@ -4,7 +4,8 @@ use crate::Result;
 use crate::coarse::select_lists;
 use crate::index::Index;
 use crate::query::Query;
-use crate::scan_list::{Parts, SearchStats, scan_list};
+use crate::scan_list::SearchStats;
+use crate::scan_lists::scan_lists;
 use crate::store::PageStore;
 use crate::topk::{Candidates, TopK};
 
@@ -38,10 +39,7 @@ pub(crate) fn search_lists<S: PageStore>(
     let mut repeats = 0;
     loop {
         let mut top = TopK::new(k);
-        for probe in &lists {
-            // With Parts::All the visit is always complete.
-            let _ = scan_list(s, index, query, probe, Parts::All, exact, &mut top, stats)?;
-        }
+        scan_lists(s, index, query, &lists, exact, &mut top, stats)?;
         if !top.is_short() || repeats == MAX_REPEATS {
             return Ok(top);
         }

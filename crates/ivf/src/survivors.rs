@@ -1,4 +1,4 @@
-//! Entries of one list whose vectors are to be read, in slot order.
+//! Entries whose vectors are to be read.
 
 use crate::Tid;
 use crate::layout::group::{GROUP, GroupHeader};
@@ -6,92 +6,65 @@ use crate::layout::group::{GROUP, GroupHeader};
 /// An entry that the filter let through.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Survivor {
+    /// Its place in the frozen part.
+    pub(crate) slot: u32,
+    /// Which of the search's lists it is in.
+    pub(crate) probe: u32,
     pub(crate) tid: Tid,
     pub(crate) err: f32,
     /// The filter's bound of the raw distance; minus infinity without filter.
     pub(crate) bound: f32,
 }
 
-/// Survivors with their slots, ascending.
-#[derive(Debug, Default)]
-pub(crate) struct Survivors {
-    pub(crate) slots: Vec<u32>,
-    pub(crate) entries: Vec<Survivor>,
+/// Appends the entries of `mask`.
+#[inline(always)]
+pub(crate) fn gather(
+    survivors: &mut Vec<Survivor>,
+    probe: u32,
+    group: u32,
+    header: &GroupHeader,
+    mask: u32,
+    bounds: &[f32; GROUP],
+) {
+    let first = group * GROUP as u32;
+    let survivor = |i: usize| Survivor {
+        slot: first + i as u32,
+        probe,
+        tid: Tid {
+            block: header.tid_block[i],
+            offset: u32::from(header.tid_offset[i]),
+        },
+        err: header.err[i],
+        bound: bounds[i],
+    };
+    if mask == u32::MAX {
+        survivors.extend(std::array::from_fn::<Survivor, GROUP, _>(survivor));
+        return;
+    }
+    let mut rest = mask;
+    while rest != 0 {
+        let i = rest.trailing_zeros() as usize;
+        rest &= rest - 1;
+        survivors.push(survivor(i));
+    }
 }
 
-impl Survivors {
-    pub(crate) fn clear(&mut self) {
-        self.slots.clear();
-        self.entries.clear();
+/// Leaves about `n` entries of least bound in `survivors`, in their order, and moves the others to `rest` (which is
+/// emptied first).
+pub(crate) fn split_nearest(survivors: &mut Vec<Survivor>, n: usize, rest: &mut Vec<Survivor>) {
+    rest.clear();
+    if survivors.len() <= n {
+        return;
     }
-
-    /// Appends the entries of `mask`.
-    #[inline(always)]
-    pub(crate) fn gather(
-        &mut self,
-        group: u32,
-        header: &GroupHeader,
-        mask: u32,
-        bounds: &[f32; GROUP],
-    ) {
-        let first = group * GROUP as u32;
-        let survivor = |i: usize| Survivor {
-            tid: Tid {
-                block: header.tid_block[i],
-                offset: u32::from(header.tid_offset[i]),
-            },
-            err: header.err[i],
-            bound: bounds[i],
-        };
-        if mask == u32::MAX {
-            self.slots
-                .extend(std::array::from_fn::<u32, GROUP, _>(|i| first + i as u32));
-            self.entries
-                .extend(std::array::from_fn::<Survivor, GROUP, _>(survivor));
-            return;
+    let mut bounds: Vec<f32> = survivors.iter().map(|entry| entry.bound).collect();
+    let cut = *bounds.select_nth_unstable_by(n, f32::total_cmp).1;
+    survivors.retain(|entry| {
+        let near = entry.bound <= cut;
+        if !near {
+            rest.push(*entry);
         }
-        let mut rest = mask;
-        while rest != 0 {
-            let i = rest.trailing_zeros() as usize;
-            rest &= rest - 1;
-            self.slots.push(first + i as u32);
-            self.entries.push(survivor(i));
-        }
-    }
-
-    /// Keeps about `n` entries of least bound and moves the others to `rest` (which is emptied first).
-    pub(crate) fn split_nearest(&mut self, n: usize, rest: &mut Survivors) {
-        rest.clear();
-        if self.entries.len() <= n {
-            return;
-        }
-        let mut bounds: Vec<f32> = self.entries.iter().map(|entry| entry.bound).collect();
-        let cut = *bounds.select_nth_unstable_by(n, f32::total_cmp).1;
-        self.retain(|slot, entry| {
-            let near = entry.bound <= cut;
-            if !near {
-                rest.slots.push(slot);
-                rest.entries.push(*entry);
-            }
-            near
-        });
-    }
-
-    /// Keeps the entries for which `keep(slot, entry)`; gives how many went.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(u32, &Survivor) -> bool) -> usize {
-        let before = self.entries.len();
-        let mut kept = 0;
-        for i in 0..before {
-            let (slot, entry) = (self.slots[i], self.entries[i]);
-            if keep(slot, &entry) {
-                (self.slots[kept], self.entries[kept]) = (slot, entry);
-                kept += 1;
-            }
-        }
-        self.slots.truncate(kept);
-        self.entries.truncate(kept);
-        before - kept
-    }
+        near
+    });
 }
 
 #[cfg(test)]
@@ -99,35 +72,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gathers_splits_and_keeps_order() {
+    fn gathers_and_splits_in_order() {
         let mut header: GroupHeader = bytemuck::Zeroable::zeroed();
         header.tid_block = std::array::from_fn(|i| i as u32);
         let bounds = std::array::from_fn(|i| ((i * 7) % 32) as f32);
-        let (mut survivors, mut rest) = (Survivors::default(), Survivors::default());
-        survivors.gather(1, &header, u32::MAX, &bounds);
-        survivors.gather(3, &header, 0b1010, &bounds);
+        let (mut survivors, mut rest) = (Vec::new(), Vec::new());
+        gather(&mut survivors, 0, 1, &header, u32::MAX, &bounds);
+        gather(&mut survivors, 0, 3, &header, 0b1010, &bounds);
+        let slots = |part: &[Survivor]| part.iter().map(|s| s.slot).collect::<Vec<u32>>();
         assert_eq!(
-            survivors.slots,
+            slots(&survivors),
             (32..64).chain([97, 99]).collect::<Vec<u32>>()
         );
-        survivors.split_nearest(5, &mut rest);
-        assert_eq!((survivors.slots.len(), rest.slots.len()), (6, 28));
-        let worst = survivors
-            .entries
-            .iter()
-            .map(|entry| entry.bound)
-            .fold(0.0, f32::max);
-        assert!(rest.entries.iter().all(|entry| entry.bound > worst));
+        split_nearest(&mut survivors, 5, &mut rest);
+        assert_eq!((survivors.len(), rest.len()), (6, 28));
+        let worst = survivors.iter().map(|s| s.bound).fold(0.0, f32::max);
+        assert!(rest.iter().all(|s| s.bound > worst));
         for part in [&survivors, &rest] {
-            assert!(part.slots.windows(2).all(|w| w[0] < w[1]));
-            assert!(
-                part.slots
-                    .iter()
-                    .zip(&part.entries)
-                    .all(|(slot, entry)| slot % 32 == entry.tid.block)
-            );
+            assert!(part.windows(2).all(|w| w[0].slot < w[1].slot));
+            assert!(part.iter().all(|s| s.slot % 32 == s.tid.block));
         }
-        assert_eq!(rest.retain(|slot, _| slot >= 60), 28 - rest.slots.len());
-        assert!(rest.slots.iter().all(|&slot| slot >= 60));
+        split_nearest(&mut survivors, 6, &mut rest);
+        assert_eq!((survivors.len(), rest.len()), (6, 0));
     }
 }

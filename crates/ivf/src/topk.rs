@@ -112,6 +112,13 @@ impl TopK {
         }
     }
 
+    /// Lowers the threshold to what is known by now, if that is worth a selection.
+    pub(crate) fn tighten(&mut self) {
+        if self.items.len() > self.k + self.k / 32 {
+            self.select();
+        }
+    }
+
     /// Keeps the k nearest.
     fn select(&mut self) {
         if self.items.len() > self.k {

@@ -10,6 +10,7 @@ use rayon::ThreadPool;
 use crate::layout::directory::{
     ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
 };
+use crate::layout::group::Filter;
 use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
 use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
 use crate::layout::streams;
@@ -28,6 +29,8 @@ pub struct IndexSpec {
     pub dim: u32,
     /// Number of lists, 1 to [`MAX_LISTS`].
     pub lists: u32,
+    /// What codes the entries get.
+    pub filter: Filter,
     /// The `lists` option as given, 0 for automatic.
     pub lists_option: u32,
     /// Stored numbers are the user's times 2^scale_exp.
@@ -190,7 +193,7 @@ fn write_meta<W: BulkWriter>(
         dim: spec.dim,
         code_dim: streams::code_dim(spec.dim),
         lists: spec.lists,
-        filter: meta::FILTER_RABITQ1,
+        filter: spec.filter as u32,
         vector_kind: meta::VECTOR_F16,
         scale_exp: spec.scale_exp,
         rounding: crate::bound::rounding(spec.dim),

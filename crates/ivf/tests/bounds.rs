@@ -5,6 +5,7 @@ mod common;
 use common::executor::float8_cmp;
 use common::{METRICS, normals, operator, rng, seed};
 use omen_ivf::Metric;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::query::Query;
 use omen_ivf::rotation::Rotation;
 use omen_ivf::stored::{Scaling, choose_scale};
@@ -92,7 +93,7 @@ fn relative(rng: &mut StdRng, v: &[f32]) -> Vec<f32> {
 fn check(scaling: &Scaling, rotation: &Rotation, u: &[f32], x: &[f32]) -> Option<(f64, f64)> {
     let stored = scaling.to_stored(x).unwrap()?;
     assert!(stored.row.iter().all(|h| h.is_finite()) && stored.err >= 0.0);
-    let query = Query::new(scaling, rotation, u).unwrap();
+    let query = Query::new(scaling, Filter::FourBit, rotation, u).unwrap();
     let key = query.key(&stored.row, stored.err);
     assert!(!key.is_nan() && key < f32::INFINITY);
     let bound = query.bound().lower_bound(key);
@@ -193,7 +194,7 @@ fn bounds_are_tight_for_ordinary_data() {
                 };
                 for pair in rows.chunks_exact(2 * dim) {
                     let (u, x) = pair.split_at(dim);
-                    let query = Query::new(&scaling, &rotation, u).unwrap();
+                    let query = Query::new(&scaling, Filter::None, &rotation, u).unwrap();
                     assert!(query.bound().is_plain());
                     let (bound, value) = check(&scaling, &rotation, u, x).unwrap();
                     assert!(
@@ -221,7 +222,7 @@ fn plain_queries_need_no_entry_by_entry_test() {
             dim: dim as u32,
             scale_exp,
         };
-        let query = Query::new(&scaling, &Rotation::new(1, dim), &u).unwrap();
+        let query = Query::new(&scaling, Filter::OneBit, &Rotation::new(1, dim), &u).unwrap();
         let stored = scaling.to_stored(&x).unwrap().unwrap();
         if query.bound().is_plain() {
             let slack = stored.err

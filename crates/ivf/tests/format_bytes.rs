@@ -107,7 +107,8 @@ fn frozen(
         ..,
     ] = *entry;
     let count = count as usize;
-    let group_bytes = (6 + dim.div_ceil(64) * 2) * 128;
+    let bits = [0, 1, 4][file.u32(0, 88) as usize];
+    let group_bytes = (6 + bits * dim.div_ceil(64) * 2) * 128;
     for (start, len, kind, bytes) in [
         (code_start, code_len, 3, count.div_ceil(32) * group_bytes),
         (vector_start, vector_len, 4, (count + extra_rows) * 2 * dim),
@@ -149,8 +150,13 @@ fn check_built(file: &File, metric: Metric, dim: u32, lists: u32, model: &Model)
     file.page(0, 1, NONE, 0, 0, 920);
     assert_eq!(file.bytes::<4>(0, 64), *b"OMEN");
     let code_dim = dim.next_multiple_of(64);
+    let filter = file.u32(0, 88);
+    assert!(filter <= 2);
     let words: [u32; 8] = std::array::from_fn(|i| file.u32(0, 64 + 4 * i));
-    assert_eq!(words[1..], [1, metric as u32, dim, code_dim, lists, 1, 1]);
+    assert_eq!(
+        words[1..],
+        [1, metric as u32, dim, code_dim, lists, filter, 1]
+    );
     assert_eq!(
         (file.u32(0, 96), file.u32(0, 112), file.u32(0, 116)),
         (7, 0, 126)

@@ -11,7 +11,8 @@ use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::Index;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::query::Query;
-use omen_ivf::scan_list::{Parts, SearchStats, scan_list};
+use omen_ivf::scan_list::SearchStats;
+use omen_ivf::scan_lists::scan_lists;
 use omen_ivf::search::search;
 use omen_ivf::topk::TopK;
 
@@ -98,7 +99,7 @@ fn calibrated_probes_reach_their_recall() {
 fn filter_keeps_the_neighbours() {
     let seed = seed();
     let mut rng = rng(seed);
-    for dim in [256, 700] {
+    for dim in [40, 100, 256, 700] {
         let clusters = Clusters::new(&mut rng, dim, 100);
         let rows = clusters.draw(&mut rng, 6000);
         for metric in METRICS {
@@ -110,19 +111,7 @@ fn filter_keeps_the_neighbours() {
                 let lists = select_lists(&store, &index, &query, 19).unwrap();
                 let scan = |exact: bool, stats: &mut SearchStats| {
                     let mut top = TopK::new(10);
-                    for probe in &lists {
-                        let _ = scan_list(
-                            &store,
-                            &index,
-                            &query,
-                            probe,
-                            Parts::All,
-                            exact,
-                            &mut top,
-                            stats,
-                        )
-                        .unwrap();
-                    }
+                    scan_lists(&store, &index, &query, &lists, exact, &mut top, stats).unwrap();
                     tids(&top.into_candidates().items)
                 };
                 missed += scan(true, &mut SearchStats::default())

@@ -5,6 +5,7 @@ mod store_world;
 use half::f16;
 use omen_ivf::fold::{fold_list, vacuum_fold};
 use omen_ivf::index::read_entry;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::store::{NO_BLOCK, PageStore};
 use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index};
@@ -122,6 +123,7 @@ fn contradictory_builds_fail() {
         metric: Metric::L2,
         dim: 4,
         lists: 2,
+        filter: Filter::for_dim(4),
         lists_option: 0,
         scale_exp: 0,
         rotation_seed: 1,

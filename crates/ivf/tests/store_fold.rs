@@ -24,7 +24,7 @@ fn inserts_keep_the_appendable_part_short() {
         for _ in 0..n {
             world.insert();
             let entry = entry(&world, 0);
-            let frozen_pages = code_pages(entry.frozen_count, world.index.meta.code_dim)
+            let frozen_pages = code_pages(entry.frozen_count, world.index.meta.shape())
                 + vector_pages(u64::from(entry.frozen_count), dim);
             assert!(u64::from(entry.append_pages) <= 33.max(frozen_pages));
         }

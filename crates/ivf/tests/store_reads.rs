@@ -36,13 +36,13 @@ fn every_page_once() {
             let visit = reader.for_each_group(store, index, 0, &entry, |group, _, codes| {
                 assert_eq!(
                     (group, codes.len()),
-                    (n_groups, dim.div_ceil(64) as usize * 256)
+                    (n_groups, index.meta.shape().bytes() - 768)
                 );
                 n_groups += 1;
                 ControlFlow::Continue(())
             });
             assert_eq!((visit.unwrap(), n_groups), (Visit::Done, n.div_ceil(32)));
-            assert_eq!(store.n_reads() - before, code_pages(n, index.meta.code_dim));
+            assert_eq!(store.n_reads() - before, code_pages(n, index.meta.shape()));
 
             let stop_at = world.rng.random_range(0..n_groups);
             let mut last = 0;

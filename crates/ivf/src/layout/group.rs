@@ -8,7 +8,7 @@
 //! | 3 | `err`        `[f32; 32]`, radius of the hard bound |
 //! | 4 | `tid_block`  `[u32; 32]` |
 //! | 5 | `tid_offset` `[u16; 32]`, live mask `u32`, 60 unused bytes |
-//! | 6.. | sign bits, 32 dimensions a line, FastScan order |
+//! | 6.. | codes: nothing, sign bits (32 dimensions a line, FastScan order), or levels of four bits (8 dimensions a line) |
 
 use bytemuck::{Pod, Zeroable};
 
@@ -49,7 +49,71 @@ pub const LIVE_OFFSET: usize = std::mem::offset_of!(GroupHeader, live) % LINE_BY
 const _: () = assert!(LIVE_LINE == 5 && LIVE_OFFSET == 64);
 const _: () = assert!(size_of::<GroupHeader>() == HEADER_LINES * LINE_BYTES);
 
-/// Lines of one group for codes of `code_dim` dimensions (a multiple of 32).
-pub const fn group_lines(code_dim: usize) -> usize {
-    HEADER_LINES + code_dim / 32
+/// What codes the groups of an index hold. The discriminants are on disk: never renumber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Filter {
+    /// No codes: the rows themselves are hardly larger.
+    None = 0,
+    /// Signs: one-bit RaBitQ.
+    OneBit = 1,
+    /// Sixteen levels: four-bit RaBitQ.
+    FourBit = 2,
+}
+
+/// Vectors with fewer dimensions get no codes.
+const MIN_DIM: u32 = 40;
+/// Vectors with fewer dimensions get four-bit codes.
+const ONE_BIT_DIM: u32 = 512;
+
+impl Filter {
+    /// The filter of an on-disk discriminant.
+    pub fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            0 => Some(Self::None),
+            1 => Some(Self::OneBit),
+            2 => Some(Self::FourBit),
+            _ => None,
+        }
+    }
+
+    /// The filter that new indexes of this dimension get. The fewer the dimensions, the larger is a code's error against the
+    /// distances it is to tell apart, and the smaller is what it saves (measured: docs/benchmarks.md).
+    pub fn for_dim(dim: u32) -> Self {
+        match dim {
+            0..MIN_DIM => Self::None,
+            MIN_DIM..ONE_BIT_DIM => Self::FourBit,
+            _ => Self::OneBit,
+        }
+    }
+
+    /// Bits of a code per dimension.
+    pub const fn bits(self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::OneBit => 1,
+            Self::FourBit => 4,
+        }
+    }
+}
+
+/// Shape of the groups of an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupShape {
+    /// What codes they hold.
+    pub filter: Filter,
+    /// Dimension of the codes, a multiple of 64.
+    pub code_dim: u32,
+}
+
+impl GroupShape {
+    /// Lines of one group.
+    pub const fn lines(self) -> usize {
+        HEADER_LINES + self.filter.bits() * self.code_dim as usize / 32
+    }
+
+    /// Bytes of one group.
+    pub const fn bytes(self) -> usize {
+        self.lines() * LINE_BYTES
+    }
 }

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::directory::{ENTRIES_PER_PAGE, ListEntry, Run, directory_pages};
+use super::group::{Filter, GroupShape};
 use super::page::{self, CONTENT_BYTES, CONTENT_START, NO_LIST, PageKind};
 use super::streams::code_dim;
 use crate::params::{MAX_DIM, MAX_LISTS, Metric};
@@ -12,8 +13,6 @@ use crate::{IvfError, Result};
 pub const MAGIC: u32 = 0x4E45_4D4F;
 /// The format version this code writes, and the newest it reads.
 pub const VERSION: u32 = 1;
-/// Filter kind: 1-bit RaBitQ codes.
-pub const FILTER_RABITQ1: u32 = 1;
 /// Vector kind: IEEE binary16 of the scaled vector.
 pub const VECTOR_F16: u32 = 1;
 /// Most points of the calibration curve.
@@ -47,7 +46,7 @@ pub struct MetaPage {
     pub code_dim: u32,
     /// Number of lists.
     pub lists: u32,
-    /// Filter kind ([`FILTER_RABITQ1`]).
+    /// A [`Filter`].
     pub filter: u32,
     /// Vector kind ([`VECTOR_F16`]).
     pub vector_kind: u32,
@@ -75,6 +74,16 @@ pub struct MetaPage {
     pub calibration_points: u32,
     /// Recall against probes, probes ascending.
     pub calibration: [CalibrationPoint; MAX_CALIBRATION],
+}
+
+impl MetaPage {
+    /// Shape of the groups.
+    pub fn shape(&self) -> GroupShape {
+        GroupShape {
+            filter: Filter::from_u32(self.filter).expect("get_meta checked it"),
+            code_dim: self.code_dim,
+        }
+    }
 }
 
 /// Block of the metapage.
@@ -125,7 +134,7 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
         bad("code_dim", &meta.code_dim)
     } else if meta.lists == 0 || meta.lists > MAX_LISTS {
         bad("lists", &meta.lists)
-    } else if meta.filter != FILTER_RABITQ1 {
+    } else if Filter::from_u32(meta.filter).is_none() {
         bad("filter", &meta.filter)
     } else if meta.vector_kind != VECTOR_F16 {
         bad("vector_kind", &meta.vector_kind)

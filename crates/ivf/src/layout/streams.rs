@@ -4,7 +4,7 @@
 //! Vector stream: row s (2*dim bytes) starts at byte s*2*dim; a row may span pages. A page holds an even number of
 //! bytes, so one number never does.
 
-use super::group::{GROUP, group_lines};
+use super::group::{GROUP, GroupShape};
 use super::page::{CONTENT_BYTES, LINES_PER_PAGE};
 
 /// Groups that hold `n` entries.
@@ -12,9 +12,9 @@ pub fn n_groups(n: u32) -> u32 {
     n.div_ceil(GROUP as u32)
 }
 
-/// Pages of the code stream of `n` entries with codes of `code_dim` dimensions.
-pub fn code_pages(n: u32, code_dim: u32) -> u64 {
-    let lines = u64::from(n_groups(n)) * group_lines(code_dim as usize) as u64;
+/// Pages of the code stream of `n` entries in groups of this shape.
+pub fn code_pages(n: u32, shape: GroupShape) -> u64 {
+    let lines = u64::from(n_groups(n)) * shape.lines() as u64;
     lines.div_ceil(LINES_PER_PAGE as u64)
 }
 

@@ -7,6 +7,7 @@ use half::f16;
 use omen_ivf::assign::Assigner;
 use omen_ivf::index::Index;
 use omen_ivf::kmeans::train;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::stored::{Scaling, choose_scale, scale_sample};
 use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index};
@@ -171,6 +172,7 @@ pub fn build_from(
         metric: scaling.metric,
         dim: dim as u32,
         lists: (centroids.len() / dim) as u32,
+        filter: Filter::for_dim(dim as u32),
         lists_option: 0,
         scale_exp: scaling.scale_exp,
         rotation_seed: seed,

@@ -10,6 +10,7 @@ use omen_ivf::check::check;
 use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entry, reread_entry};
 use omen_ivf::insert::insert;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::list_reader::{ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::store::PageStore;
@@ -110,6 +111,7 @@ pub fn build_in(
         metric,
         dim,
         lists,
+        filter: Filter::from_u32(rng.random_range(0..3)).unwrap(),
         lists_option: 0,
         scale_exp: 7,
         rotation_seed: rng.random(),

@@ -1,0 +1,66 @@
+//! Codes of one bit: the signs of the rotated residual. `o_i` is 1 or -1.
+
+use omen_distance::pack_codes;
+
+use super::{CodeSums, QueryCode, Table};
+use crate::layout::group::GROUP;
+
+/// The signs of a rotated residual (`[code_dim]`) into `values` (`[code_dim]`, 1 for positive).
+pub(super) fn encode(rotated: &[f32], rotated_centroid: &[f32], values: &mut [u8]) -> CodeSums {
+    let mut sums = CodeSums {
+        norm_sq: rotated.len() as f64,
+        ..CodeSums::default()
+    };
+    for ((&r, &c), value) in rotated.iter().zip(rotated_centroid).zip(values) {
+        let positive = r > 0.0;
+        *value = u8::from(positive);
+        sums.residual += f64::from(r.abs());
+        sums.centroid += f64::from(if positive { c } else { -c });
+    }
+    sums
+}
+
+/// Values of a group (`[32, code_dim]`) to FastScan order.
+pub(super) fn pack(values: &[u8], code_dim: usize, out: &mut [u8]) {
+    let words = code_dim / 64;
+    let mut bits = vec![0u64; GROUP * words];
+    for (word, values) in bits.iter_mut().zip(values.chunks_exact(64)) {
+        for (i, &value) in values.iter().enumerate() {
+            *word |= u64::from(value) << i;
+        }
+    }
+    pack_codes(&bits, words, code_dim, out);
+}
+
+/// The table of a rotated query (`[code_dim]`): with `ip` = sum of `q'_i` over set bits and `S` = sum of all `q'_i`,
+/// `<o, q'> = 2 ip - S`.
+pub(super) fn query(rotated: &[f32]) -> QueryCode {
+    let range = |nibble: &[f32]| nibble.iter().map(|x| x.abs()).sum::<f32>();
+    let largest = rotated.chunks_exact(4).map(range).fold(0f32, f32::max);
+    let delta = largest / 255.0;
+    let per_unit = if delta > 0.0 { 1.0 / delta } else { 0.0 };
+    let mut table = Vec::with_capacity(rotated.len() * 4);
+    for nibble in rotated.chunks_exact(4) {
+        let lowest: f32 = nibble.iter().map(|x| x.min(0.0)).sum();
+        let mut sums = [-lowest; 16];
+        for (bit, &x) in nibble.iter().enumerate() {
+            for (pattern, sum) in sums.iter_mut().enumerate() {
+                *sum += if pattern >> bit & 1 == 1 { x } else { 0.0 };
+            }
+        }
+        // No sum is below 0 by more than rounding, so this rounds to nearest.
+        table.extend(sums.map(|sum| (sum * per_unit + 0.5) as u8));
+    }
+    // Each nibble is off by at most delta/2: in the worst case all in one direction, in fact like independent
+    // uniform errors. Five standard deviations of those keep in step with EPSILON.
+    let n_nibbles = rotated.len() as f32 / 4.0;
+    let rounding = delta * (n_nibbles / 2.0).min(5.0 * (n_nibbles / 12.0).sqrt());
+    let abs_sum: f32 = rotated.iter().map(|x| x.abs()).sum();
+    QueryCode {
+        table: Table::Sums(table),
+        step: 2.0 * delta,
+        // 2 * lowest - S of a nibble is minus the sum of its magnitudes.
+        base: -abs_sum,
+        slack: 2.0 * rounding + abs_sum * 2f32.powi(-22),
+    }
+}
