@@ -11,6 +11,7 @@ use std::time::Instant;
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::query::Query;
+use omen_ivf::settle::Settler;
 use omen_ivf::topk::{Candidate, Candidates};
 
 use crate::engine::stats::ScanRecord;
@@ -45,9 +46,10 @@ pub(super) struct OrderedScan {
     frontier: f32,
     handed_out: HashSet<u64>,
     last_key: f32,
-    /// `last_key` when lists were last added: what they hold below it comes too late. (Not `last_key` itself: when a round
+    /// Where the scan was when lists were last added: what they hold below it comes too late. (Not `last_key` itself: when a round
     /// on one engine follows a round on the other, keys differ by rounding, and no row may be lost to that.)
     late_below: f32,
+    settler: Settler,
     n_rows: u64,
     max_rows: Option<u64>,
     /// Rows after which lists are added; `None`: not before they are used up.
@@ -82,6 +84,7 @@ impl OrderedScan {
             handed_out: HashSet::new(),
             last_key: f32::NEG_INFINITY,
             late_below: f32::NEG_INFINITY,
+            settler: Settler::default(),
             n_rows: 0,
             max_rows: guc::max_scan_tuples(),
             widen_at: None,
@@ -90,13 +93,13 @@ impl OrderedScan {
         Ok(scan)
     }
 
-    /// The next candidate; `None` when all that may be visited is out.
+    /// The next candidate, and whether its place is settled without a recheck; `None` when all that may be visited is out.
     pub(super) fn next(
         &mut self,
         pages: &IndexPages,
         index: &Index,
         record: &mut ScanRecord,
-    ) -> Result<Option<Candidate>> {
+    ) -> Result<Option<(Candidate, bool)>> {
         if self.max_rows.is_some_and(|max| self.n_rows >= max) {
             return Ok(None);
         }
@@ -118,7 +121,9 @@ impl OrderedScan {
                 }
                 self.last_key = self.last_key.max(candidate.key);
                 self.n_rows += 1;
-                return Ok(Some(candidate));
+                let next_key = self.pending.front().map_or(self.frontier, |next| next.key);
+                let settled = self.settler.settles(index, &candidate, next_key);
+                return Ok(Some((candidate, settled)));
             }
             if self.frontier < f32::INFINITY {
                 self.deepen(pages, index, record)?;
@@ -178,7 +183,7 @@ impl OrderedScan {
         let enough = (self.n_rows * WIDENED_SHARE).div_ceil(list_entries);
         let doubled = u64::from(self.probes) * 2;
         self.probes = doubled.max(enough).min(u64::from(index.n_lists())) as u32;
-        self.late_below = self.last_key;
+        self.late_below = self.last_key.max(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }
 

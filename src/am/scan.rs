@@ -25,6 +25,8 @@ use crate::storage::{IndexPages, open_index};
 struct Row {
     tid: Tid,
     order_by: Option<f64>,
+    /// Its place is certain: Postgres need not compute the operator to find it.
+    settled: bool,
 }
 
 /// What the scan does since the last `amrescan`.
@@ -75,13 +77,22 @@ impl State {
         let index = self.index.as_ref().expect("start sets it");
         let row = match &mut self.mode {
             Mode::Start => unreachable!("start sets another mode"),
-            Mode::Ordered(ordered) => ordered.next(&pages, index, &mut self.record)?.map(|c| Row {
-                tid: c.tid,
-                order_by: Some(index.lower_bound(c.key)),
-            }),
+            Mode::Ordered(ordered) => {
+                ordered
+                    .next(&pages, index, &mut self.record)?
+                    .map(|(candidate, settled)| Row {
+                        tid: candidate.tid,
+                        order_by: Some(index.lower_bound(candidate.key)),
+                        settled,
+                    })
+            }
             Mode::Unordered(all, order_by) => {
                 let order_by = *order_by;
-                all.next(&pages, index)?.map(|tid| Row { tid, order_by })
+                all.next(&pages, index)?.map(|tid| Row {
+                    tid,
+                    order_by,
+                    settled: false,
+                })
             }
         };
         self.record.rows += u64::from(row.is_some());
@@ -221,11 +232,11 @@ pub(super) unsafe extern "C-unwind" fn amgettuple(
             Ok(Some(row)) => {
                 (*scan).xs_heaptid = super::tid_of(row.tid);
                 (*scan).xs_recheck = false;
-                (*scan).xs_recheckorderby = true;
+                // Further keys (ORDER BY v <-> a, v <-> b) break ties: the executor orders by them when it rechecks.
+                (*scan).xs_recheckorderby = !row.settled || (*scan).numberOfOrderBys > 1;
                 *(*scan).xs_orderbynulls = row.order_by.is_none();
                 *(*scan).xs_orderbyvals =
                     pg_sys::Datum::from(row.order_by.unwrap_or(0.0).to_bits());
-                // Further keys (ORDER BY v <-> a, v <-> b) break ties: the executor orders by them when it rechecks.
                 for i in 1..(*scan).numberOfOrderBys as usize {
                     *(*scan).xs_orderbynulls.add(i) = false;
                     *(*scan).xs_orderbyvals.add(i) =

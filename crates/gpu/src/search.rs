@@ -162,6 +162,7 @@ fn candidates(selected: &[RerankOut], frontier: f32) -> Candidates {
         .into_iter()
         .map(|x| Candidate {
             key: from_ordered_bits((x >> 64) as u32),
+            ceiling: f32::INFINITY,
             tid: Tid {
                 block: (x >> 32) as u32,
                 offset: x as u32,

@@ -188,6 +188,7 @@ fn top_k() {
                 top.push(
                     Candidate {
                         key,
+                        ceiling: key,
                         tid: Tid {
                             block: i as u32,
                             offset: 1,

@@ -27,7 +27,13 @@
 //! `|xs| <= err/2g`: entries with `err >= err_limit = 2g * 0.99 * MAX * s^2 / |us|` get the key minus infinity. Finite `err`
 //! are below [`MAX_ERR`], so for a *plain* query (`err_limit >= MAX_ERR`) no entry needs the test.
 //!
-//! # From key to operator ([`Bound::lower_bound`])
+//! # Ceilings
+//! The same from above, for entries whose place in the order can be told without the heap. **L2, Cosine**: `|us - xs| <= ceiling`:
+//! by (A) `|q-h| <= sqrt(d) (1+g) + sqrt(dim) 2^-74`, and (B), (C) add `err + q_err`. The ceiling takes `1+2g`, whose spare `g sqrt(d)`
+//! pays for the root and the product; both sums are rounded up. **NegIp**: the slack of the key is that of the absolute difference,
+//! so it holds on both sides. Where the key falls back to 0 or minus infinity, the ceiling is infinite.
+//!
+//! # From key to operator ([`Bound::lower_bound`]), from ceiling to operator ([`upper_bound`])
 //! **L2**: the operator is `sqrt(f)`, `f = l2sq(u, x)` in f32. Overflow gives infinity, which no bound exceeds. Otherwise
 //! `f >= |u-x|^2 (1-g) - dim 2^-149` by (A) and `|u-x| >= key/s`.
 //!
@@ -37,7 +43,12 @@
 //!
 //! **NegIp**: as above; `dim 2^-148` for underflow, once in scaled space and once in the user's.
 //!
-//! NaN is greater than everything in the order of float8, so an operator that returns NaN breaks no bound.
+//! From above the same terms count with the other sign; L2's sum is known not to overflow while `|u-x|^2 (1+2g)` is below half of the
+//! largest f32, beyond which the bound is infinity. A finite ceiling implies finite `err` and `q_err`: lengths within the
+//! operator's range (Cosine), no overflow (NegIp).
+//!
+//! NaN is greater than everything in the order of float8, so an operator that returns NaN breaks no lower bound; where the ceiling
+//! is finite, the operator is not NaN.
 
 use omen_distance::Limit;
 
@@ -77,6 +88,8 @@ pub struct Bound {
     g: f32,
     /// `1 - 2g`, rounded down.
     shrink: f32,
+    /// `1 + 2g`, rounded up.
+    grow: f32,
     /// Radius of the query's own rounding (scaled space).
     q_err: f32,
     /// NegIp: `|q| + q_err/2g`, rounded up.
@@ -115,6 +128,7 @@ impl Bound {
             scale_exp,
             g,
             shrink: (1.0 - g2 as f32).next_down(),
+            grow: (1.0 + g2 as f32).next_up(),
             q_err: round_up(q_err),
             q_norm: round_up(q_norm),
             slope: round_up(q_norm * (1.0 + g2)),
@@ -169,6 +183,23 @@ impl Bound {
         }
     }
 
+    /// The ceiling of an entry, from what [`Self::key`] takes.
+    pub fn ceiling(&self, raw: f32, err: f32) -> f32 {
+        let ceiling = match self.metric {
+            Metric::L2 | Metric::Cosine => {
+                let radius = (err + self.q_err).next_up();
+                (raw.sqrt() * self.grow + radius).next_up()
+            }
+            Metric::NegIp if err < self.err_limit => -raw + err * self.slope,
+            Metric::NegIp => f32::INFINITY,
+        };
+        if ceiling.is_nan() {
+            f32::INFINITY
+        } else {
+            ceiling
+        }
+    }
+
     /// L2, Cosine: an l2sq that an entry of key at most `threshold` cannot exceed; NegIp: the same for `-<q,h>`.
     /// (Up to rounding of a few units, which the filter's own allowance covers.)
     #[inline(always)]
@@ -211,6 +242,33 @@ impl Bound {
     /// See [`lower_bound`].
     pub fn lower_bound(&self, key: f32) -> f64 {
         lower_bound(self.metric, self.dim, self.scale_exp, key)
+    }
+}
+
+/// The largest value the SQL operator can return for an entry of this ceiling; in the user's numbers. Monotone in
+/// `ceiling`; infinite when nothing is known.
+pub fn upper_bound(metric: Metric, dim: u32, scale_exp: i32, ceiling: f32) -> f64 {
+    if !ceiling.is_finite() {
+        return f64::INFINITY;
+    }
+    let g = f64::from(rounding(dim));
+    let ceiling = f64::from(ceiling);
+    let distance = ceiling * 2f64.powi(-scale_exp);
+    match metric {
+        Metric::L2 => {
+            let f = distance * distance * (1.0 + 2.0 * g) + f64::from(dim) * 2f64.powi(-148);
+            if f < f64::from(f32::MAX) / 2.0 {
+                f.sqrt() * (1.0 + 2f64.powi(-50))
+            } else {
+                f64::INFINITY
+            }
+        }
+        Metric::Cosine => distance * distance / 2.0 + 8.0 * g,
+        Metric::NegIp => {
+            let underflow = f64::from(dim) * 2f64.powi(-148);
+            let value = (ceiling + underflow) * 4f64.powi(-scale_exp) + underflow;
+            value + value.abs() * 2f64.powi(-50)
+        }
     }
 }
 

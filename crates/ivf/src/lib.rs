@@ -34,6 +34,7 @@ mod runs;
 pub mod scan_list;
 pub mod scan_lists;
 pub mod search;
+pub mod settle;
 pub mod store;
 pub mod stored;
 mod stream_writer;

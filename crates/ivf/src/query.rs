@@ -119,6 +119,11 @@ impl Index {
         self.scaling().to_stored(v)
     }
 
+    /// The largest value the SQL operator can return for an entry of this ceiling. Monotone in `ceiling`.
+    pub fn upper_bound(&self, ceiling: f32) -> f64 {
+        crate::bound::upper_bound(self.metric(), self.meta.dim, self.meta.scale_exp, ceiling)
+    }
+
     /// The least value the SQL operator can return for an entry of this key. Monotone in `key`.
     pub fn lower_bound(&self, key: f32) -> f64 {
         crate::bound::lower_bound(self.metric(), self.meta.dim, self.meta.scale_exp, key)

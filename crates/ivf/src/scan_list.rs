@@ -218,9 +218,7 @@ impl<S: PageStore> ListScan<'_, S> {
         let slots = survivors.iter().map(|survivor| survivor.slot);
         let visit = reader.rows(self.s, self.index, list, entry, slots, |_, row| {
             let Some(survivor) = left.next() else { return };
-            let key = query.key(row, survivor.err);
-            let tid = survivor.tid;
-            self.top.push(Candidate { key, tid }, list);
+            offer(self.top, query, list, survivor.tid, survivor.err, row);
         })?;
         self.stats.candidates += survivors.len() as u64;
         self.note_filtered(filtered);
@@ -233,8 +231,7 @@ impl<S: PageStore> ListScan<'_, S> {
         let mut computed = 0;
         let take = |tid: Tid, err: f32, row: &[f16]| {
             computed += 1;
-            let key = query.key(row, err);
-            self.top.push(Candidate { key, tid }, list);
+            offer(self.top, query, list, tid, err, row);
         };
         let visit = self
             .scratch
@@ -243,4 +240,16 @@ impl<S: PageStore> ListScan<'_, S> {
         self.stats.candidates += computed;
         Ok(visit)
     }
+}
+
+/// Offers an entry of `list`.
+#[inline(always)]
+fn offer(top: &mut TopK, query: &Query, list: u32, tid: Tid, err: f32, row: &[f16]) {
+    let raw = query.raw(row);
+    let key = query.bound.key(raw, err);
+    if top.refuses(key) {
+        return;
+    }
+    let ceiling = query.bound.ceiling(raw, err);
+    top.push(Candidate { key, ceiling, tid }, list);
 }

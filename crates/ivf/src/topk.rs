@@ -11,6 +11,8 @@ use crate::Tid;
 pub struct Candidate {
     /// Lower bound in scaled space; smaller is nearer.
     pub key: f32,
+    /// Upper bound in scaled space; infinity where it is not known.
+    pub ceiling: f32,
     /// Heap row.
     pub tid: Tid,
 }
@@ -27,16 +29,14 @@ pub struct Candidates {
 
 #[derive(Debug, Clone, Copy)]
 struct Item {
-    key: f32,
-    tid: Tid,
+    candidate: Candidate,
     list: u32,
 }
 
 impl Item {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.key
-            .total_cmp(&other.key)
-            .then(self.tid.cmp(&other.tid))
+        let (a, b) = (&self.candidate, &other.candidate);
+        a.key.total_cmp(&b.key).then(a.tid.cmp(&b.tid))
     }
 }
 
@@ -82,20 +82,23 @@ impl TopK {
         self.refused = true;
     }
 
+    /// Whether an entry of this key need not be offered; notes that it was there. Keys are never plus infinity, so a
+    /// threshold of infinity refuses nothing.
+    #[inline(always)]
+    pub(crate) fn refuses(&mut self, key: f32) -> bool {
+        let refuses = key >= self.threshold;
+        self.refused |= refuses;
+        refuses
+    }
+
     /// Offers an entry of `list`. Its key is neither NaN nor plus infinity.
     #[inline(always)]
     pub fn push(&mut self, candidate: Candidate, list: u32) {
         debug_assert!(candidate.key < f32::INFINITY);
-        // Keys are never plus infinity, so a threshold of infinity refuses nothing.
-        if candidate.key >= self.threshold {
-            self.refused = true;
+        if self.refuses(candidate.key) {
             return;
         }
-        self.accept(Item {
-            key: candidate.key,
-            tid: candidate.tid,
-            list,
-        });
+        self.accept(Item { candidate, list });
     }
 
     fn accept(&mut self, item: Item) {
@@ -105,7 +108,7 @@ impl TopK {
             self.threshold = self
                 .items
                 .iter()
-                .map(|item| item.key)
+                .map(|item| item.candidate.key)
                 .fold(f32::NEG_INFINITY, f32::max);
         } else if len >= self.k + (self.k / 4).max(8) {
             self.select();
@@ -123,7 +126,7 @@ impl TopK {
     fn select(&mut self) {
         if self.items.len() > self.k {
             let (_, last, _) = self.items.select_nth_unstable_by(self.k - 1, Item::cmp);
-            self.threshold = self.threshold.min(last.key);
+            self.threshold = self.threshold.min(last.candidate.key);
             self.items.truncate(self.k);
             self.refused = true;
         }
@@ -167,20 +170,14 @@ impl TopK {
             f32::INFINITY
         };
         // What lies beyond the frontier may not come before what was refused.
-        self.items
-            .truncate(self.items.partition_point(|item| item.key <= frontier));
+        self.items.truncate(
+            self.items
+                .partition_point(|item| item.candidate.key <= frontier),
+        );
         let items = self
             .items
             .iter()
-            .map(|item| {
-                (
-                    Candidate {
-                        key: item.key,
-                        tid: item.tid,
-                    },
-                    item.list,
-                )
-            })
+            .map(|item| (item.candidate, item.list))
             .collect();
         (items, frontier)
     }
@@ -194,7 +191,11 @@ mod tests {
 
     fn candidate(key: f32, row: u32) -> Candidate {
         let tid = Tid::new(row, 1);
-        Candidate { key, tid }
+        Candidate {
+            key,
+            ceiling: key,
+            tid,
+        }
     }
 
     #[test]

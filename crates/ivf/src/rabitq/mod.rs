@@ -28,7 +28,7 @@ use crate::rotation::Rotation;
 use crate::{Metric, Tid};
 
 /// How many standard errors the filter allows for.
-pub const EPSILON: f32 = 4.0;
+pub const EPSILON: f32 = 3.0;
 
 /// Encodes the entries of one list.
 pub struct Encoder<'a> {

@@ -1,7 +1,8 @@
 //! A twin of the part of Postgres that reads an ordered index scan with `xs_recheckorderby`, and of the scan that feeds it.
 //!
 //! `IndexNextWithReorder` fetches tuples with their lower bounds, computes the operator, holds a tuple back while
-//! a smaller value may still come, and raises "index returned tuples in wrong order" for a bound above the value.
+//! a smaller value may still come, and raises "index returned tuples in wrong order" for a bound above the value. A settled
+//! tuple is not computed and returned at once.
 
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
@@ -11,6 +12,7 @@ use omen_ivf::index::Index;
 use omen_ivf::query::Query;
 use omen_ivf::scan_list::SearchStats;
 use omen_ivf::search::search;
+use omen_ivf::settle::Settler;
 use omen_ivf::store::PageStore;
 use omen_ivf::topk::Candidate;
 
@@ -33,6 +35,7 @@ pub struct Scan<'a, S> {
     ready: VecDeque<Candidate>,
     frontier: f32,
     started: bool,
+    settler: Settler,
     pub stats: SearchStats,
 }
 
@@ -48,11 +51,13 @@ impl<'a, S: PageStore> Scan<'a, S> {
             ready: VecDeque::new(),
             frontier: f32::NEG_INFINITY,
             started: false,
+            settler: Settler::default(),
             stats: SearchStats::default(),
         }
     }
 
-    fn next(&mut self) -> Option<Candidate> {
+    /// The next candidate, and whether it is settled.
+    fn next(&mut self) -> Option<(Candidate, bool)> {
         while self.ready.is_empty() && (!self.started || self.frontier < f32::INFINITY) {
             if self.started {
                 self.k = self.k * 3 + 1;
@@ -92,11 +97,14 @@ impl<'a, S: PageStore> Scan<'a, S> {
             "{:?} twice",
             candidate.tid
         );
-        Some(candidate)
+        let next_key = self.ready.front().map_or(self.frontier, |next| next.key);
+        let settled = self.settler.settles(self.index, &candidate, next_key);
+        Some((candidate, settled))
     }
 }
 
-struct Held(f64, Tid);
+/// The value it is ordered by, the operator's value, the row.
+struct Held(f64, f64, Tid);
 
 impl PartialEq for Held {
     fn eq(&self, other: &Self) -> bool {
@@ -125,10 +133,10 @@ pub fn execute<S: PageStore>(
     let mut held: BinaryHeap<Held> = BinaryHeap::new();
     let (mut last_bound, mut ended) = (f64::NEG_INFINITY, false);
     while out.len() < limit {
-        if let Some(Held(value, _)) = held.peek()
-            && (ended || float8_cmp(*value, last_bound).is_le())
+        if let Some(Held(order, ..)) = held.peek()
+            && (ended || float8_cmp(*order, last_bound).is_le())
         {
-            let Held(value, tid) = held.pop().unwrap();
+            let Held(_, value, tid) = held.pop().unwrap();
             out.push((value, tid));
             continue;
         }
@@ -137,7 +145,7 @@ pub fn execute<S: PageStore>(
         }
         match scan.next() {
             None => ended = true,
-            Some(candidate) => {
+            Some((candidate, settled)) => {
                 let bound = scan.index.lower_bound(candidate.key);
                 assert!(
                     !bound.is_nan() && bound >= last_bound,
@@ -150,7 +158,17 @@ pub fn execute<S: PageStore>(
                     candidate.key
                 );
                 last_bound = bound;
-                held.push(Held(value, candidate.tid));
+                // What the executor believes of a settled tuple: it goes out at once unless a smaller one waits.
+                let order = if settled { bound } else { value };
+                if settled
+                    && held
+                        .peek()
+                        .is_none_or(|first| float8_cmp(bound, first.0).is_le())
+                {
+                    out.push((value, candidate.tid));
+                } else {
+                    held.push(Held(order, value, candidate.tid));
+                }
             }
         }
     }

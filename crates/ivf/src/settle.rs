@@ -1,0 +1,46 @@
+//! Which rows of an ordered scan have their place without a look at the table.
+//!
+//! A candidate's bounds hold the operator's value. Where they overlap with nobody's before or after it, the row's place is
+//! proven, and the executor need not fetch the vector to find it out (`xs_recheckorderby`): of ten neighbours nine,
+//! as a rule, since halving a number's bits moves distances by a ten-thousandth.
+
+use crate::index::Index;
+use crate::topk::Candidate;
+
+/// Looks at the candidates of a scan as they are handed out, ascending by key.
+#[derive(Debug, Clone, Copy)]
+pub struct Settler {
+    /// Upper bound of everything handed out.
+    reach: f64,
+    /// The largest ceiling of a settled candidate.
+    settled: f32,
+}
+
+impl Default for Settler {
+    fn default() -> Self {
+        Self {
+            reach: f64::NEG_INFINITY,
+            settled: f32::NEG_INFINITY,
+        }
+    }
+}
+
+impl Settler {
+    /// Whether `candidate`, which is handed out now, is settled: every row handed out before has a smaller value of
+    /// the operator, and every one that comes later a larger one. `next_key`: least key of what comes later.
+    pub fn settles(&mut self, index: &Index, candidate: &Candidate, next_key: f32) -> bool {
+        let upper = index.upper_bound(candidate.ceiling);
+        let settled =
+            self.reach < index.lower_bound(candidate.key) && upper < index.lower_bound(next_key);
+        self.reach = self.reach.max(upper);
+        if settled {
+            self.settled = self.settled.max(candidate.ceiling);
+        }
+        settled
+    }
+
+    /// Keys below this come too late: the rows of such candidates might belong before one that is settled.
+    pub fn settled_below(&self) -> f32 {
+        self.settled
+    }
+}
