@@ -50,7 +50,7 @@ mod x86_64;
 pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
 pub use bounds::{Estimate, GroupFactors, Limit};
 pub use half::f16;
-pub use isa::{Isa, isa};
+pub use isa::{Isa, isa, isa_note};
 pub use nearest::Panels;
 pub use nibbles::{pack_nibbles, unpack_nibbles};
 pub use variant::{Variant, variants};
