@@ -1,6 +1,6 @@
-//! Every variant this machine can run against the scalar reference: one runner, lengths around register widths.
+//! Every variant this machine can run gives the bits of the scalar reference: one runner, lengths around register widths.
 
-use omen_distance::{Variant, f16, rounding, scalar, variants};
+use omen_distance::{Variant, f16, scalar, variants};
 use omen_tests::rng;
 use rand::Rng;
 
@@ -50,7 +50,7 @@ const CASES: [Case; 5] = [
     ),
 ];
 
-/// Two rows, the second also as f16, that start one element into their buffers and have NaN around them:
+/// Two rows, the second also rounded to f16, that start one element into their buffers and have NaN around them:
 /// unaligned, and whatever reads outside them shows.
 struct Pair {
     a: Vec<f32>,
@@ -59,7 +59,6 @@ struct Pair {
 }
 
 impl Pair {
-    /// `b` must be representable in f16, so that one pair serves all cases.
     fn new(a: &[f32], b: &[f32]) -> Pair {
         let guarded = |x: &[f32]| [&[f32::NAN], x, &[f32::NAN]].concat();
         let (a, b) = (guarded(a), guarded(b));
@@ -77,39 +76,91 @@ impl Pair {
     }
 }
 
-/// NaN for NaN, the same infinity, and else within twice the rounding of a sum (each side's own).
+/// The same bits, but one NaN is as good as another.
 fn assert_parity(pair: &Pair, what: &str) {
     let n = pair.a().len();
-    for (name, variant_sum, scalar_sum, term) in CASES {
+    for (name, variant_sum, scalar_sum, _) in CASES {
         let want = scalar_sum(pair);
-        let terms = pair
-            .a()
-            .iter()
-            .zip(pair.b())
-            .map(|(&x, &y)| term(x.into(), y.into()).abs());
-        let tolerance = 2.0 * rounding(n) * terms.sum::<f64>() + n as f64 * 2f64.powi(-148);
         for v in variants() {
             let got = variant_sum(v, pair);
-            let same = if want.is_finite() {
-                (f64::from(got) - f64::from(want)).abs() <= tolerance
-            } else {
-                got == want || got.is_nan() && want.is_nan()
-            };
+            let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
             assert!(same, "{v:?} {name}, {what}, n = {n}: {got:e} for {want:e}");
         }
     }
 }
 
+/// Register widths, and whatever lengths chance brings.
+fn lengths(rng: &mut impl Rng) -> Vec<usize> {
+    let random = (0..100).map(|i| rng.random_range(0..if i % 2 == 0 { 200 } else { 3000 }));
+    LENGTHS.into_iter().chain(random).collect()
+}
+
 #[test]
 fn random_rows() {
     let mut rng = rng();
-    for n in LENGTHS {
+    for n in lengths(&mut rng) {
         for scale in [1.0f32, 256.0] {
             let mut row = || -> Vec<f32> {
-                let one = |_| f16::from_f32(scale * rng.random_range(-1.0f32..1.0)).to_f32();
-                (0..n).map(one).collect()
+                (0..n)
+                    .map(|_| scale * rng.random_range(-1.0..1.0))
+                    .collect()
             };
             assert_parity(&Pair::new(&row(), &row()), "random");
+        }
+    }
+}
+
+/// Terms of very different sizes: almost any other order or rounding of the sum would show.
+#[test]
+fn mixed_sizes() {
+    let mut rng = rng();
+    for n in lengths(&mut rng) {
+        let mut row = || -> Vec<f32> {
+            let mut one = || rng.random_range(-1.0f32..1.0) * 2f32.powi(rng.random_range(-20..15));
+            (0..n).map(|_| one()).collect()
+        };
+        assert_parity(&Pair::new(&row(), &row()), "mixed sizes");
+    }
+}
+
+/// Any bits at all, with or without infinities and NaN.
+#[test]
+fn any_bits() {
+    let mut rng = rng();
+    for n in lengths(&mut rng) {
+        for only_finite in [true, false] {
+            let mut row = || -> Vec<f32> {
+                let mut one = || loop {
+                    let x = f32::from_bits(rng.random());
+                    if x.is_finite() || !only_finite {
+                        return x;
+                    }
+                };
+                (0..n).map(|_| one()).collect()
+            };
+            assert_parity(&Pair::new(&row(), &row()), "any bits");
+        }
+    }
+}
+
+/// The order is the documented one, in every variant: written out here once more.
+#[test]
+fn order_as_documented() {
+    let mut rng = rng();
+    for n in lengths(&mut rng) {
+        let mut row = || -> Vec<f32> { (0..n).map(|_| rng.random_range(-1.0..1.0)).collect() };
+        let pair = Pair::new(&row(), &row());
+        let mut lanes = vec![0f32; 64];
+        for (i, (x, y)) in pair.a().iter().zip(pair.b()).enumerate() {
+            lanes[i % 64] += x * y;
+        }
+        while lanes.len() > 1 {
+            let upper = lanes.split_off(lanes.len() / 2);
+            lanes.iter_mut().zip(upper).for_each(|(x, y)| *x += y);
+        }
+        for v in variants() {
+            let got = v.dot(pair.a(), pair.b());
+            assert_eq!(got.to_bits(), lanes[0].to_bits(), "{v:?}, n = {n}");
         }
     }
 }
@@ -195,7 +246,7 @@ fn zeros_subnormals_and_extremes() {
             vec![0.0, -0.0, 1.0, -65504.0, 5.9604645e-8, 6.097555e-5],
         ),
     ];
-    for n in LENGTHS {
+    for n in lengths(&mut rng) {
         for (what, pool) in &pools {
             let mut row = || -> Vec<f32> {
                 (0..n)
@@ -204,6 +255,9 @@ fn zeros_subnormals_and_extremes() {
             };
             assert_parity(&Pair::new(&row(), &row()), what);
         }
+        let huge = [3e38, -3e38, 1e30, -1e30, 1e-30, 1e19, -1e19, 0.0];
+        let mut row = || -> Vec<f32> { (0..n).map(|_| huge[rng.random_range(0..8)]).collect() };
+        assert_parity(&Pair::new(&row(), &row()), "huge");
         // f32 subnormals on the query's side: products and squares underflow.
         let tiny: Vec<f32> = (0..n)
             .map(|_| f32::from_bits(rng.random_range(0..0x80_0000)))
@@ -212,6 +266,7 @@ fn zeros_subnormals_and_extremes() {
             .map(|_| f16::from_bits(rng.random_range(0..0x400)).to_f32())
             .collect();
         assert_parity(&Pair::new(&tiny, &row), "f32 subnormals");
+        assert_parity(&Pair::new(&tiny, &tiny), "f32 subnormals on both sides");
     }
 }
 

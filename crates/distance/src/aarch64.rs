@@ -112,8 +112,8 @@ impl Lanes for float32x4_t {
     }
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
-        vfmaq_f32(sum, self, other)
+    unsafe fn mul(self, other: Self) -> Self {
+        vmulq_f32(self, other)
     }
     #[inline]
     #[target_feature(enable = "neon")]
@@ -123,7 +123,8 @@ impl Lanes for float32x4_t {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn sum(self) -> f32 {
-        vaddvq_f32(self)
+        let two = vadd_f32(vget_low_f32(self), vget_high_f32(self));
+        vget_lane_f32::<0>(vpadd_f32(two, two))
     }
 }
 
@@ -132,7 +133,7 @@ macro_rules! sums {
         #[target_feature(enable = "neon")]
         unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
             // SAFETY: the features of float32x4_t are enabled here.
-            unsafe { sum_terms::<float32x4_t, $term, $b>(a, b) }
+            unsafe { sum_terms::<float32x4_t, 16, $term, $b>(a, b) }
         }
     )*};
 }

@@ -8,8 +8,8 @@
 
 use half::f16;
 
-/// Registers of running sums in flight: enough to hide the latency of the additions.
-const ACCUMULATORS: usize = 4;
+/// Running sums of every variant: element `i` goes to lane `i % SUM_LANES`.
+pub(crate) const SUM_LANES: usize = 64;
 
 /// A register of f32 lanes.
 ///
@@ -32,11 +32,11 @@ pub(crate) trait Lanes: Copy {
     unsafe fn add(self, other: Self) -> Self;
     /// Lanewise difference.
     unsafe fn sub(self, other: Self) -> Self;
-    /// Lanewise `self * other + sum`, rounded once.
-    unsafe fn mul_add(self, other: Self, sum: Self) -> Self;
+    /// Lanewise product.
+    unsafe fn mul(self, other: Self) -> Self;
     /// Lanewise absolute value.
     unsafe fn abs(self) -> Self;
-    /// The lanes added as a binary tree.
+    /// The lanes added as a binary tree: lane `i` and lane `i + LANES / 2`, and so on with the half that results.
     unsafe fn sum(self) -> f32;
 }
 
@@ -74,10 +74,10 @@ impl Element for f16 {
     }
 }
 
-/// What a pair of elements adds to the sum. Zero for a pair of zeros, so that padding adds nothing.
+/// What a pair of elements adds to the sum. Zero, and not minus zero, for a pair of zeros, so that padding adds nothing.
 pub(crate) trait Term {
-    /// `sum` plus the term of `(a, b)`.
-    unsafe fn add<V: Lanes>(sum: V, a: V, b: V) -> V;
+    /// The term of `(a, b)`.
+    unsafe fn of<V: Lanes>(a: V, b: V) -> V;
 }
 
 /// `a b`.
@@ -89,71 +89,88 @@ pub(crate) struct L1;
 
 impl Term for Dot {
     #[inline(always)]
-    unsafe fn add<V: Lanes>(sum: V, a: V, b: V) -> V {
+    unsafe fn of<V: Lanes>(a: V, b: V) -> V {
         // SAFETY: the caller guarantees the instruction set of V.
-        unsafe { a.mul_add(b, sum) }
+        unsafe { a.mul(b) }
     }
 }
 
 impl Term for L2sq {
     #[inline(always)]
-    unsafe fn add<V: Lanes>(sum: V, a: V, b: V) -> V {
+    unsafe fn of<V: Lanes>(a: V, b: V) -> V {
         // SAFETY: the caller guarantees the instruction set of V.
         unsafe {
             let d = a.sub(b);
-            d.mul_add(d, sum)
+            d.mul(d)
         }
     }
 }
 
 impl Term for L1 {
     #[inline(always)]
-    unsafe fn add<V: Lanes>(sum: V, a: V, b: V) -> V {
+    unsafe fn of<V: Lanes>(a: V, b: V) -> V {
         // SAFETY: the caller guarantees the instruction set of V.
-        unsafe { sum.add(a.sub(b).abs()) }
+        unsafe { a.sub(b).abs() }
     }
 }
 
-/// Sums the terms of two slices over their common length.
+/// Sums the terms of two slices over their common length, in `N` registers that hold the [`SUM_LANES`] lanes.
 ///
-/// The bound in the crate's documentation rests on the shape of this function: a lane of an accumulator takes
-/// one term a round, and at most one more after the rounds.
+/// All variants give the bits of [`scalar`](crate::scalar): each lane takes the same terms in the same order, products and
+/// sums are rounded separately, and the lanes are added as the same tree. Only the last register of a tail differs:
+/// it adds zeros to lanes that have no element there. That changes no bit: a lane starts at plus zero, and a sum of
+/// floats is minus zero only if both operands are, so no lane ever is minus zero, and all else plus zero is itself.
 ///
 /// # Safety
 /// The instruction set of `V` must be available.
 #[inline(always)]
-pub(crate) unsafe fn sum_terms<V: Lanes, T: Term, B: Element>(a: &[f32], b: &[B]) -> f32 {
-    // The bound is derived for at least 16 lanes.
-    const { assert!(ACCUMULATORS * V::LANES >= 16) };
+pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, B: Element>(
+    a: &[f32],
+    b: &[B],
+) -> f32 {
+    const { assert!(N * V::LANES == SUM_LANES) };
     let n = a.len().min(b.len());
     let (a, b) = (a.as_ptr(), b.as_ptr());
     let mut i = 0;
     // SAFETY: the instruction set is the caller's obligation; every load ends at or before element n of its slice:
     // whole registers where i + LANES <= n, and the n - i < LANES that are left.
     unsafe {
-        let mut acc = [V::zero(); ACCUMULATORS];
-        while i + ACCUMULATORS * V::LANES <= n {
+        let mut acc = [V::zero(); N];
+        while i + SUM_LANES <= n {
             for (j, acc) in acc.iter_mut().enumerate() {
                 let at = i + j * V::LANES;
-                *acc = T::add(*acc, V::load(a.add(at)), B::load(b.add(at)));
+                *acc = acc.add(T::of(V::load(a.add(at)), B::load(b.add(at))));
             }
-            i += ACCUMULATORS * V::LANES;
-        }
-        // At most three whole registers are left, and the rest for the last accumulator, which got none of them.
-        let (last, others) = acc.split_last_mut().expect("accumulators");
-        for acc in others {
-            if i + V::LANES <= n {
-                *acc = T::add(*acc, V::load(a.add(i)), B::load(b.add(i)));
-                i += V::LANES;
-            }
+            i += SUM_LANES;
         }
         if i < n {
-            *last = T::add(
-                *last,
-                V::load_first(a.add(i), n - i),
-                B::load_first(b.add(i), n - i),
-            );
+            let (whole, rest) = ((n - i) / V::LANES, (n - i) % V::LANES);
+            let at = n - rest;
+            let part = if rest > 0 {
+                T::of(
+                    V::load_first(a.add(at), rest),
+                    B::load_first(b.add(at), rest),
+                )
+            } else {
+                V::zero()
+            };
+            // No way out of the loop: it is unrolled, and the sums stay in registers.
+            for (j, acc) in acc.iter_mut().enumerate() {
+                if j < whole {
+                    let at = i + j * V::LANES;
+                    *acc = acc.add(T::of(V::load(a.add(at)), B::load(b.add(at))));
+                } else if j == whole {
+                    *acc = acc.add(part);
+                }
+            }
         }
-        acc[0].add(acc[1]).add(acc[2].add(acc[3])).sum()
+        let mut half = N / 2;
+        while half > 0 {
+            for j in 0..half {
+                acc[j] = acc[j].add(acc[j + half]);
+            }
+            half /= 2;
+        }
+        acc[0].sum()
     }
 }

@@ -19,7 +19,7 @@ impl Isa {
     /// All of them, narrow ones first.
     pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Neon];
 
-    /// The name in messages and in `OMEN_ISA`.
+    /// The name in messages and in `OMEN_SIMD`.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
@@ -61,9 +61,27 @@ impl Isa {
 
 /// The instruction set the functions of this crate use in this process.
 ///
-/// The widest available one, or the one that the environment variable `OMEN_ISA` names (for tests). It is settled
-/// at the first call of any function of the crate. Panics, at that call, if `OMEN_ISA` names an
-/// unknown or unavailable one: a test that asked for a variant must not pass on another.
+/// The widest available one, or the one that the environment variable `OMEN_SIMD` names. It is settled, and the variable
+/// read, once per process, at the first call of any function of the crate.
 pub fn isa() -> Isa {
     variant::active().isa()
+}
+
+/// Why [`isa`] is not what the environment variable `OMEN_SIMD` asks for, in a sentence for the user.
+///
+/// `None` where there is nothing to tell: the variable is unset or empty, or what it names is in use. An unknown or
+/// unavailable name is no reason to stop a server, so the widest available set serves, and this says so.
+pub fn isa_note() -> Option<String> {
+    variant::refused().map(|name| {
+        let available: Vec<&str> = Isa::ALL
+            .into_iter()
+            .filter(|isa| isa.is_available())
+            .map(Isa::name)
+            .collect();
+        format!(
+            "OMEN_SIMD={name}: this machine has {}; {} is in use",
+            available.join(", "),
+            isa().name()
+        )
+    })
 }

@@ -12,19 +12,25 @@
 //! | `bits.rs`, `nibbles.rs` | bit rows to and from FastScan order; 4-bit codes |
 //! | `bounds.rs` | from a group's sums to bounds and to the entries within a limit |
 //!
+//! # The same on every machine
+//!
+//! All variants give the same bits (one NaN being as good as another), so a search finds the same whatever the machine.
+//! A sum keeps 64 running sums ("lanes"): term `i` is added to lane `i % 64`, the terms of a lane in order, starting from
+//! zero. Then lane `i` and lane `i + 32` are added, and so on with 16, 8, 4, 2 and 1. Every
+//! operation is rounded by itself; none is fused. Only [`Panels`] is exempt: it chooses lists, and fuses where it can.
+//!
 //! # Rounding
 //!
-//! Let `u = 2^-24`. Whatever the variant, a sum over `dim` terms computed here differs from the sum over
+//! Let `u = 2^-24`. A sum over `dim` terms computed here differs from the sum over
 //! the reals by at most `rounding(dim) * sum |term|`, `rounding(dim) = (dim / 8 + 24) u`, as long as nothing
-//! overflows; terms that underflow add at most `dim * 2^-149` to that. Derivation: a term carries `t` roundings of its own
-//! (`dot`: the product, 1; `l2sq`: the difference enters twice and its square once, 3; `l1`: 1; a fused
-//! multiply-add removes the product's). Every variant keeps at least 16 running sums ("lanes") and deals the
-//! terms out to them in turn; what is left after the last whole round adds at most one term to each. So a lane holds at most `dim / 16 + 2` terms, and its first addition, to zero, is exact: at
-//! most `dim / 16 + 1` roundings. The lanes (at most 64) are then added as a binary tree, 6 levels, in the
-//! scalar variant 4. In all `m <= dim / 16 + 1 + 6 + 3 = dim / 16 + 10` factors `(1 + d)`, `|d| <= u`, stand
+//! overflows; terms that underflow add at most `dim * 2^-149` to that. Derivation: a term carries at most 3 roundings of
+//! its own (`dot`: the product, 1; `l2sq`: the difference enters twice and its square once, 3; `l1`: 1). A lane
+//! holds at most `dim / 64 + 1` terms, and its first addition, to zero, is exact: at most `dim / 64` roundings. The tree
+//! has 6 levels. In all `m <= dim / 64 + 6 + 3 = dim / 64 + 9` factors `(1 + d)`, `|d| <= u`, stand
 //! on each term, hence (Higham, Accuracy and Stability, lemma 3.1) the error is at most
 //! `m u / (1 - m u) * sum |term|`. For `dim <= 2^20` the second-order part `m^2 u^2 / (1 - m u)` is below
-//! `dim / 16 u`, so the bound holds with more than 13 u to spare. f16 widens to f32 exactly and adds nothing.
+//! `(dim / 64000 + 1) u`, so the bound holds with at least 14 u to spare. (It was derived for 16 lanes; what an index stores
+//! rests on it, so it stays.) f16 widens to f32 exactly and adds nothing.
 //! The sums of `l2sq`, `l1` and `norm_sq` have no negative terms: for them the bound is a relative error.
 
 #[cfg(target_arch = "aarch64")]
@@ -44,7 +50,7 @@ mod x86_64;
 pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
 pub use bounds::{Estimate, GroupFactors, Limit};
 pub use half::f16;
-pub use isa::{Isa, isa};
+pub use isa::{Isa, isa, isa_note};
 pub use nearest::Panels;
 pub use nibbles::{pack_nibbles, unpack_nibbles};
 pub use variant::{Variant, variants};

@@ -1,15 +1,17 @@
 //! The reference: portable code, the fallback where nothing better is available, and the oracle of the parity tests.
 //!
-//! The sums run in 16 lanes, which the compiler can map to whatever registers the baseline has.
+//! The sums run in lanes, which the compiler can map to whatever registers the baseline has.
 
 use half::f16;
 
 use crate::bits::{GROUP, PERM};
 use crate::bounds::{Estimate, GroupFactors, Limit, bounds_and_limits};
+use crate::generic::SUM_LANES;
 use crate::nibbles::{BLOCK, BLOCK_DIMS};
 use crate::{Isa, Variant, fht};
 
-const LANES: usize = 16;
+/// Lanes of a sum that are in registers at once; divides [`SUM_LANES`].
+const STRIPE: usize = 16;
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Scalar,
@@ -128,23 +130,29 @@ pub fn hadamard(x: &mut [f32]) {
     });
 }
 
-/// Sums `term(a_i, b_i)` in [`LANES`] lanes, then the lanes as a binary tree.
+/// Sums `term(a_i, b_i)` in [`SUM_LANES`] lanes, then the lanes as a binary tree.
 #[inline(always)]
 fn sum_terms<B: Copy>(a: &[f32], b: &[B], term: impl Fn(f32, B) -> f32) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
-    let mut lanes = [0f32; LANES];
-    let (a_rounds, b_rounds) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let (a_rest, b_rest) = (a_rounds.remainder(), b_rounds.remainder());
-    for (x, y) in a_rounds.zip(b_rounds) {
-        for i in 0..LANES {
-            lanes[i] += term(x[i], y[i]);
+    let mut lanes = [0f32; SUM_LANES];
+    let (a_rounds, a_rest) = a.as_chunks::<SUM_LANES>();
+    let (b_rounds, b_rest) = b.as_chunks::<SUM_LANES>();
+    // As many lanes at a time as the registers of the baseline hold.
+    for (start, lanes) in (0..).step_by(STRIPE).zip(lanes.as_chunks_mut::<STRIPE>().0) {
+        let mut sums = [0f32; STRIPE];
+        for (x, y) in a_rounds.iter().zip(b_rounds) {
+            let (x, y) = (&x[start..start + STRIPE], &y[start..start + STRIPE]);
+            for i in 0..STRIPE {
+                sums[i] += term(x[i], y[i]);
+            }
         }
+        *lanes = sums;
     }
     for (lane, (&x, &y)) in lanes.iter_mut().zip(a_rest.iter().zip(b_rest)) {
         *lane += term(x, y);
     }
-    let mut half = LANES / 2;
+    let mut half = SUM_LANES / 2;
     while half > 0 {
         for i in 0..half {
             lanes[i] += lanes[i + half];

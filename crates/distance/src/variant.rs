@@ -169,11 +169,23 @@ pub fn variants() -> &'static [Variant] {
     VARIANTS.get_or_init(|| Isa::ALL.into_iter().flat_map(available).collect())
 }
 
+/// What serves the free functions, and the value of `OMEN_SIMD` where it names nothing that this machine has.
+struct Choice {
+    variant: Variant,
+    refused: Option<String>,
+}
+
+static CHOICE: OnceLock<Choice> = OnceLock::new();
+
 /// The variant that serves the free functions.
 #[inline]
 pub(crate) fn active() -> &'static Variant {
-    static ACTIVE: OnceLock<Variant> = OnceLock::new();
-    ACTIVE.get_or_init(choose)
+    &CHOICE.get_or_init(choose).variant
+}
+
+/// The value of `OMEN_SIMD`, if it could not be honoured.
+pub(crate) fn refused() -> Option<&'static str> {
+    CHOICE.get_or_init(choose).refused.as_deref()
 }
 
 /// The only way to a `Variant`: those of an instruction set that the machine can run, none if it lacks the instructions.
@@ -200,12 +212,16 @@ fn available(isa: Isa) -> Vec<Variant> {
 }
 
 #[cold]
-fn choose() -> Variant {
-    let Ok(name) = std::env::var("OMEN_ISA") else {
-        return *variants()
-            .last()
-            .expect("the scalar variant is always there");
-    };
+fn choose() -> Choice {
+    let name = std::env::var_os("OMEN_SIMD").unwrap_or_default();
+    let name = name.to_string_lossy();
     let forced = Isa::from_name(&name).and_then(|isa| available(isa).pop());
-    forced.unwrap_or_else(|| panic!("OMEN_ISA={name}: this machine has {:?}", variants()))
+    let widest = || {
+        let last = variants().last();
+        *last.expect("the scalar variant is always there")
+    };
+    Choice {
+        variant: forced.unwrap_or_else(widest),
+        refused: (forced.is_none() && !name.is_empty()).then(|| name.into_owned()),
+    }
 }

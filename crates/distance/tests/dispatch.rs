@@ -1,59 +1,82 @@
 //! The choice of a variant, each in a process of its own.
 
-use std::process::{Command, Output};
+use std::ffi::OsStr;
+use std::process::Command;
 
-use omen_distance::{Isa, isa, variants};
+use omen_distance::{Isa, isa, isa_note, variants};
 
-/// Runs [`reports_its_choice`] of this file with `OMEN_ISA` set or unset.
-fn run(name: Option<&str>) -> Output {
+/// What [`reports_its_choice`] of this file prints with `OMEN_SIMD` set or unset.
+fn run(value: Option<&OsStr>) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "reports_its_choice", "--nocapture"]);
-    match name {
-        Some(name) => command.env("OMEN_ISA", name),
-        None => command.env_remove("OMEN_ISA"),
+    match value {
+        Some(value) => command.env("OMEN_SIMD", value),
+        None => command.env_remove("OMEN_SIMD"),
     };
-    command.output().unwrap()
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{value:?}: {text}");
+    text
+}
+
+fn widest() -> &'static str {
+    variants().last().unwrap().isa().name()
 }
 
 #[test]
 fn reports_its_choice() {
     assert_eq!(omen_distance::dot(&[2.0, 3.0], &[5.0, 7.0]), 31.0);
-    println!("chosen: {}.", isa().name());
+    println!("chosen: {}. note: {:?}.", isa().name(), isa_note());
 }
 
 #[test]
 fn override_is_honoured() {
     for v in variants() {
-        let output = run(Some(v.isa().name()));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "{text}");
+        let name = v.isa().name();
+        let text = run(Some(name.as_ref()));
         assert!(
-            text.contains(&format!("chosen: {}.", v.isa().name())),
+            text.contains(&format!("chosen: {name}. note: None.")),
             "{text}"
         );
     }
 }
 
 #[test]
-fn unavailable_override_is_refused() {
+fn unavailable_override_falls_back_with_a_note() {
     let missing = Isa::ALL
         .into_iter()
         .filter(|isa| !isa.is_available())
         .map(Isa::name);
-    for name in missing.chain(["mmx", ""]) {
-        assert!(
-            !run(Some(name)).status.success(),
-            "OMEN_ISA={name} was accepted"
+    for name in missing.chain(["mmx", "AVX2", "avx2 ", "avx512+vnni"]) {
+        let text = run(Some(name.as_ref()));
+        let start = format!(
+            "chosen: {}. note: Some(\"OMEN_SIMD={name}: this machine has scalar",
+            widest()
         );
+        assert!(text.contains(&start), "{text}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_no_text_falls_back_too() {
+    use std::os::unix::ffi::OsStrExt;
+    let text = run(Some(OsStr::from_bytes(b"avx\xff")));
+    assert!(
+        text.contains(&format!("chosen: {}. note: Some(", widest())),
+        "{text}"
+    );
 }
 
 #[test]
 fn widest_by_default() {
-    let output = run(None);
-    let widest = variants().last().unwrap().isa().name();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains(&format!("chosen: {widest}.")), "{text}");
+    for value in [None, Some(OsStr::new(""))] {
+        let text = run(value);
+        assert!(
+            text.contains(&format!("chosen: {}. note: None.", widest())),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -60,14 +60,25 @@ impl Lanes for __m256 {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
     unsafe fn load_f16_first(p: *const f16, n: usize) -> Self {
-        let mut padded = [f16::ZERO; 8];
-        // SAFETY: the caller guarantees n < 8 readable numbers; padded is a local of 8.
-        unsafe {
-            for (i, slot) in padded.iter_mut().enumerate().take(n) {
-                *slot = p.add(i).read();
+        // Two loads that overlap: whatever both read, both put into the same place.
+        // SAFETY: the caller guarantees n < 8 readable numbers of two bytes, and each load ends with the last of them.
+        let bits = unsafe {
+            match n {
+                0 => 0,
+                1 => u128::from(p.cast::<u16>().read_unaligned()),
+                2 | 3 => {
+                    let last = p.add(n - 2).cast::<u32>().read_unaligned();
+                    let first = p.cast::<u32>().read_unaligned();
+                    u128::from(first) | u128::from(last) << (16 * (n - 2))
+                }
+                _ => {
+                    let last = p.add(n - 4).cast::<u64>().read_unaligned();
+                    let first = p.cast::<u64>().read_unaligned();
+                    u128::from(first) | u128::from(last) << (16 * (n - 4))
+                }
             }
-            Self::load_f16(padded.as_ptr())
-        }
+        };
+        _mm256_cvtph_ps(_mm_set_epi64x((bits >> 64) as i64, bits as i64))
     }
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -80,9 +91,9 @@ impl Lanes for __m256 {
         _mm256_sub_ps(self, other)
     }
     #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
-        _mm256_fmadd_ps(self, other, sum)
+    #[target_feature(enable = "avx2")]
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm256_mul_ps(self, other)
     }
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -106,7 +117,7 @@ macro_rules! sums {
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
             // SAFETY: the features of __m256 are enabled here.
-            unsafe { sum_terms::<__m256, $term, $b>(a, b) }
+            unsafe { sum_terms::<__m256, 8, $term, $b>(a, b) }
         }
     )*};
 }

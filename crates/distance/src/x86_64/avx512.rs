@@ -79,8 +79,8 @@ impl Lanes for __m512 {
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn mul_add(self, other: Self, sum: Self) -> Self {
-        _mm512_fmadd_ps(self, other, sum)
+    unsafe fn mul(self, other: Self) -> Self {
+        _mm512_mul_ps(self, other)
     }
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -104,7 +104,7 @@ macro_rules! sums {
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
         unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
             // SAFETY: the features of __m512 are enabled here.
-            unsafe { sum_terms::<__m512, $term, $b>(a, b) }
+            unsafe { sum_terms::<__m512, 4, $term, $b>(a, b) }
         }
     )*};
 }
