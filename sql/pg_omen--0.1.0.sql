@@ -402,11 +402,25 @@ CREATE FUNCTION omen_index_status(
 	OUT appended_rows bigint,
 	OUT dead_rows bigint,
 	OUT bytes bigint,
+	OUT codes text,
+	OUT built_at timestamptz,
+	OUT rows_at_build bigint,
+	OUT drift double precision,
+	OUT calibration_queries integer,
 	OUT hot_tier_bytes bigint,
 	OUT hot_tier_state text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'omen_index_status_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION omen_index_status(regclass) IS 'what an omen index holds, on disk and on this session''s GPU';
+
+CREATE FUNCTION omen_cpu_status(
+	OUT simd text,
+	OUT available text,
+	OUT threads integer,
+	OUT note text
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_cpu_status_wrapper' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION omen_cpu_status() IS 'the instructions that searches on the CPU use';
 
 CREATE FUNCTION omen_last_scan(
 	OUT index regclass,

@@ -5,14 +5,19 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{PgError, Result};
 
-/// A pool of `max_parallel_maintenance_workers` + 1 threads, at most one a core.
-pub(crate) fn pool() -> Result<rayon::ThreadPool> {
+/// Threads a build may use: `max_parallel_maintenance_workers` + 1, at most one a core.
+pub(crate) fn count() -> usize {
     // SAFETY: reads a setting on the main thread.
     let workers = unsafe { pg_sys::max_parallel_maintenance_workers }.max(0) as usize;
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    (workers + 1).min(cores)
+}
+
+/// A pool of [`count`] threads.
+pub(crate) fn pool() -> Result<rayon::ThreadPool> {
     with_signals_blocked(|| {
         rayon::ThreadPoolBuilder::new()
-            .num_threads((workers + 1).min(cores))
+            .num_threads(count())
             .thread_name(|i| format!("omen build {i}"))
             .build()
     })

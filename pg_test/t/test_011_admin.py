@@ -22,6 +22,7 @@ def table(conn, rng):
 def test_columns(table):
     assert columns(table, "omen_index_status('t_v_idx')") >= {"rows", "lists", "dimension", "metric", "format_version"}
     assert columns(table, "omen_last_scan()") >= {"engine", "probes", "candidates", "reranked", "fallback_reason"}
+    assert columns(table, "omen_cpu_status()") == {"simd", "available", "threads", "note"}
     assert columns(table, "omen_gpu_status()") >= {"name", "compute_capability", "driver_version", "state", "reason"}
 
 
@@ -30,10 +31,23 @@ def test_index_status_is_true(table, rng):
     assert (status["rows"], status["lists"], status["dimension"], status["metric"], status["format_version"]) == (3000, 20, 40, "cosine", 1)
     size = table.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
     assert size in status.values(), status
+    assert (status["rows_at_build"], status["drift"], status["codes"]) == (3000, 0, "4 bits")
+    assert 100 <= status["calibration_queries"] <= 3000
+    age = table.execute("SELECT extract(epoch FROM now() - built_at) FROM omen_index_status('t_v_idx')").fetchone()[0]
+    assert -1 < age < 600, age
     table.execute("DELETE FROM t WHERE id < 1000")
     table.execute("VACUUM t")
     vectors.copy_rows(table, "t", range(3000, 3300), vectors.clustered(rng, 300, 40))
-    assert index_status(table)["rows"] == 2300
+    status = index_status(table)
+    assert (status["rows"], status["rows_at_build"]) == (2300, 3000) and abs(status["drift"] + 700 / 3000) < 1e-9
+    table.execute("REINDEX INDEX t_v_idx")
+    status = index_status(table)
+    assert (status["rows"], status["rows_at_build"], status["drift"]) == (2300, 2300, 0)
+
+
+def test_cpu_status_is_true(table):
+    simd, available, threads, note = table.execute("SELECT * FROM omen_cpu_status()").fetchone()
+    assert simd in available.split(", ") and available.startswith("scalar") and threads >= 1 and note is None
 
 
 def test_last_scan_is_true(table, rng):

@@ -1,8 +1,10 @@
 //! `omen_index_status(regclass)`: what an index holds, on disk and on this session's GPU.
 #![allow(unsafe_code)]
 
-use omen_ivf::index::read_entries;
+use omen_ivf::index::{Index, read_entries};
+use omen_ivf::layout::group::Filter;
 use omen_ivf::store::{PAGE_BYTES, PageStore};
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -12,7 +14,27 @@ use crate::error::{PgError, Result};
 use crate::storage::{IndexPages, open_index};
 use crate::{am, compat};
 
-type Row = (i64, i32, i32, String, i32, i32, i64, i64, i64, i64, String);
+type Row = (
+    i64,
+    i32,
+    i32,
+    String,
+    i32,
+    i32,
+    i64,
+    i64,
+    i64,
+    String,
+    Option<TimestampWithTimeZone>,
+    i64,
+    Option<f64>,
+    i32,
+    i64,
+    String,
+);
+
+/// Microseconds from the Unix epoch to that of Postgres, 2000-01-01.
+const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
 /// One row. Raises an error if `index` is no omen index, is damaged, or may not be read by the caller.
 #[pg_extern(sql = false)]
@@ -31,6 +53,11 @@ fn omen_index_status(
         name!(appended_rows, i64),
         name!(dead_rows, i64),
         name!(bytes, i64),
+        name!(codes, String),
+        name!(built_at, Option<TimestampWithTimeZone>),
+        name!(rows_at_build, i64),
+        name!(drift, Option<f64>),
+        name!(calibration_queries, i32),
         name!(hot_tier_bytes, i64),
         name!(hot_tier_state, String),
     ),
@@ -132,17 +159,32 @@ unsafe fn read(rel: pg_sys::Relation) -> Result<Row> {
             (tier.bytes, state)
         }
     };
+    let built = index.meta.built_rows;
     Ok((
         counts.live() as i64,
         index.n_lists() as i32,
         index.dim() as i32,
         index.metric().name().to_owned(),
         index.meta.version as i32,
-        index.probes_for(crate::guc::recall()) as i32,
+        index.probes_for(crate::guc::recall(), 10) as i32,
         counts.appended as i64,
         counts.frozen_dead as i64,
         i64::from(pages.n_blocks()?) * PAGE_BYTES as i64,
+        codes_of(&index).to_owned(),
+        TimestampWithTimeZone::try_from(index.meta.built_at - POSTGRES_EPOCH).ok(),
+        built as i64,
+        (built > 0).then(|| (counts.live() as f64 - built as f64) / built as f64),
+        index.meta.calibration_queries as i32,
         tier_bytes as i64,
         tier_state,
     ))
+}
+
+/// What the filter reads.
+fn codes_of(index: &Index) -> &'static str {
+    match index.meta.shape().filter {
+        Filter::None => "none",
+        Filter::OneBit => "1 bit",
+        Filter::FourBit => "4 bits",
+    }
 }

@@ -9,14 +9,14 @@ use super::progress::{self, Phase};
 use crate::error::Result;
 use crate::storage::{IndexPages, forget_index, open_index};
 
-/// Multiplications a calibration may take, about: some ten seconds of one core.
-const MAX_WORK: u64 = 100_000_000_000;
-/// Queries it takes at least, however large the index.
-const MIN_QUERIES: u64 = 100;
+/// Comparisons of a query with an entry that a calibration may take: some two seconds.
+const MAX_COMPARISONS: u64 = 700_000_000;
+/// Queries it takes at least, however large the index: as much again as a twentieth of the build.
+const MIN_QUERIES: u64 = 1000;
 
 /// How many of `wanted` queries, each compared to all entries, are affordable.
-fn affordable(wanted: usize, n_entries: u64, dim: usize) -> usize {
-    let n = MAX_WORK / (n_entries.max(1) * dim as u64);
+fn affordable(wanted: usize, n_entries: u64) -> usize {
+    let n = MAX_COMPARISONS / n_entries.max(1);
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
 
@@ -35,7 +35,7 @@ pub(super) unsafe fn run(
     let open = open_index(&pages)?;
     if open.n_lists() > 1 && !tids.is_empty() {
         progress::begin(Phase::Calibrating);
-        let n = affordable(tids.len(), n_entries, open.dim());
+        let n = affordable(tids.len(), n_entries);
         let points = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
         store_calibration(&pages, &points, n as u32)?;
     }

@@ -22,8 +22,16 @@ use crate::storage::IndexPages;
 
 /// Least k of a first round.
 const MIN_K: usize = 16;
-/// Rows that the first lists answer for.
+/// Rows that searches are taken to want until more is known.
+const USUAL_ROWS: u64 = 10;
+/// With lists given by the user: rows that the first of them answer for.
 const ROWS_OF_FIRST_LISTS: u64 = 128;
+/// A scan that goes on takes all lists, if they have no more entries than this, rather than some more again and again: each
+/// time some rows come too late, and reading all codes takes some milliseconds.
+const FEW_ENTRIES: u64 = 500_000;
+/// The same for a scan that has gone on before, or is expected to want `MANY_ROWS`.
+const FEW_ENTRIES_DEEP: u64 = 4_000_000;
+const MANY_ROWS: u64 = 1000;
 /// Later, one in so many entries of the visited lists is handed out before lists are added ...
 const HANDED_OUT_SHARE: u64 = 16;
 /// ... so that it is one in so many.
@@ -35,6 +43,11 @@ pub(super) struct OrderedScan {
     iterative: IterativeScan,
     /// Whether `omen.probes` was given.
     probes_given: bool,
+    recall: f32,
+    /// All lists were asked for: the filter, which can err, stays off.
+    exact: bool,
+    /// Nearest rows of which the visited lists hold `omen.recall`, if the probes are ours.
+    covers: u64,
     /// Lists visited so far, and how many there were to be.
     lists: Vec<Probe>,
     probes: u32,
@@ -54,6 +67,8 @@ pub(super) struct OrderedScan {
     max_rows: Option<u64>,
     /// Rows after which lists are added; `None`: not before they are used up.
     widen_at: Option<u64>,
+    /// How often lists were added.
+    n_widened: u32,
 }
 
 impl OrderedScan {
@@ -65,16 +80,27 @@ impl OrderedScan {
         record: &mut ScanRecord,
     ) -> Result<Self> {
         let given = guc::probes();
-        let probes = if given > 0 {
+        let depth = engine::stats::usual_depth(record.relation).max(USUAL_ROWS);
+        let recall = guc::recall();
+        let asked = if given > 0 {
             given
         } else {
-            index.probes_for(guc::recall())
+            index.probes_for(recall, depth)
         };
-        let depth = engine::stats::usual_depth(record.relation).max(1);
+        let exact = asked >= index.n_lists();
+        let deep = depth >= MANY_ROWS && index.meta.built_rows <= FEW_ENTRIES_DEEP;
+        let probes = if given == 0 && deep {
+            index.n_lists()
+        } else {
+            asked
+        };
         let mut scan = Self {
             query,
             iterative: guc::iterative_scan(),
             probes_given: given > 0,
+            recall,
+            covers: depth,
+            exact,
             lists: Vec::new(),
             probes: probes.clamp(1, index.n_lists()),
             n_entries: 0,
@@ -88,6 +114,7 @@ impl OrderedScan {
             n_rows: 0,
             max_rows: guc::max_scan_tuples(),
             widen_at: None,
+            n_widened: 0,
         };
         scan.visit_lists(pages, index, record)?;
         Ok(scan)
@@ -112,8 +139,8 @@ impl OrderedScan {
                 if !self.handed_out.insert(candidate.tid.as_u64()) {
                     continue;
                 }
-                if candidate.key < self.late_below {
-                    // From a list that was added late.
+                if candidate.key < self.late_below || candidate.ceiling < self.last_key {
+                    // From a list that was added late, or missed by the filter before.
                     record.late += 1;
                     if self.iterative == IterativeScan::StrictOrder {
                         continue;
@@ -177,12 +204,30 @@ impl OrderedScan {
         Ok(())
     }
 
-    /// Adds lists: twice as many, or enough for `WIDENED_SHARE`.
+    /// Adds lists: all, if they are few; else as many as ten times the rows need by the calibration, or twice as many, or
+    /// enough for `WIDENED_SHARE`.
     fn widen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
         let list_entries = (self.n_entries / self.lists.len().max(1) as u64).max(1);
         let enough = (self.n_rows * WIDENED_SHARE).div_ceil(list_entries);
-        let doubled = u64::from(self.probes) * 2;
-        self.probes = doubled.max(enough).min(u64::from(index.n_lists())) as u32;
+        self.covers = self.covers.max(self.n_rows).saturating_mul(10);
+        let covering = index.probes_for(self.recall, self.covers);
+        let wanted = if self.probes_given || covering <= self.probes {
+            u64::from(self.probes) * 2
+        } else {
+            u64::from(covering)
+        };
+        self.n_widened += 1;
+        let all = u64::from(index.n_lists());
+        let few = if self.n_widened > 1 {
+            FEW_ENTRIES_DEEP
+        } else {
+            FEW_ENTRIES
+        };
+        self.probes = if !self.probes_given && list_entries * all <= few {
+            all
+        } else {
+            wanted.max(enough).min(all)
+        } as u32;
         self.late_below = self.last_key.max(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }
@@ -191,15 +236,19 @@ impl OrderedScan {
     ///
     /// The farther rows of the visited lists must not be handed out while lists nearly as near are unvisited: in strict order
     /// all rows of those that are nearer would be left out. So no more than a share of the entries visited is handed
-    /// out. The first lists were chosen for their recall, or by the user, who gets more out of them.
+    /// out; and, where the lists were chosen for their recall of so many rows, not many more than those. The user's own
+    /// choice gets more out of the first lists.
     fn next_widening(&self, index: &Index) -> Option<u64> {
         if !self.may_widen(index) {
             return None;
         }
+        // The executor looks a little beyond the rows it returns.
+        let covered = self.covers + self.covers / 2;
         let rows = match (self.widen_at, self.probes_given) {
-            (None, false) => (self.n_entries / 2).min(ROWS_OF_FIRST_LISTS),
+            (None, false) => covered.min(self.n_entries / 2),
+            (Some(_), false) => covered.min(self.n_entries / HANDED_OUT_SHARE),
             (None, true) => (self.n_entries / 4).max(ROWS_OF_FIRST_LISTS),
-            (Some(_), _) => self.n_entries / HANDED_OUT_SHARE,
+            (Some(_), true) => self.n_entries / HANDED_OUT_SHARE,
         };
         Some(rows.max(self.n_rows + 1))
     }
@@ -211,7 +260,6 @@ impl OrderedScan {
         lists: &[Probe],
         record: &mut ScanRecord,
     ) -> Result<Candidates> {
-        let exact = self.probes >= index.n_lists();
         engine::search(
             &SearchRequest {
                 pages,
@@ -219,7 +267,7 @@ impl OrderedScan {
                 query: &self.query,
                 lists,
                 k: self.k,
-                exact,
+                exact: self.exact,
             },
             record,
         )

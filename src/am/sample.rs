@@ -13,7 +13,7 @@ const MIN_TARGET: usize = 10_000;
 /// Rows sampled per list.
 const PER_LIST: usize = 64;
 /// Most rows that serve as queries of the calibration.
-pub(super) const MAX_QUERIES: usize = 500;
+pub(super) const MAX_QUERIES: usize = 2000;
 /// A sample with fewer rows keeps those that serve as queries.
 const FEW_ROWS_TO_SHARE: usize = 1000;
 
@@ -167,13 +167,13 @@ impl Sample {
         self.rows.truncate(n * dim);
     }
 
-    /// Moves some random rows out, for use as queries: a tenth of the sample, at most [`MAX_QUERIES`]. A row that centroids
+    /// Moves some random rows out, for use as queries: a fifth of the sample, at most [`MAX_QUERIES`]. A row that centroids
     /// were trained on lies nearer to its own than a query will, and would promise too much. Only where there are too few rows
     /// to do without, rows serve as both.
     pub(super) fn queries(&mut self, dim: usize, random: &mut Random) -> (Vec<f32>, Vec<Tid>) {
         let n = self.tids.len();
         let apart = n >= FEW_ROWS_TO_SHARE;
-        let wanted = if apart { n / 10 } else { n }.min(MAX_QUERIES);
+        let wanted = if apart { n / 5 } else { n }.min(MAX_QUERIES);
         let (mut rows, mut tids) = (Vec::with_capacity(wanted * dim), Vec::with_capacity(wanted));
         for i in 0..wanted {
             let (last, row) = (n - 1 - i, random.below((n - i) as u64) as usize);

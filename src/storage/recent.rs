@@ -51,7 +51,7 @@ impl Recent {
     pub(super) unsafe fn pin(self, rel: pg_sys::Relation, block: u32) -> Option<pg_sys::Buffer> {
         let reads = READS.get().wrapping_add(1);
         READS.set(reads);
-        if reads % LONG_WAY == 0 {
+        if reads.is_multiple_of(LONG_WAY) {
             return None;
         }
         let buffer = BUFFERS.with_borrow(|b| b.get(self.slot(block)).copied())?;

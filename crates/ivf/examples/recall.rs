@@ -76,7 +76,7 @@ fn main() {
 }
 
 fn report(store: &MemStore, index: &Index, queries: &[f32], truth: &[Vec<Tid>], target: f32) {
-    let probes = index.probes_for(target);
+    let probes = index.probes_for(target, 10);
     let mut stats = SearchStats::default();
     let mut found = [0; 2];
     let mut seconds = 0.0;

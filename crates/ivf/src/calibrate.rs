@@ -4,21 +4,24 @@
 //! from how many probes on it is found. One search of each query so gives the whole curve. What is stored is a lower
 //! confidence bound of the mean, so that a small sample does not promise too much.
 
+mod neighbours;
+mod page_cache;
+
 use bytemuck::Zeroable;
+
+use self::neighbours::neighbours;
 
 use crate::coarse::select_lists;
 use crate::index::Index;
 use crate::layout::meta::{CalibrationPoint, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta};
 use crate::query::Query;
-use crate::scan_list::SearchStats;
-use crate::scan_lists::scan_lists;
 use crate::store::{PageStore, PageStoreMut};
-use crate::topk::TopK;
+use crate::topk::Candidate;
 use crate::{Result, Tid};
 
-/// Standard errors below the measured mean: so many that another thousand queries, with their own spread, keep the promise
-/// (measured: with 1.6 every second build fell short by up to 0.003).
-const CONFIDENCE: f64 = 3.0;
+/// Standard errors below the measured mean. A build takes a thousand queries and more, whose error is a few thousandths, as
+/// that of whoever measures the recall again: half of it makes shortfalls rarer without probing for more than was asked.
+const CONFIDENCE: f64 = 0.5;
 /// Neighbours looked at, nearest first.
 const DEEP: usize = 100;
 const SHALLOW: usize = 10;
@@ -27,7 +30,7 @@ const SHALLOW: usize = 10;
 /// their own neighbours. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
 /// Empty if there is nothing to measure (no query with a neighbour).
 ///
-/// Searches every list for every query: seconds to minutes. The store's interrupts are checked all along.
+/// Searches every list for every query: seconds to minutes. The store's interrupts are checked between lists.
 pub fn calibrate<S: PageStore>(
     s: &S,
     index: &Index,
@@ -39,12 +42,20 @@ pub fn calibrate<S: PageStore>(
         tids.len() * index.dim(),
         "a tid for each query"
     );
-    let mut ranks: Vec<Vec<u32>> = Vec::with_capacity(tids.len());
-    for (q, &own) in queries.chunks_exact(index.dim()).zip(tids) {
+    let mut prepared = Vec::with_capacity(tids.len());
+    let mut own = Vec::with_capacity(tids.len());
+    for (q, &tid) in queries.chunks_exact(index.dim()).zip(tids) {
         let query = index.prepare(q)?;
         if !query.unordered() {
-            ranks.push(neighbour_ranks(s, index, &query, own)?);
+            prepared.push(query);
+            own.push(tid);
         }
+    }
+    let nearest = neighbours(s, index, &prepared, DEEP + 1)?;
+    let mut ranks: Vec<Vec<u32>> = Vec::with_capacity(prepared.len());
+    for ((query, own), nearest) in prepared.iter().zip(own).zip(&nearest) {
+        s.check_interrupts()?;
+        ranks.push(neighbour_ranks(s, index, query, own, nearest)?);
     }
     ranks.retain(|ranks| !ranks.is_empty());
     Ok(curve(&ranks, index.n_lists()))
@@ -79,24 +90,22 @@ pub fn store_calibration<S: PageStoreMut>(
     read
 }
 
-/// For each of the query's nearest entries, nearest first, the number of lists that come before its own.
+/// For each of `nearest` (ascending, each with its list) but the query's own row, the number of lists that come before its own.
 fn neighbour_ranks<S: PageStore>(
     s: &S,
     index: &Index,
     query: &Query,
     own: Tid,
+    nearest: &[(Candidate, u32)],
 ) -> Result<Vec<u32>> {
-    let lists = select_lists(s, index, query, index.n_lists())?;
-    let mut rank_of = vec![0; lists.len()];
-    for (rank, probe) in lists.iter().enumerate() {
+    let mut rank_of = vec![0; index.n_lists() as usize];
+    for (rank, probe) in select_lists(s, index, query, index.n_lists())?
+        .iter()
+        .enumerate()
+    {
         rank_of[probe.list as usize] = rank as u32;
     }
-    let mut top = TopK::new(DEEP + 1);
-    let mut stats = SearchStats::default();
-    // The filter is on: what it misses hardly shows here, and without it this would take ten times as long.
-    scan_lists(s, index, query, &lists, false, &mut top, &mut stats)?;
-    let (items, _) = top.into_listed();
-    let others = items.iter().filter(|(candidate, _)| candidate.tid != own);
+    let others = nearest.iter().filter(|(candidate, _)| candidate.tid != own);
     Ok(others
         .take(DEEP)
         .map(|(_, list)| rank_of[*list as usize])

@@ -25,8 +25,11 @@ const FOLD_APPENDED: u64 = 32;
 const FOLD_APPENDED_SHARE: u64 = 16;
 /// VACUUM folds a list of which more than one entry in so many is dead.
 const FOLD_DEAD_SHARE: u64 = 5;
-/// An insert folds the list when its appendable part has more than so many pages and half as many as the frozen part ...
-const FOLD_PAGES: u64 = 32;
+/// An insert folds the list when its appendable part has at least so many records on full pages, ...
+const INSERT_FOLD_APPENDED: u64 = 64;
+/// ... more than one for so many frozen entries (an appended entry costs a search as much as several frozen ones, whose codes
+/// rule most of them out; the fold's cost, spread over the inserts, is a fraction of an insert's) ...
+const INSERT_FOLD_SHARE: u64 = 4;
 /// ... unless that would rewrite more than so many pages (16 MiB), which no INSERT should have to wait for: a statement
 /// that is cancelled in the middle leaves as many unlinked pages behind.
 const FOLD_MOST_PAGES: u64 = 2048;
@@ -85,8 +88,8 @@ pub(crate) fn fold_if_long<S: PageStoreMut>(
         let overflow_pages = full_pages * per_page * append::overflow_pages(dim) as u64;
         let appended_pages = u64::from(entry.append_pages) + overflow_pages;
         let frozen_pages = frozen_pages(index, list, entry);
-        appended_pages > FOLD_PAGES
-            && appended_pages * 2 > frozen_pages
+        let frozen = u64::from(entry.frozen_count - entry.frozen_dead);
+        full_pages * per_page >= INSERT_FOLD_APPENDED.max(frozen / INSERT_FOLD_SHARE)
             && appended_pages + frozen_pages <= FOLD_MOST_PAGES
     };
     if long(entry) {

@@ -127,10 +127,9 @@ impl<S: PageStore> ListScan<'_, S> {
         if self.collect(entry)? == Visit::Changed {
             return Ok(Visit::Changed);
         }
-        if self.filters() && self.top.threshold() == f32::INFINITY {
-            if self.lower_threshold(entry)? == Visit::Changed {
-                return Ok(Visit::Changed);
-            }
+        let first = self.filters() && self.top.threshold() == f32::INFINITY;
+        if first && self.lower_threshold(entry)? == Visit::Changed {
+            return Ok(Visit::Changed);
         }
         self.compute(entry)
     }

@@ -52,7 +52,7 @@ fn calibrated_probes_reach_their_recall() {
         let queries = clusters.draw(&mut rng, 200);
         for metric in METRICS {
             let (store, index) = build(MemStore::new(), metric, dim, &rows, 100, seed);
-            let without = index.probes_for(0.9);
+            let without = index.probes_for(0.9, 10);
             assert_eq!(without, 6);
             let own: Vec<Tid> = (0..300).map(tid).collect();
             let points = calibrate(&store, &index, &rows[..300 * dim], &own).unwrap();
@@ -64,7 +64,7 @@ fn calibrated_probes_reach_their_recall() {
                 (100, 1.0, 1.0)
             );
             for target in [0.8, 0.95] {
-                let probes = index.probes_for(target);
+                let probes = index.probes_for(target, 10);
                 let mut found = 0;
                 for q in queries.chunks_exact(dim) {
                     let query = index.prepare(q).unwrap();
@@ -89,7 +89,10 @@ fn calibrated_probes_reach_their_recall() {
                     metric.name()
                 );
             }
-            assert_eq!(index.probes_for(1.0).min(100), index.probes_for(1.0));
+            assert_eq!(
+                index.probes_for(1.0, 10).min(100),
+                index.probes_for(1.0, 10)
+            );
         }
     }
 }

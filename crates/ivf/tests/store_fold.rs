@@ -5,9 +5,9 @@ mod store_world;
 use omen_ivf::Metric;
 use omen_ivf::fold::{fold_list, vacuum_fold};
 use omen_ivf::index::read_entry;
+use omen_ivf::layout::append::records_per_page;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::page;
-use omen_ivf::layout::streams::{code_pages, vector_pages};
 use omen_ivf::store::{ListLock, NO_BLOCK, PageStore, PageStoreMut};
 use rand::Rng;
 use store_world::{World, seed, tid};
@@ -24,9 +24,9 @@ fn inserts_keep_the_appendable_part_short() {
         for _ in 0..n {
             world.insert();
             let entry = entry(&world, 0);
-            let frozen_pages = code_pages(entry.frozen_count, world.index.meta.shape())
-                + vector_pages(u64::from(entry.frozen_count), dim);
-            assert!(u64::from(entry.append_pages) <= 33.max(frozen_pages));
+            let per_page = records_per_page(dim);
+            let most = 64.max(entry.frozen_count / 4).div_ceil(per_page) * per_page + per_page;
+            assert!(entry.append_pages * per_page <= most);
         }
         assert!(entry(&world, 0).layout_gen > 1, "dim {dim}: never folded");
         world.verify();
