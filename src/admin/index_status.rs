@@ -166,7 +166,7 @@ unsafe fn read(rel: pg_sys::Relation) -> Result<Row> {
         index.dim() as i32,
         index.metric().name().to_owned(),
         index.meta.version as i32,
-        index.probes_for(crate::guc::recall(), 10) as i32,
+        index.reach_for(crate::guc::recall(), 10).probes as i32,
         counts.appended as i64,
         counts.frozen_dead as i64,
         i64::from(pages.n_blocks()?) * PAGE_BYTES as i64,

@@ -36,8 +36,8 @@ pub(super) unsafe fn run(
     if open.n_lists() > 1 && !tids.is_empty() {
         progress::begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
-        let points = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
-        store_calibration(&pages, &points, n as u32)?;
+        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
+        store_calibration(&pages, &curve, n as u32)?;
     }
     // SAFETY: by this function's contract. The cached copy has no calibration yet.
     unsafe { forget_index(index) };

@@ -104,7 +104,7 @@ unsafe fn share_of_lists(info: &pg_sys::IndexOptInfo) -> f64 {
         unsafe {
             let rel = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
             let facts = open_index(&IndexPages::new(rel))
-                .map(|index| (index.n_lists(), index.probes_for(guc::recall(), 10)));
+                .map(|index| (index.n_lists(), index.reach_for(guc::recall(), 10).probes));
             pg_sys::index_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
             facts.unwrap_or((guess, (guess / 16).max(1)))
         }

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::settle::Settler;
 use omen_ivf::topk::{Candidate, Candidates};
@@ -48,9 +49,9 @@ pub(super) struct OrderedScan {
     exact: bool,
     /// Nearest rows of which the visited lists hold `omen.recall`, if the probes are ours.
     covers: u64,
-    /// Lists visited so far, and how many there were to be.
+    /// Lists visited so far, and which ones that should be.
     lists: Vec<Probe>,
-    probes: u32,
+    reach: Reach,
     /// Frozen entries of the visited lists, about.
     n_entries: u64,
     k: usize,
@@ -83,14 +84,14 @@ impl OrderedScan {
         let depth = engine::stats::usual_depth(record.relation).max(USUAL_ROWS);
         let recall = guc::recall();
         let asked = if given > 0 {
-            given
+            Reach::from(given)
         } else {
-            index.probes_for(recall, depth)
+            index.reach_for(recall, depth)
         };
-        let exact = asked >= index.n_lists();
+        let exact = asked.probes >= index.n_lists();
         let deep = depth >= MANY_ROWS && index.meta.built_rows <= FEW_ENTRIES_DEEP;
-        let probes = if given == 0 && deep {
-            index.n_lists()
+        let reach = if given == 0 && deep {
+            Reach::from(index.n_lists())
         } else {
             asked
         };
@@ -102,7 +103,7 @@ impl OrderedScan {
             covers: depth,
             exact,
             lists: Vec::new(),
-            probes: probes.clamp(1, index.n_lists()),
+            reach,
             n_entries: 0,
             k: (depth.next_power_of_two() as usize).max(MIN_K),
             pending: VecDeque::new(),
@@ -175,7 +176,7 @@ impl OrderedScan {
         Ok(())
     }
 
-    /// Visits the nearest `probes` lists, less those already visited, and merges what they have into `pending`.
+    /// Visits the lists of `reach`, less those already visited, and merges what they have into `pending`.
     fn visit_lists(
         &mut self,
         pages: &IndexPages,
@@ -183,7 +184,7 @@ impl OrderedScan {
         record: &mut ScanRecord,
     ) -> Result<()> {
         let began = Instant::now();
-        let mut added = select_lists(pages, index, &self.query, self.probes)?;
+        let mut added = select_lists(pages, index, &self.query, self.reach)?;
         if !self.lists.is_empty() {
             let visited: HashSet<u32> = self.lists.iter().map(|probe| probe.list).collect();
             added.retain(|probe| !visited.contains(&probe.list));
@@ -210,12 +211,6 @@ impl OrderedScan {
         let list_entries = (self.n_entries / self.lists.len().max(1) as u64).max(1);
         let enough = (self.n_rows * WIDENED_SHARE).div_ceil(list_entries);
         self.covers = self.covers.max(self.n_rows).saturating_mul(10);
-        let covering = index.probes_for(self.recall, self.covers);
-        let wanted = if self.probes_given || covering <= self.probes {
-            u64::from(self.probes) * 2
-        } else {
-            u64::from(covering)
-        };
         self.n_widened += 1;
         let all = u64::from(index.n_lists());
         let few = if self.n_widened > 1 {
@@ -223,11 +218,17 @@ impl OrderedScan {
         } else {
             FEW_ENTRIES
         };
-        self.probes = if !self.probes_given && list_entries * all <= few {
-            all
+        let covering = index.reach_for(self.recall, self.covers);
+        let visited = self.lists.len() as u64;
+        self.reach = if !self.probes_given && list_entries * all <= few {
+            Reach::from(all as u32)
+        } else if self.probes_given || covering.probes <= self.reach.probes {
+            Reach::from((2 * visited).max(enough).min(all) as u32)
+        } else if u64::from(covering.probes) < enough {
+            Reach::from(enough.min(all) as u32)
         } else {
-            wanted.max(enough).min(all)
-        } as u32;
+            covering
+        };
         self.late_below = self.last_key.max(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }

@@ -76,20 +76,21 @@ fn main() {
 }
 
 fn report(store: &MemStore, index: &Index, queries: &[f32], truth: &[Vec<Tid>], target: f32) {
-    let probes = index.probes_for(target, 10);
+    let reach = index.reach_for(target, 10);
+    let probes = reach.probes;
     let mut stats = SearchStats::default();
     let mut found = [0; 2];
     let mut seconds = 0.0;
     for (q, truth) in queries.chunks_exact(index.dim()).zip(truth) {
         let start = Instant::now();
         let query = index.prepare(q).unwrap();
-        let near = search(store, index, &query, probes, 10, &mut stats).unwrap();
+        let near = search(store, index, &query, reach, 10, &mut stats).unwrap();
         seconds += start.elapsed().as_secs_f64();
         let deep = search(
             store,
             index,
             &query,
-            probes,
+            reach,
             100,
             &mut SearchStats::default(),
         )

@@ -11,9 +11,12 @@ use bytemuck::Zeroable;
 
 use self::neighbours::neighbours;
 
-use crate::coarse::select_lists;
+use crate::coarse::{Probe, farther, select_lists};
 use crate::index::Index;
-use crate::layout::meta::{CalibrationPoint, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta};
+use crate::layout::meta::{
+    CalibrationPoint, CalibrationSpread, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta,
+};
+use crate::params::Metric;
 use crate::query::Query;
 use crate::store::{PageStore, PageStoreMut};
 use crate::topk::Candidate;
@@ -26,6 +29,15 @@ const CONFIDENCE: f64 = 0.5;
 const DEEP: usize = 100;
 const SHALLOW: usize = 10;
 
+/// What a calibration measured: as many spreads as points.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Curve {
+    /// Probes and recall.
+    pub points: Vec<CalibrationPoint>,
+    /// The spread of each point.
+    pub spreads: Vec<CalibrationSpread>,
+}
+
 /// The recall curve of an index, from its rows `queries` (`[n, dim]`, the user's numbers) at `tids` (`[n]`), which do not count as
 /// their own neighbours. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
 /// Empty if there is nothing to measure (no query with a neighbour).
@@ -36,7 +48,7 @@ pub fn calibrate<S: PageStore>(
     index: &Index,
     queries: &[f32],
     tids: &[Tid],
-) -> Result<Vec<CalibrationPoint>> {
+) -> Result<Curve> {
     assert_eq!(
         queries.len(),
         tids.len() * index.dim(),
@@ -52,23 +64,20 @@ pub fn calibrate<S: PageStore>(
         }
     }
     let nearest = neighbours(s, index, &prepared, DEEP + 1)?;
-    let mut ranks: Vec<Vec<u32>> = Vec::with_capacity(prepared.len());
+    let mut all_places: Vec<Vec<Place>> = Vec::with_capacity(prepared.len());
     for ((query, own), nearest) in prepared.iter().zip(own).zip(&nearest) {
         s.check_interrupts()?;
-        ranks.push(neighbour_ranks(s, index, query, own, nearest)?);
+        all_places.push(places(s, index, query, own, nearest)?);
     }
-    ranks.retain(|ranks| !ranks.is_empty());
-    Ok(curve(&ranks, index.n_lists()))
+    all_places.retain(|places| !places.is_empty());
+    Ok(curve(&all_places, index.n_lists()))
 }
 
 /// Writes the curve (at most `MAX_CALIBRATION` points) to the metapage. Indexes opened before keep the old one.
-pub fn store_calibration<S: PageStoreMut>(
-    s: &S,
-    points: &[CalibrationPoint],
-    n_queries: u32,
-) -> Result<()> {
+pub fn store_calibration<S: PageStoreMut>(s: &S, curve: &Curve, n_queries: u32) -> Result<()> {
+    let points = &curve.points;
     assert!(
-        points.len() <= MAX_CALIBRATION,
+        points.len() <= MAX_CALIBRATION && points.len() == curve.spreads.len(),
         "{} points of calibration",
         points.len()
     );
@@ -77,6 +86,8 @@ pub fn store_calibration<S: PageStoreMut>(
         Ok(mut meta) => {
             meta.calibration = Zeroable::zeroed();
             meta.calibration[..points.len()].copy_from_slice(points);
+            meta.spreads = Zeroable::zeroed();
+            meta.spreads[..points.len()].copy_from_slice(&curve.spreads);
             meta.calibration_points = points.len() as u32;
             meta.calibration_queries = if points.is_empty() { 0 } else { n_queries };
             put_meta(pages[0], &meta);
@@ -90,67 +101,121 @@ pub fn store_calibration<S: PageStoreMut>(
     read
 }
 
-/// For each of `nearest` (ascending, each with its list) but the query's own row, the number of lists that come before its own.
-fn neighbour_ranks<S: PageStore>(
+/// Where a query finds one of its neighbours.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Lists of the query that come before the neighbour's.
+    rank: u32,
+    /// How much farther the list's centroid is than the nearest one.
+    farther: f32,
+}
+
+/// The places of `nearest` (ascending, each with its list) but the query's own row.
+fn places<S: PageStore>(
     s: &S,
     index: &Index,
     query: &Query,
     own: Tid,
     nearest: &[(Candidate, u32)],
-) -> Result<Vec<u32>> {
-    let mut rank_of = vec![0; index.n_lists() as usize];
-    for (rank, probe) in select_lists(s, index, query, index.n_lists())?
-        .iter()
-        .enumerate()
-    {
-        rank_of[probe.list as usize] = rank as u32;
+) -> Result<Vec<Place>> {
+    let no_place = Place {
+        rank: 0,
+        farther: 0.0,
+    };
+    let mut place_of = vec![no_place; index.n_lists() as usize];
+    let lists = select_lists(s, index, query, index.n_lists())?;
+    let value = |probe: &Probe| match query.metric() {
+        Metric::L2 | Metric::Cosine => probe.l2sq,
+        Metric::NegIp => -probe.ip,
+    };
+    for (rank, probe) in lists.iter().enumerate() {
+        place_of[probe.list as usize] = Place {
+            rank: rank as u32,
+            farther: farther(query, value(probe), value(&lists[0])),
+        };
     }
     let others = nearest.iter().filter(|(candidate, _)| candidate.tid != own);
     Ok(others
         .take(DEEP)
-        .map(|(_, list)| rank_of[*list as usize])
+        .map(|(_, list)| place_of[*list as usize])
         .collect())
 }
 
-/// The curve from the ranks of each query's neighbours.
-fn curve(ranks: &[Vec<u32>], lists: u32) -> Vec<CalibrationPoint> {
-    if ranks.is_empty() {
-        return Vec::new();
+/// The curve from the places of each query's neighbours.
+///
+/// A point limits the number of lists and how far they may be. The lists that its number has beyond the point before would find
+/// a few more neighbours; the spread is the least that loses as many. So its recall is that of the point before without a
+/// spread, at fewer lists on average, because queries differ: those that lie in the middle of a cluster are spared most.
+fn curve(places: &[Vec<Place>], lists: u32) -> Curve {
+    let mut curve = Curve::default();
+    if places.is_empty() {
+        return curve;
     }
-    let deep_measured = ranks.iter().all(|ranks| ranks.len() == DEEP);
-    let mut points: Vec<CalibrationPoint> = Vec::new();
+    let deep_measured = places.iter().all(|places| places.len() == DEEP);
+    let mut before = 0;
     for probes in grid(lists) {
-        let mut recall_10 = recall(ranks, SHALLOW, probes);
-        let mut recall_100 = if deep_measured {
-            recall(ranks, DEEP, probes)
+        let side = |k: usize| {
+            let spread = spread(places, k, before, probes);
+            (recall(places, k, probes, spread), spread)
+        };
+        let (mut recall_10, mut spread_10) = side(SHALLOW);
+        let (mut recall_100, mut spread_100) = if deep_measured {
+            side(DEEP)
         } else {
-            -1.0
+            (-1.0, f32::INFINITY)
         };
         if probes == lists {
+            (spread_10, spread_100) = (f32::INFINITY, f32::INFINITY);
             recall_10 = 1.0;
             recall_100 = if deep_measured { 1.0 } else { -1.0 };
         }
-        if let Some(last) = points.last() {
+        if let Some(last) = curve.points.last() {
             recall_10 = recall_10.max(last.recall_10);
             recall_100 = recall_100.max(last.recall_100);
         }
-        points.push(CalibrationPoint {
+        curve.points.push(CalibrationPoint {
             probes,
             recall_10,
             recall_100,
         });
+        curve.spreads.push(CalibrationSpread {
+            spread_10,
+            spread_100,
+        });
+        before = probes;
     }
-    points
+    curve
 }
 
-/// Lower confidence bound of the share of the `k` nearest that lie in the first `probes` lists.
-fn recall(ranks: &[Vec<u32>], k: usize, probes: u32) -> f32 {
-    let n = ranks.len() as f64;
+/// The least spread at which the first `probes` lists hold as many of the `k` nearest as the first `before` lists do without
+/// one; no limit where that would be none.
+fn spread(places: &[Vec<Place>], k: usize, before: u32, probes: u32) -> f32 {
+    let nearest = |places: &'_ [Place]| places.len().min(k);
+    let all = places.iter().flat_map(|places| &places[..nearest(places)]);
+    let mut spreads: Vec<f32> = Vec::new();
+    let mut keep = 0;
+    for place in all {
+        keep += usize::from(place.rank < before);
+        if place.rank < probes {
+            spreads.push(place.farther);
+        }
+    }
+    if keep == 0 {
+        return f32::INFINITY;
+    }
+    let (_, spread, _) = spreads.select_nth_unstable_by(keep - 1, f32::total_cmp);
+    // 0 is how a page says "no limit".
+    spread.max(f32::MIN_POSITIVE)
+}
+
+/// Lower confidence bound of the share of the `k` nearest that lie in the first `probes` lists within `spread`.
+fn recall(places: &[Vec<Place>], k: usize, probes: u32, spread: f32) -> f32 {
+    let n = places.len() as f64;
     let (mut sum, mut sum_sq) = (0f64, 0f64);
-    for ranks in ranks {
-        let nearest = &ranks[..ranks.len().min(k)];
-        let found =
-            nearest.iter().filter(|&&rank| rank < probes).count() as f64 / nearest.len() as f64;
+    for places in places {
+        let nearest = &places[..places.len().min(k)];
+        let found = |place: &&Place| place.rank < probes && place.farther <= spread;
+        let found = nearest.iter().filter(found).count() as f64 / nearest.len() as f64;
         sum += found;
         sum_sq += found * found;
     }
@@ -189,13 +254,20 @@ mod tests {
         }
     }
 
+    fn place(rank: u32) -> Place {
+        Place {
+            rank,
+            farther: rank as f32 / 8.0,
+        }
+    }
+
     #[test]
-    fn curve_of_known_ranks() {
+    fn curve_of_known_places() {
         // Half of the queries find everything in the first list, half in the third.
-        let ranks: Vec<Vec<u32>> = (0..100)
-            .map(|i| vec![if i % 2 == 0 { 0 } else { 2 }; DEEP])
+        let places: Vec<Vec<Place>> = (0..100)
+            .map(|i| vec![place(if i % 2 == 0 { 0 } else { 2 }); DEEP])
             .collect();
-        let points = curve(&ranks, 4);
+        let Curve { points, spreads } = curve(&places, 4);
         let expected = 0.5 - CONFIDENCE * (0.25f64 / 0.99 / 100.0).sqrt();
         assert_eq!(
             points.iter().map(|p| p.probes).collect::<Vec<_>>(),
@@ -205,9 +277,25 @@ mod tests {
             (f64::from(points[0].recall_10) - expected).abs() < 0.01,
             "{points:?}"
         );
-        assert_eq!((points[2].recall_10, points[3].recall_100), (1.0, 1.0));
-        let few = vec![vec![0, 1]; 5];
-        assert!(curve(&few, 2).iter().all(|p| p.recall_100 < 0.0));
-        assert!(curve(&[], 2).is_empty());
+        assert_eq!((points[3].recall_10, points[3].recall_100), (1.0, 1.0));
+        // The third list would find the other half, but the spread takes it away again.
+        assert_eq!(points[2].recall_10, points[0].recall_10);
+        assert!(spreads[2].spread_10 < 0.01 && spreads[3].spread_10 == f32::INFINITY);
+        let few = vec![vec![place(0), place(1)]; 5];
+        assert!(curve(&few, 2).points.iter().all(|p| p.recall_100 < 0.0));
+        assert!(curve(&[], 2).points.is_empty());
+    }
+
+    #[test]
+    fn the_spread_spares_queries_whose_lists_lie_apart() {
+        // Every query finds its neighbours in its first ten lists; for half of them all but the first are far away, and empty
+        // of neighbours.
+        let near: Vec<Place> = (0..DEEP as u32).map(|i| place(i % 10)).collect();
+        let far = vec![place(0); DEEP];
+        let places = [near.clone(), far.clone(), near, far];
+        let Curve { points, spreads } = curve(&places, 100);
+        let at = points.iter().position(|p| p.probes >= 13).unwrap();
+        assert!(points[at].recall_10 > 0.99, "{points:?}");
+        assert!((1.0..1.2).contains(&spreads[at].spread_10), "{spreads:?}");
     }
 }

@@ -11,6 +11,7 @@ use crate::layout::meta::META_BLOCK;
 use crate::layout::page::ROOT_LIST;
 use crate::list_reader::{ListReader, Visit};
 use crate::params::MAX_LISTS;
+use crate::probes::Reach;
 use crate::query::Query;
 use crate::rabitq::QueryCode;
 use crate::store::PageStore;
@@ -48,14 +49,15 @@ pub fn default_lists(rows: u64) -> u32 {
     lists.min(rows).min(u64::from(MAX_LISTS)) as u32
 }
 
-/// The `probes` lists (at least 1) whose centroids are nearest to the query, nearest first, ties by list number.
-/// L2 and Cosine rank by l2sq, NegIp by inner product. All lists if there are no more.
+/// The lists whose centroids are nearest to the query, as far as `reach` goes (at least one), nearest first, ties by list
+/// number. L2 and Cosine rank by l2sq, NegIp by inner product. All lists if there are no more.
 pub fn select_lists<S: PageStore>(
     s: &S,
     index: &Index,
     query: &Query,
-    probes: u32,
+    reach: impl Into<Reach>,
 ) -> Result<Vec<Probe>> {
+    let reach = reach.into();
     let by_ip = query.metric() == Metric::NegIp;
     let mut ranking = Ranking {
         s,
@@ -65,8 +67,12 @@ pub fn select_lists<S: PageStore>(
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
-    ranking.rank(query.code.as_ref(), None, probes)?;
-    let ranked = std::mem::take(&mut ranking.ranked);
+    ranking.rank(query.code.as_ref(), None, reach.probes)?;
+    let mut ranked = std::mem::take(&mut ranking.ranked);
+    let nearest = ranked[0].0;
+    ranked.truncate(
+        ranked.partition_point(|&(rank, _)| farther(query, rank, nearest) <= reach.spread),
+    );
     if !by_ip {
         return Ok(ranked
             .into_iter()
@@ -98,6 +104,16 @@ pub fn select_lists<S: PageStore>(
         })?;
     }
     Ok(probes)
+}
+
+/// How much farther a centroid of rank `rank` (l2sq, or minus inner product) is than one of rank `nearest`; see
+/// [`crate::layout::meta::CalibrationSpread`]. Monotone in `rank`, and 0 for the nearest.
+pub(crate) fn farther(query: &Query, rank: f32, nearest: f32) -> f32 {
+    match query.metric() {
+        Metric::L2 | Metric::Cosine => rank.sqrt() - nearest.sqrt(),
+        // A query of length 0 has all inner products 0.
+        Metric::NegIp => (rank - nearest) / query.bound().q_norm().max(f32::MIN_POSITIVE),
+    }
 }
 
 /// The list a stored row (`[dim]`) belongs to: the one with the nearest centroid by l2sq, whatever the metric; the

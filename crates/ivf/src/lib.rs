@@ -25,7 +25,7 @@ pub mod list_reader;
 mod list_writer;
 pub mod mem_store;
 pub mod params;
-mod probes;
+pub mod probes;
 pub mod query;
 pub mod rabitq;
 pub mod reclaim;

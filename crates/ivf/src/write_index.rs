@@ -207,6 +207,7 @@ fn write_meta<W: BulkWriter>(
         calibration_queries: 0,
         calibration_points: 0,
         calibration: bytemuck::Zeroable::zeroed(),
+        spreads: bytemuck::Zeroable::zeroed(),
     };
     let mut image = vec![0; PAGE_BYTES];
     page::init_page(&mut image, PageKind::Meta, NO_LIST, 0, 0);

@@ -10,6 +10,7 @@ use omen_ivf::calibrate::{calibrate, store_calibration};
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::Index;
 use omen_ivf::mem_store::MemStore;
+use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::scan_list::SearchStats;
 use omen_ivf::scan_lists::scan_lists;
@@ -20,10 +21,10 @@ fn tids(items: &[omen_ivf::topk::Candidate]) -> HashSet<Tid> {
     items.iter().map(|item| item.tid).collect()
 }
 
-/// The 10 nearest rows of the `probes` nearest lists.
-fn nearest(store: &MemStore, index: &Index, query: &Query, probes: u32) -> HashSet<Tid> {
+/// The 10 nearest rows of the lists within `reach`.
+fn nearest(store: &MemStore, index: &Index, query: &Query, reach: Reach) -> HashSet<Tid> {
     tids(
-        &search(store, index, query, probes, 10, &mut SearchStats::default())
+        &search(store, index, query, reach, 10, &mut SearchStats::default())
             .unwrap()
             .items,
     )
@@ -52,23 +53,24 @@ fn calibrated_probes_reach_their_recall() {
         let queries = clusters.draw(&mut rng, 200);
         for metric in METRICS {
             let (store, index) = build(MemStore::new(), metric, dim, &rows, 100, seed);
-            let without = index.probes_for(0.9, 10);
+            let without = index.reach_for(0.9, 10).probes;
             assert_eq!(without, 6);
             let own: Vec<Tid> = (0..300).map(tid).collect();
-            let points = calibrate(&store, &index, &rows[..300 * dim], &own).unwrap();
-            store_calibration(&store, &points, 300).unwrap();
+            let curve = calibrate(&store, &index, &rows[..300 * dim], &own).unwrap();
+            store_calibration(&store, &curve, 300).unwrap();
             let index = Index::open(&store).unwrap();
-            let last = points[points.len() - 1];
+            let last = curve.points[curve.points.len() - 1];
             assert_eq!(
                 (last.probes, last.recall_10, last.recall_100),
                 (100, 1.0, 1.0)
             );
             for target in [0.8, 0.95] {
-                let probes = index.probes_for(target, 10);
+                let reach = index.reach_for(target, 10);
+                let probes = reach.probes;
                 let mut found = 0;
                 for q in queries.chunks_exact(dim) {
                     let query = index.prepare(q).unwrap();
-                    found += nearest(&store, &index, &query, probes)
+                    found += nearest(&store, &index, &query, reach)
                         .intersection(&brute_force(&index, &rows, q))
                         .count();
                 }
@@ -90,8 +92,8 @@ fn calibrated_probes_reach_their_recall() {
                 );
             }
             assert_eq!(
-                index.probes_for(1.0, 10).min(100),
-                index.probes_for(1.0, 10)
+                index.reach_for(1.0, 10).probes.min(100),
+                index.reach_for(1.0, 10).probes
             );
         }
     }

@@ -30,6 +30,18 @@ pub struct CalibrationPoint {
     pub recall_100: f32,
 }
 
+/// How much farther than the nearest centroid the centroid of a visited list may be, for one measured point: distance to the
+/// query in scaled space; under NegIp inner product over the query's length. 0 (as in indexes that were built before
+/// there was this): no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct CalibrationSpread {
+    /// For the 10 nearest.
+    pub spread_10: f32,
+    /// For the 100 nearest.
+    pub spread_100: f32,
+}
+
 /// Content of the metapage, from `CONTENT_START` on.
 #[derive(Debug, Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
@@ -74,6 +86,8 @@ pub struct MetaPage {
     pub calibration_points: u32,
     /// Recall against probes, probes ascending.
     pub calibration: [CalibrationPoint; MAX_CALIBRATION],
+    /// How far the lists of each point may be: recall is that of both limits together.
+    pub spreads: [CalibrationSpread; MAX_CALIBRATION],
 }
 
 impl MetaPage {
