@@ -140,12 +140,12 @@ class Server:
         with open(self.data / "postgresql.conf", "a", encoding="utf-8") as f:
             f.writelines(f"{k} = '{v}'\n" for k, v in settings.items())
 
-    def start(self) -> "Server":
-        """Starts the server and waits until it accepts connections (recovery included)."""
+    def start(self, **variables) -> "Server":
+        """Starts the server, with these environment variables, and waits until it accepts connections (recovery included)."""
         try:
             subprocess.run(as_user([BIN / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start"]),
                            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-                           env=environment())
+                           env=environment() | variables)
         except subprocess.CalledProcessError as e:
             raise RuntimeError(f"the server in {self.dir} did not start:\n{self.log_text()[-3000:]}") from e
         return self

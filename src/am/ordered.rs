@@ -81,7 +81,7 @@ impl OrderedScan {
         record: &mut ScanRecord,
     ) -> Result<Self> {
         let given = guc::probes();
-        let depth = engine::stats::usual_depth(record.relation).max(USUAL_ROWS);
+        let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
         let recall = guc::recall();
         let asked = if given > 0 {
             Reach::from(given)

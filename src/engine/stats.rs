@@ -8,6 +8,8 @@ use omen_ivf::scan_list::SearchStats;
 
 /// Scans deeper than this are not remembered as such.
 const MAX_DEPTH: u64 = 4096;
+/// Indexes whose plans are remembered, until their scan begins.
+const MAX_PLANNED: usize = 1024;
 
 /// Who answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,6 +94,8 @@ struct Session {
     counters: Counters,
     /// Rows pulled lately, by index.
     depths: HashMap<u32, u64>,
+    /// Rows that a plan made since the last scan of the index expects to pull, by index.
+    planned: HashMap<u32, u64>,
 }
 
 thread_local! {
@@ -125,9 +129,24 @@ pub(crate) fn count_fallback(reason: &'static str) -> u64 {
     })
 }
 
-/// About how many rows scans of this index pull, 0 if unknown.
-pub(crate) fn usual_depth(relation: u32) -> u64 {
-    SESSION.with_borrow(|session| session.depths.get(&relation).copied().unwrap_or(0))
+/// The planner considers a scan of this index that would pull so many rows.
+pub(crate) fn note_plan(relation: u32, rows: u64) {
+    SESSION.with_borrow_mut(|session| {
+        if session.planned.len() >= MAX_PLANNED {
+            session.planned.clear();
+        }
+        session.planned.insert(relation, rows);
+    });
+}
+
+/// About how many rows the scan of this index that begins now will pull, 0 if unknown: as its plan says, if that was made just
+/// now, else as scans did lately. No more than a hint: a plan may have been discarded, or serve for another query.
+pub(crate) fn expected_depth(relation: u32) -> u64 {
+    SESSION.with_borrow_mut(|session| {
+        let usual = session.depths.get(&relation).copied();
+        let planned = session.planned.remove(&relation);
+        planned.or(usual).unwrap_or(0).min(MAX_DEPTH)
+    })
 }
 
 /// The scan that ended last.
