@@ -35,7 +35,7 @@ const MANY_ROWS: u64 = 1000;
 /// Later, one in so many entries of the visited lists is handed out before lists are added ...
 const HANDED_OUT_SHARE: u64 = 16;
 /// ... so that it is one in so many.
-const WIDENED_SHARE: u64 = 32;
+pub(super) const WIDENED_SHARE: u64 = 32;
 
 /// State of an ordered scan.
 pub(super) struct OrderedScan {
