@@ -50,18 +50,18 @@ def way(conn, query) -> str:
 
 
 def make_filtered_table(conn, rows):
-    """Table t with columns for filters: half, rare (20 rows, or so), and the same in ...i with a btree index."""
-    conn.execute(f"CREATE TABLE t (id integer, v vector({rows.shape[1]}), half integer, rare integer, halfi integer, rarei integer)")
-    conn.execute(f"""CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN
-        NEW.half = NEW.id % 2; NEW.halfi = NEW.half; NEW.rare = NEW.id * 7919 % {len(rows) // 20}; NEW.rarei = NEW.rare; RETURN NEW; END'""")
-    conn.execute("CREATE TRIGGER fill BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION fill()")
+    """Table t with columns to filter by: half of the rows, a hundredth, rare (20); the same in ...i with a btree index."""
+    kinds = {"half": 2, "hundredth": 100, "rare": len(rows) // 20}
+    conn.execute(f"CREATE TABLE t (id integer, v vector({rows.shape[1]}), "
+                 + ", ".join(f"{kind}{i} integer GENERATED ALWAYS AS (id * 7919 % {n}) STORED" for kind, n in kinds.items() for i in ("", "i")) + ")")
     vectors.copy_rows(conn, "t", range(len(rows)), rows)
-    conn.execute("CREATE INDEX ON t (halfi); CREATE INDEX ON t (rarei)")
+    for kind in kinds:
+        conn.execute(f"CREATE INDEX ON t ({kind}i)")
     make_index(conn)
     conn.execute("VACUUM ANALYZE t")
 
 
-@pytest.mark.parametrize("n, dim", ((20_000, 32), (4000, 768)), ids=("inline", "toasted"))
+@pytest.mark.parametrize("n, dim", ((20_000, 32), (10_000, 768)), ids=("inline", "toasted"))
 def test_the_cheaper_way(free, rng, n, dim):
     """By the index what is near, by btree what a filter picks out, by sort what is most of the table.
 
@@ -75,6 +75,8 @@ def test_the_cheaper_way(free, rng, n, dim):
                 ("omen", "", "LIMIT 1"), ("omen", "", "LIMIT 10"), ("omen", "", "LIMIT 100"), ("omen", "", "LIMIT 10 OFFSET 20"),
                 ("omen", "WHERE half = 0", "LIMIT 10"), ("omen", "WHERE halfi = 0", "LIMIT 10"),
                 ("seq", "", ""), ("seq", "", f"LIMIT {n - 100}"), ("seq", "WHERE half = 0", ""),
+                # Vectors in line are read so fast that a hundredth is a close call.
+                ("seq", f"WHERE {'hundredth' if dim > 500 else 'rare'} = 0", "LIMIT 10"), ("btree", "WHERE hundredthi = 0", "LIMIT 10"),
                 ("seq", "WHERE rare = 0", "LIMIT 10"), ("seq", "WHERE rare = 0", ""),
                 ("btree", "WHERE rarei = 0", "LIMIT 10"), ("btree", "WHERE rarei = 0", "LIMIT 1000"), ("btree", "WHERE rarei = 0", "")):
             assert way(free, f"SELECT id FROM t {where} {nearest} {limit}") == wanted, (random_page_cost, where, limit)
