@@ -8,8 +8,9 @@
 //! * `startup`: preparing the query, choosing lists, and a first round over the probed ones: all their codes, the vectors
 //!   of few entries (of all when every list is probed).
 //! * Each row pulled: `ordered` keeps one row handed out to `WIDENED_SHARE` entries visited, and searches as deep as that
-//!   read nearly all vectors of the entries; and rounds go over the probed lists again. The first hundred rows come
-//!   with the first round, so for those it is too much: harmless, since a sort of the whole table is far dearer.
+//!   read nearly all vectors of the entries, and in more than one round; and rounds go over the probed lists again. The
+//!   first hundred rows come with the first round, so for those it is too much: harmless, since a sort of the whole
+//!   table is far dearer.
 //! * `total` is at least twice what a sort of all rows would cost. Who wants all of them should sort: the iterative scan
 //!   leaves rows out that come too late for their place.
 //!
@@ -38,6 +39,8 @@ use crate::{compat, guc};
 const SETUP_PAGES: f64 = 10.0;
 /// Entries whose vectors the first round reads.
 const RERANKED: f64 = 100.0;
+/// Rounds in which an entry of a deep scan is read.
+const ROUNDS: f64 = 2.0;
 /// Rows pulled after which the probed lists are gone over once more: at first for more of their entries, then with others.
 const ROWS_OF_ROUND: f64 = 256.0;
 /// A path that must not be taken: worse than Postgres's own `disable_cost`, and finite, so that differences are numbers.
@@ -160,8 +163,8 @@ unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
         + units.entries(facts.lists, first_bytes)
         + round
         + units.entries(RERANKED.min(share * entries), vector_bytes);
-    let pulled_row =
-        units.entries(WIDENED_SHARE as f64, code_bytes + vector_bytes) + round / ROWS_OF_ROUND;
+    let pulled_row = units.entries(ROUNDS * WIDENED_SHARE as f64, code_bytes + vector_bytes)
+        + round / ROWS_OF_ROUND;
 
     let read = f64::from(table.pages) * units.page + table_rows * units.tuple;
     let shrink = match facts.dim {
