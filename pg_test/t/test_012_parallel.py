@@ -130,10 +130,8 @@ def test_partitions(db, rng):
                 assert "Merge Append" in plan and plan.count("Index Scan using p") == 4, plan
                 assert ("Gather" in plan) == (settings is FORCED), plan
                 assert_same(knn(conn, "l2", query, 300, table="p"), knn(sort, "l2", query, 300, table="p"), complete_ties=False)
-                put(conn, enable_sort="on")
                 assert analyzed(conn, union).count("Index Scan using p") == 2
                 assert conn.execute(union).fetchall() == sort.execute(union).fetchall()
-                put(conn, enable_sort="off")
                 if settings is not SERIAL:
                     below = under_gather(analyzed(conn, outside))
                     assert "Parallel Append" in below and "Merge Append" in below, below

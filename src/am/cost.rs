@@ -8,17 +8,16 @@
 //! * `startup`: preparing the query, choosing lists, and a first round over the probed ones: all their codes, the vectors
 //!   of few entries (of all when every list is probed).
 //! * Each row pulled: `ordered` keeps one row handed out to `WIDENED_SHARE` entries visited, and searches as deep as that
-//!   read nearly all vectors of the entries, and in more than one round; and rounds go over the probed lists again. The
-//!   first hundred rows come with the first round, so for those it is too much: harmless, since a sort of the whole
-//!   table is far dearer.
+//!   read nearly all vectors of the entries; and rounds go over the probed lists again. The first hundred rows come
+//!   with the first round, so for those it is too much: harmless, since a sort of the whole table is far dearer.
 //! * `total` is at least twice what a sort of all rows would cost. Who wants all of them should sort: the iterative scan
 //!   leaves rows out that come too late for their place.
 //!
-//! Pages count like those of a sequential scan, entries one operator each: on pages in memory this is true within a factor
-//! of two, as it is of Postgres's own figures.
+//! Pages count like those of a sequential scan, entries one operator each. Measured on pages in memory, such a unit is
+//! 0.4 to 4 microseconds, in Postgres's own estimates as in these (docs/benchmarks.md).
 //!
 //! **Vectors out of line.** The cost of a sequential scan counts the table's pages, not those of its TOAST table nor the work
-//! of fetching from it, which takes up to 50 times as long as the rest of the row. An index scan costed truthfully would
+//! of fetching from it, which takes many times as long as the rest of the row. An index scan costed truthfully would
 //! lose to a plan that reads every vector of the table. pgvector counts at most as many pages of its index as the table
 //! has. That cannot tell a search of 10 rows from one of 10,000, so here the index's cost is true, and shrunk
 //! by the ratio of what Postgres counts for reading and sorting the rows that pass the filter to what this takes.
@@ -39,8 +38,6 @@ use crate::{compat, guc};
 const SETUP_PAGES: f64 = 10.0;
 /// Entries whose vectors the first round reads.
 const RERANKED: f64 = 100.0;
-/// Rounds in which an entry of a deep scan is read.
-const ROUNDS: f64 = 2.0;
 /// Rows pulled after which the probed lists are gone over once more: at first for more of their entries, then with others.
 const ROWS_OF_ROUND: f64 = 256.0;
 /// A path that must not be taken: worse than Postgres's own `disable_cost`, and finite, so that differences are numbers.
@@ -163,8 +160,8 @@ unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
         + units.entries(facts.lists, first_bytes)
         + round
         + units.entries(RERANKED.min(share * entries), vector_bytes);
-    let pulled_row = units.entries(ROUNDS * WIDENED_SHARE as f64, code_bytes + vector_bytes)
-        + round / ROWS_OF_ROUND;
+    let pulled_row =
+        units.entries(WIDENED_SHARE as f64, code_bytes + vector_bytes) + round / ROWS_OF_ROUND;
 
     let read = f64::from(table.pages) * units.page + table_rows * units.tuple;
     let shrink = match facts.dim {
