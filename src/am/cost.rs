@@ -1,15 +1,58 @@
 //! What the planner is told. Never raises an error because of an index: one that cannot be read is costed by guesses,
 //! and the scan then says what is wrong with it.
+//!
+//! The planner takes the cost of a `LIMIT k` from the line between `startup` (no row) and `total` (all rows), at k's share
+//! of the rows that pass the filter: a filter that keeps one row in a hundred makes each row returned cost a hundred
+//! rows pulled. What Postgres itself adds is the visit of the table's pages, at `random_page_cost`, and the filter.
+//!
+//! * `startup`: preparing the query, choosing lists, and a first round over the probed ones: all their codes, the vectors
+//!   of few entries (of all when every list is probed).
+//! * Each row pulled: `ordered` keeps one row handed out to `WIDENED_SHARE` entries visited, and searches as deep as that
+//!   read nearly all vectors of the entries; and rounds go over the probed lists again. The first hundred rows come
+//!   with the first round, so for those it is too much: harmless, since a sort of the whole table is far dearer.
+//! * `total` is at least twice what a sort of all rows would cost. Who wants all of them should sort: the iterative scan
+//!   leaves rows out that come too late for their place.
+//!
+//! Pages count like those of a sequential scan, entries one operator each. Measured on pages in memory, such a unit is
+//! 0.4 to 4 microseconds, in Postgres's own estimates as in these (docs/benchmarks.md).
+//!
+//! **Vectors out of line.** The cost of a sequential scan counts the table's pages, not those of its TOAST table nor the work
+//! of fetching from it, which takes many times as long as the rest of the row. An index scan costed truthfully would
+//! lose to a plan that reads every vector of the table. pgvector counts at most as many pages of its index as the table
+//! has. That cannot tell a search of 10 rows from one of 10,000, so here the index's cost is true, and shrunk
+//! by the ratio of what Postgres counts for reading and sorting the rows that pass the filter to what this takes.
+//! (Those rows alone: a filter on other columns is evaluated before the distance.) Comparisons with the sort are then
+//! right at every selectivity; comparisons between tables were wrong before.
 #![allow(unsafe_code)]
 
+use omen_ivf::coarse::default_lists;
+use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::ordered::WIDENED_SHARE;
+use crate::engine::stats::note_plan;
 use crate::storage::{IndexPages, open_index};
 use crate::{compat, guc};
 
-/// Preparing the query and choosing lists, in sequential page reads: below some hundred rows a sort is as good.
+/// Preparing the query, in sequential page reads.
 const SETUP_PAGES: f64 = 10.0;
+/// Entries whose vectors the first round reads.
+const RERANKED: f64 = 100.0;
+/// Rows pulled after which the probed lists are gone over once more: at first for more of their entries, then with others.
+const ROWS_OF_ROUND: f64 = 256.0;
+/// A path that must not be taken: worse than Postgres's own `disable_cost`, and finite, so that differences are numbers.
+const NEVER: f64 = 1e15;
+/// Dimension of an index that does not say.
+const GUESSED_DIM: u32 = 256;
+/// Fetching a value out of line, in tuples: finding it, and each of its chunks of so many bytes.
+const FETCH_TUPLES: f64 = 100.0;
+const CHUNK_TUPLES: f64 = 25.0;
+const CHUNK_BYTES: f64 = 1996.0;
+/// Rows kept by the sort that the scan is measured against, in comparisons a row: some dozens.
+const SORT_COMPARISONS: f64 = 5.0;
+
+const PAGE: f64 = pg_sys::BLCKSZ as f64;
 
 /// The estimates that go back to the planner.
 struct Estimate {
@@ -19,10 +62,32 @@ struct Estimate {
     pages: f64,
 }
 
+/// The planner's settings.
+struct Units {
+    page: f64,
+    operator: f64,
+    tuple: f64,
+}
+
+impl Units {
+    /// Looking at `entries` of so many bytes.
+    fn entries(&self, entries: f64, bytes: f64) -> f64 {
+        entries * (bytes / PAGE * self.page + self.operator)
+    }
+}
+
+/// What the index says of itself, or guesses.
+struct Facts {
+    lists: f64,
+    probes: f64,
+    /// `None`: not known.
+    dim: Option<u32>,
+}
+
 #[pg_guard]
 #[allow(clippy::too_many_arguments)] // Postgres's signature
 pub(super) unsafe extern "C-unwind" fn amcostestimate(
-    _root: *mut pg_sys::PlannerInfo,
+    root: *mut pg_sys::PlannerInfo,
     path: *mut pg_sys::IndexPath,
     _loop_count: f64,
     startup_cost: *mut pg_sys::Cost,
@@ -36,14 +101,16 @@ pub(super) unsafe extern "C-unwind" fn amcostestimate(
         // Only for ORDER BY column <operator> query.
         let usable = !(*path).indexorderbys.is_null() && guc::enable_scan();
         let estimate = if usable {
-            estimate(&*(*path).indexinfo)
+            if let Some(rows) = expected_rows(&*root, &*path) {
+                note_plan((*(*path).indexinfo).indexoid.to_u32(), rows);
+            }
+            estimate(&*path)
         } else {
             compat::disable_path(path);
-            let never = f64::INFINITY;
             Estimate {
-                startup: never,
-                total: never,
-                selectivity: 0.0,
+                startup: NEVER,
+                total: NEVER,
+                selectivity: 1.0,
                 pages: 0.0,
             }
         };
@@ -55,64 +122,114 @@ pub(super) unsafe extern "C-unwind" fn amcostestimate(
     }
 }
 
+/// Rows that a scan of this path would hand out, if the query says how many it wants: a hint for the scan, which is not told.
+///
 /// # Safety
-/// `info` describes an index that the planner holds a lock on (or a hypothetical one).
-unsafe fn estimate(info: &pg_sys::IndexOptInfo) -> Estimate {
-    // SAFETY: by this function's contract.
-    let (share, heap_pages, page_cost, operator_cost, tuple_cost) = unsafe {
-        let mut page_cost = 0.0;
-        pg_sys::get_tablespace_page_costs(
-            info.reltablespace,
-            core::ptr::null_mut(),
-            &mut page_cost,
-        );
-        (
-            share_of_lists(info),
-            f64::from((*info.rel).pages),
-            page_cost,
-            pg_sys::cpu_operator_cost,
-            pg_sys::cpu_index_tuple_cost,
-        )
+/// `root` is planning, `path` is being costed.
+unsafe fn expected_rows(root: &pg_sys::PlannerInfo, path: &pg_sys::IndexPath) -> Option<u64> {
+    // SAFETY: by this function's contract; a path has its index.
+    let entries = unsafe { (*path.indexinfo).tuples }.max(1.0);
+    if root.limit_tuples >= 0.0 {
+        // Rows that do not pass the filter are handed out too.
+        let kept = (path.path.rows / entries).clamp(1.0 / entries, 1.0);
+        Some((root.limit_tuples / kept).min(entries).ceil() as u64)
+    } else {
+        // 0: all rows will be fetched. Other values are Postgres's guesses about a cursor or a LIMIT it cannot see.
+        (root.tuple_fraction == 0.0).then_some(entries as u64)
+    }
+}
+
+/// # Safety
+/// `path` is being costed; the planner holds a lock on its index, or that is a hypothetical one.
+unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
+    // SAFETY: by this function's contract; a path has its index, and that its table.
+    let (info, table, units) = unsafe {
+        let info = &*path.indexinfo;
+        let mut page = 0.0;
+        pg_sys::get_tablespace_page_costs(info.reltablespace, core::ptr::null_mut(), &mut page);
+        let units = Units {
+            page,
+            operator: pg_sys::cpu_operator_cost,
+            tuple: pg_sys::cpu_tuple_cost,
+        };
+        (info, &*info.rel, units)
     };
-    let rows = info.tuples.max(1.0);
-    // The cost of a sequential scan leaves vectors out that are stored out of line; so that both are measured alike,
-    // neither are the index's pages counted beyond the table's.
-    let all_pages = f64::from(info.pages).min(heap_pages.max(1.0));
-    let visit = |share: f64| share * (all_pages * page_cost + rows * operator_cost);
-    let startup = SETUP_PAGES * page_cost + visit(share);
-    // Who wants all rows in order should sort them: the scan searches again and again for more.
-    let all_rows = 4.0 * operator_cost * rows * (rows + 1.0).log2();
-    let total = startup + visit(1.0 - share) + rows * tuple_cost + all_rows;
+    // SAFETY: by this function's contract.
+    let facts = unsafe { facts(info) };
+    let entries = info.tuples.max(1.0);
+    let table_rows = table.tuples.max(1.0);
+    // Rows that pass the filter, as the planner sees it.
+    let wanted = path.path.rows.clamp(1.0, table_rows);
+
+    let dim = facts.dim.unwrap_or(GUESSED_DIM);
+    let filter = Filter::for_dim(dim);
+    let shape = GroupShape {
+        filter,
+        code_dim: dim.next_multiple_of(64),
+    };
+    let code_bytes = shape.bytes() as f64 / GROUP as f64;
+    let vector_bytes = 2.0 * f64::from(dim);
+    let share = facts.probes / facts.lists;
+    let exact = facts.probes >= facts.lists;
+    let first_bytes = if exact || filter == Filter::None {
+        code_bytes + vector_bytes
+    } else {
+        code_bytes
+    };
+    let round = units.entries(share * entries, first_bytes);
+    let startup = SETUP_PAGES * units.page
+        + units.entries(facts.lists, first_bytes)
+        + round
+        + units.entries(RERANKED.min(share * entries), vector_bytes);
+    let pulled_row =
+        units.entries(WIDENED_SHARE as f64, code_bytes + vector_bytes) + round / ROWS_OF_ROUND;
+
+    let read = f64::from(table.pages) * units.page + table_rows * units.tuple;
+    let shrink = match facts.dim {
+        Some(dim) if f64::from(table.pages) * PAGE < table_rows * 4.0 * f64::from(dim) => {
+            let counted = read + wanted * SORT_COMPARISONS * 2.0 * units.operator;
+            let chunks = (4.0 * f64::from(dim) / CHUNK_BYTES).ceil();
+            let fetch = (FETCH_TUPLES + CHUNK_TUPLES * chunks) * units.tuple;
+            counted / (counted + wanted * fetch)
+        }
+        _ => 1.0,
+    };
+    let sort_all = read + 2.0 * units.operator * wanted * (wanted + 1.0).log2();
+    let startup = startup * shrink;
     Estimate {
         startup,
-        total,
-        selectivity: 1.0,
+        total: (startup + entries * pulled_row * shrink).max(2.0 * sort_all),
+        // A partial index has fewer entries than the table rows.
+        selectivity: (entries / table_rows).min(1.0),
         pages: (f64::from(info.pages) * share).ceil(),
     }
 }
 
-/// Share of the lists that a search visits first.
-///
 /// # Safety
 /// As [`estimate`].
-unsafe fn share_of_lists(info: &pg_sys::IndexOptInfo) -> f64 {
-    let guess = omen_ivf::coarse::default_lists(info.tuples.max(0.0) as u64);
-    let (lists, automatic) = if info.hypothetical {
-        (guess, (guess / 16).max(1))
-    } else {
+unsafe fn facts(info: &pg_sys::IndexOptInfo) -> Facts {
+    let guess = default_lists(info.tuples.max(0.0) as u64);
+    let mut known = None;
+    if !info.hypothetical {
         // SAFETY: the planner holds a lock, so the index exists; it is closed in the same breath.
         unsafe {
             let rel = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
-            let facts = open_index(&IndexPages::new(rel))
-                .map(|index| (index.n_lists(), index.reach_for(guc::recall(), 10).probes));
+            known = open_index(&IndexPages::new(rel)).ok().map(|index| {
+                let probes = index.reach_for(guc::recall(), 10).probes;
+                (index.n_lists(), probes, Some(index.meta.dim))
+            });
             pg_sys::index_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
-            facts.unwrap_or((guess, (guess / 16).max(1)))
         }
-    };
+    }
+    let (lists, automatic, dim) = known.unwrap_or((guess, (guess / 16).max(1), None));
     let probes = if guc::probes() > 0 {
         guc::probes()
     } else {
         automatic
     };
-    f64::from(probes.min(lists)) / f64::from(lists)
+    Facts {
+        lists: f64::from(lists),
+        probes: f64::from(probes.min(lists)),
+        dim,
+    }
 }

@@ -30,13 +30,16 @@ const ROWS_OF_FIRST_LISTS: u64 = 128;
 /// A scan that goes on takes all lists, if they have no more entries than this, rather than some more again and again: each
 /// time some rows come too late, and reading all codes takes some milliseconds.
 const FEW_ENTRIES: u64 = 500_000;
-/// The same for a scan that has gone on before, or is expected to want `MANY_ROWS`.
+/// The same for a scan that has gone on before.
 const FEW_ENTRIES_DEEP: u64 = 4_000_000;
-const MANY_ROWS: u64 = 1000;
+/// A scan that is expected to want more rows than this takes all lists from the start if they are
+/// `FEW_ENTRIES` or `FEW_ENTRIES_DEEP`: the calibration says nothing of so many neighbours, and handing them out takes as long.
+const MANY_ROWS: u64 = 200;
+const MANY_ROWS_DEEP: u64 = 1000;
 /// Later, one in so many entries of the visited lists is handed out before lists are added ...
 const HANDED_OUT_SHARE: u64 = 16;
 /// ... so that it is one in so many.
-const WIDENED_SHARE: u64 = 32;
+pub(super) const WIDENED_SHARE: u64 = 32;
 
 /// State of an ordered scan.
 pub(super) struct OrderedScan {
@@ -89,7 +92,9 @@ impl OrderedScan {
             index.reach_for(recall, depth)
         };
         let exact = asked.probes >= index.n_lists();
-        let deep = depth >= MANY_ROWS && index.meta.built_rows <= FEW_ENTRIES_DEEP;
+        let rows = index.meta.built_rows;
+        let deep = depth >= MANY_ROWS && rows <= FEW_ENTRIES
+            || depth >= MANY_ROWS_DEEP && rows <= FEW_ENTRIES_DEEP;
         let reach = if given == 0 && deep {
             Reach::from(index.n_lists())
         } else {
