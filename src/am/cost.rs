@@ -163,10 +163,7 @@ unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
 
     let dim = facts.dim.unwrap_or(GUESSED_DIM);
     let filter = Filter::for_dim(dim);
-    let shape = GroupShape {
-        filter,
-        code_dim: dim.next_multiple_of(64),
-    };
+    let shape = GroupShape::new(filter, dim);
     let code_bytes = shape.bytes() as f64 / GROUP as f64;
     let vector_bytes = 2.0 * f64::from(dim);
     let share = facts.probes / facts.lists;

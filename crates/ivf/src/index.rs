@@ -45,7 +45,11 @@ impl Index {
         let meta = s.read(META_BLOCK, get_meta)??;
         let index = Self {
             meta,
-            rotation: Rotation::new(meta.rotation_seed, meta.dim as usize),
+            rotation: Rotation::new(
+                meta.rotation_seed,
+                meta.dim as usize,
+                meta.code_dim as usize,
+            ),
             known_blocks: AtomicU32::new(n_blocks),
             centroid_norms: OnceLock::new(),
         };

@@ -9,9 +9,8 @@ use rayon::prelude::*;
 
 use crate::frozen_writer::Batch;
 use crate::layout::directory::ListEntry;
-use crate::layout::group::{GROUP, GroupShape};
+use crate::layout::group::GROUP;
 use crate::layout::page::PageKind;
-use crate::layout::streams;
 use crate::rabitq::Encoder;
 use crate::rotation::Rotation;
 use crate::store::BulkWriter;
@@ -55,11 +54,7 @@ impl<'a> ListWriter<'a> {
             pool,
             encoder: Encoder::new(spec.metric, spec.filter, rotation, centroid),
             centroid: centroid.iter().map(|x| x.to_f32()).collect(),
-            group_bytes: GroupShape {
-                filter: spec.filter,
-                code_dim: streams::code_dim(spec.dim),
-            }
-            .bytes(),
+            group_bytes: spec.shape().bytes(),
             batch: Batch::default(),
             codes: Vec::new(),
             vectors: StreamWriter::new(PageKind::Vector, list, FIRST_LAYOUT),

@@ -3,8 +3,8 @@
 //! Four rounds; each flips signs by seeded bits, applies the orthonormal Hadamard transform to a window whose
 //! length is a power of two (the head of the vector in even rounds, its tail in odd ones) and, where the window does
 //! not cover the vector, mixes its two halves by a Givens rotation of 45 degrees. Every step is orthogonal, so lengths
-//! and inner products survive; the signs make the direction look random, which the estimate of `rabitq.rs` needs.
-//! Source: RaBitQ-Library, `docs/docs/rabitq/rotator.md`. The result depends on the seed and the dimension
+//! and inner products survive; the signs make the direction look random, which the estimate of `rabitq` needs.
+//! Source: RaBitQ-Library, `docs/docs/rabitq/rotator.md`. The result depends on the seed and the dimensions
 //! alone: it is part of the page format.
 
 use std::f32::consts::FRAC_1_SQRT_2;
@@ -14,12 +14,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 const ROUNDS: usize = 4;
 
-/// Dimension of the codes of vectors of `dim` dimensions: the next multiple of 64.
-pub const fn code_dim(dim: usize) -> usize {
-    dim.next_multiple_of(64)
-}
-
-/// A rotation from `dim` to [`code_dim`] dimensions.
+/// A rotation from `dim` to `code_dim` dimensions.
 #[derive(Debug, Clone)]
 pub struct Rotation {
     dim: usize,
@@ -30,10 +25,12 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// The rotation of a seed for vectors of `dim >= 1` dimensions.
-    pub fn new(seed: u64, dim: usize) -> Self {
-        assert!(dim >= 1, "a rotation needs a dimension");
-        let code_dim = code_dim(dim);
+    /// The rotation of a seed for vectors of `dim >= 1` dimensions into `code_dim` of them, a multiple of 8 and not fewer.
+    pub fn new(seed: u64, dim: usize, code_dim: usize) -> Self {
+        assert!(
+            dim >= 1 && code_dim >= dim && code_dim.is_multiple_of(8),
+            "a rotation from {dim} to {code_dim} dimensions"
+        );
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut flips = Vec::with_capacity(ROUNDS * code_dim);
         for _ in 0..ROUNDS * code_dim / 32 {
@@ -105,8 +102,11 @@ mod tests {
     fn keeps_inner_products() {
         let seed = crate::testing::seed();
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        for dim in [1, 2, 63, 64, 65, 100, 128, 200, 768, 1000, 1536, 16_000] {
-            let rotation = Rotation::new(seed, dim);
+        for (dim, multiple) in [1, 2, 63, 64, 65, 100, 128, 200, 768, 1000, 1536, 16_000]
+            .into_iter()
+            .flat_map(|dim| [(dim, 8), (dim, 64)])
+        {
+            let rotation = Rotation::new(seed, dim, dim.next_multiple_of(multiple));
             let (a, b) = (vector(&mut rng, dim), vector(&mut rng, dim));
             let (mut ra, mut rb) = (
                 vec![0.0; rotation.code_dim()],
@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn spreads_a_unit_vector() {
         let seed = crate::testing::seed();
-        for dim in [100, 768, 1536] {
-            let rotation = Rotation::new(seed, dim);
+        for (dim, code_dim) in [(100, 104), (100, 128), (200, 200), (768, 768), (1536, 1536)] {
+            let rotation = Rotation::new(seed, dim, code_dim);
             let mut out = vec![0.0; rotation.code_dim()];
             for axis in [0, dim / 2, dim - 1] {
                 let mut x = vec![0.0; dim];

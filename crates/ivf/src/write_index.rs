@@ -10,10 +10,9 @@ use rayon::ThreadPool;
 use crate::layout::directory::{
     ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
 };
-use crate::layout::group::Filter;
+use crate::layout::group::{Filter, GroupShape};
 use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
 use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
-use crate::layout::streams;
 use crate::list_writer::ListWriter;
 use crate::params::{MAX_DIM, MAX_LISTS, Metric, Tid};
 use crate::rotation::Rotation;
@@ -41,6 +40,13 @@ pub struct IndexSpec {
     pub centroids: Vec<f16>,
     /// Microseconds since the Unix epoch.
     pub built_at: i64,
+}
+
+impl IndexSpec {
+    /// Shape of its groups.
+    pub(crate) fn shape(&self) -> GroupShape {
+        GroupShape::new(self.filter, self.dim)
+    }
 }
 
 /// An entry of a new index.
@@ -101,7 +107,7 @@ pub fn write_index_in<W: BulkWriter>(
         start: w.reserve(n_directory)?,
         len: n_directory,
     };
-    let rotation = Rotation::new(spec.rotation_seed, dim);
+    let rotation = Rotation::new(spec.rotation_seed, dim, spec.shape().code_dim as usize);
     let root = write_root(w, spec, &rotation, pool)?;
 
     let mut lists = Vec::with_capacity(spec.lists as usize);
@@ -191,7 +197,7 @@ fn write_meta<W: BulkWriter>(
         version: VERSION,
         metric: spec.metric as u32,
         dim: spec.dim,
-        code_dim: streams::code_dim(spec.dim),
+        code_dim: spec.shape().code_dim,
         lists: spec.lists,
         filter: spec.filter as u32,
         vector_kind: meta::VECTOR_F16,

@@ -133,7 +133,7 @@ fn bounds_hold_for_any_numbers() {
     let seed = seed();
     let mut rng = rng(seed);
     for dim in DIMS {
-        let rotation = Rotation::new(1, dim);
+        let rotation = Rotation::new(1, dim, dim.next_multiple_of(64));
         for _ in 0..(400_000 / dim).clamp(100, 20_000) {
             let u = vector(&mut rng, dim);
             let x = relative(&mut rng, &u);
@@ -161,7 +161,7 @@ fn bounds_hold_at_the_borders_of_binary16() {
     let seed = seed();
     let mut rng = rng(seed);
     for dim in [1, 3, 64, 300] {
-        let rotation = Rotation::new(1, dim);
+        let rotation = Rotation::new(1, dim, dim.next_multiple_of(64));
         for metric in METRICS {
             for scale_exp in [-30, -7, 0, 7, 30] {
                 let scaling = Scaling {
@@ -192,7 +192,7 @@ fn bounds_are_tight_for_ordinary_data() {
     let seed = seed();
     let mut rng = rng(seed);
     for dim in [4, 100, 768] {
-        let rotation = Rotation::new(1, dim);
+        let rotation = Rotation::new(1, dim, dim.next_multiple_of(64));
         for factor in [1e-3, 1.0, 1e5] {
             let rows: Vec<f32> = normals(&mut rng, 200 * dim)
                 .iter()
@@ -239,7 +239,13 @@ fn plain_queries_need_no_entry_by_entry_test() {
             dim: dim as u32,
             scale_exp,
         };
-        let query = Query::new(&scaling, Filter::OneBit, &Rotation::new(1, dim), &u).unwrap();
+        let query = Query::new(
+            &scaling,
+            Filter::OneBit,
+            &Rotation::new(1, dim, dim.next_multiple_of(64)),
+            &u,
+        )
+        .unwrap();
         let stored = scaling.to_stored(&x).unwrap().unwrap();
         if query.bound().is_plain() {
             let slack = stored.err

@@ -107,8 +107,12 @@ fn frozen(
         ..,
     ] = *entry;
     let count = count as usize;
-    let bits = [0, 1, 4][file.u32(0, 88) as usize];
-    let group_bytes = (6 + bits * dim.div_ceil(64) * 2) * 128;
+    let code_lines = match file.u32(0, 88) {
+        0 => 0,
+        1 => dim.div_ceil(64) * 2,
+        _ => dim.div_ceil(8),
+    };
+    let group_bytes = (6 + code_lines) * 128;
     for (start, len, kind, bytes) in [
         (code_start, code_len, 3, count.div_ceil(32) * group_bytes),
         (vector_start, vector_len, 4, (count + extra_rows) * 2 * dim),
@@ -149,9 +153,9 @@ fn check_built(file: &File, metric: Metric, dim: u32, lists: u32, model: &Model)
     let n_directory = lists.div_ceil(126);
     file.page(0, 1, NONE, 0, 0, 1432);
     assert_eq!(file.bytes::<4>(0, 64), *b"OMEN");
-    let code_dim = dim.next_multiple_of(64);
     let filter = file.u32(0, 88);
     assert!(filter <= 2);
+    let code_dim = dim.next_multiple_of(if filter == 2 { 8 } else { 64 });
     let words: [u32; 8] = std::array::from_fn(|i| file.u32(0, 64 + 4 * i));
     assert_eq!(
         words[1..],

@@ -102,11 +102,24 @@ impl Filter {
 pub struct GroupShape {
     /// What codes they hold.
     pub filter: Filter,
-    /// Dimension of the codes, a multiple of 64.
+    /// Dimension of the codes.
     pub code_dim: u32,
 }
 
 impl GroupShape {
+    /// The groups of an index of vectors of `dim` dimensions. The codes have as many, rounded up: four-bit ones to a multiple of
+    /// 8, which fills a line, others to one of 64.
+    pub const fn new(filter: Filter, dim: u32) -> Self {
+        let multiple = match filter {
+            Filter::FourBit => 8,
+            Filter::None | Filter::OneBit => 64,
+        };
+        Self {
+            filter,
+            code_dim: dim.next_multiple_of(multiple),
+        }
+    }
+
     /// Lines of one group.
     pub const fn lines(self) -> usize {
         HEADER_LINES + self.filter.bits() * self.code_dim as usize / 32

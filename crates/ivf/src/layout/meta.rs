@@ -5,7 +5,6 @@ use bytemuck::{Pod, Zeroable};
 use super::directory::{ENTRIES_PER_PAGE, ListEntry, Run, directory_pages};
 use super::group::{Filter, GroupShape};
 use super::page::{self, CONTENT_BYTES, CONTENT_START, NO_LIST, PageKind};
-use super::streams::code_dim;
 use crate::params::{MAX_DIM, MAX_LISTS, Metric};
 use crate::{IvfError, Result};
 
@@ -54,7 +53,7 @@ pub struct MetaPage {
     pub metric: u32,
     /// Dimension of the vectors.
     pub dim: u32,
-    /// Dimension of the codes: `dim` rounded up to a multiple of 64.
+    /// Dimension of the codes: see [`GroupShape::new`].
     pub code_dim: u32,
     /// Number of lists.
     pub lists: u32,
@@ -93,10 +92,8 @@ pub struct MetaPage {
 impl MetaPage {
     /// Shape of the groups.
     pub fn shape(&self) -> GroupShape {
-        GroupShape {
-            filter: Filter::from_u32(self.filter).expect("get_meta checked it"),
-            code_dim: self.code_dim,
-        }
+        let filter = Filter::from_u32(self.filter).expect("get_meta checked it");
+        GroupShape::new(filter, self.dim)
     }
 }
 
@@ -144,12 +141,12 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
         bad("metric", &meta.metric)
     } else if meta.dim == 0 || meta.dim > MAX_DIM {
         bad("dim", &meta.dim)
-    } else if meta.code_dim != code_dim(meta.dim) {
+    } else if Filter::from_u32(meta.filter).is_none() {
+        bad("filter", &meta.filter)
+    } else if meta.code_dim != meta.shape().code_dim {
         bad("code_dim", &meta.code_dim)
     } else if meta.lists == 0 || meta.lists > MAX_LISTS {
         bad("lists", &meta.lists)
-    } else if Filter::from_u32(meta.filter).is_none() {
-        bad("filter", &meta.filter)
     } else if meta.vector_kind != VECTOR_F16 {
         bad("vector_kind", &meta.vector_kind)
     } else if meta.scale_exp.abs() > MAX_SCALE_EXP {

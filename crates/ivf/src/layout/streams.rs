@@ -44,9 +44,4 @@ pub fn byte_position(byte: u64) -> (u64, usize) {
     )
 }
 
-/// Dimension of the codes of vectors of dimension `dim`.
-pub fn code_dim(dim: u32) -> u32 {
-    dim.next_multiple_of(64)
-}
-
 const _: () = assert!(CONTENT_BYTES.is_multiple_of(2));

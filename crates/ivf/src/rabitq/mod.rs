@@ -83,14 +83,6 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Shape of the groups this encoder writes.
-    fn shape(&self) -> GroupShape {
-        GroupShape {
-            filter: self.filter,
-            code_dim: self.rotation.code_dim() as u32,
-        }
-    }
-
     /// Encodes 1 to 32 entries as one group, all live. `rows`: stored rows, `[dim]` each; `errs`, `tids`: as many; `out`:
     /// as many bytes as a group has ([`GroupShape::bytes`]). Absent entries get zeroes and no live bit.
     pub fn encode_group(&self, rows: &[&[f16]], errs: &[f32], tids: &[Tid], out: &mut [u8]) {
@@ -99,7 +91,8 @@ impl<'a> Encoder<'a> {
             (1..=GROUP).contains(&n) && errs.len() == n && tids.len() == n,
             "a group has 1 to {GROUP} entries"
         );
-        assert_eq!(out.len(), self.shape().bytes(), "bytes of a group");
+        let shape = GroupShape::new(self.filter, self.rotation.dim() as u32);
+        assert_eq!(out.len(), shape.bytes(), "bytes of a group");
         let mut header: GroupHeader = bytemuck::Zeroable::zeroed();
         for i in 0..n {
             header.err[i] = errs[i];
