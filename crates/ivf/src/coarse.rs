@@ -1,10 +1,10 @@
 //! Choosing lists: how many an index gets, and which ones a search visits.
 
-use std::ops::ControlFlow;
+mod bounds;
 
 use half::f16;
-use omen_distance::Limit;
 
+use self::bounds::Bounds;
 use crate::index::Index;
 use crate::layout::group::GROUP;
 use crate::layout::meta::META_BLOCK;
@@ -20,13 +20,6 @@ use crate::{IvfError, Metric, Result};
 const MIN_ROWS: u64 = 256;
 /// Codes pay over centroids when at most one in so many is wanted.
 const FILTER_SHARE: u32 = 4;
-/// No bound is above this.
-const NO_LIMIT: Limit = Limit {
-    square: false,
-    offset: f32::INFINITY,
-    slope: 0.0,
-    factor: 1.0,
-};
 
 /// A list to visit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -172,32 +165,16 @@ impl<S: PageStore> Ranking<'_, S> {
             mean = (add, l2sq.sqrt());
         })?;
         let estimate = code.estimate(mean.0, mean.1);
-        let norm_sq = omen_distance::norm_sq(vector);
-        let mut bounds: Vec<(f32, u32)> = Vec::with_capacity(self.index.n_lists() as usize);
-        let mut group_bounds = [0.0; GROUP];
-        let root = &self.index.meta.root;
-        let visit = self.reader.for_each_group(
-            self.s,
-            self.index,
-            ROOT_LIST,
-            root,
-            |group, header, codes| {
-                let first = group * GROUP as u32;
-                let n = (root.frozen_count - first).min(GROUP as u32) as usize;
-                code.passing(header, codes, &estimate, &NO_LIMIT, &mut group_bounds);
-                let lists = first..first + n as u32;
-                match norms {
-                    None => bounds.extend(group_bounds.iter().copied().zip(lists)),
-                    Some(norms) => {
-                        bounds.extend(group_bounds.iter().zip(lists).map(|(bound, list)| {
-                            (norm_sq + norms[list as usize] + 2.0 * bound, list)
-                        }))
-                    }
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
-        unchanged(visit)?;
+        let mut visitor = Bounds {
+            code,
+            estimate,
+            norms: norms.map(|norms| (norms, omen_distance::norm_sq(vector))),
+            n_lists: self.index.n_lists(),
+            sums: [0; GROUP],
+            bounds: Vec::with_capacity(self.index.n_lists() as usize),
+        };
+        self.groups(&mut visitor)?;
+        let mut bounds = visitor.bounds;
         let first = (probes as usize * 2).min(bounds.len());
         bounds.select_nth_unstable_by(first - 1, by_rank);
         let (nearest, rest) = bounds.split_at(first);
@@ -252,6 +229,14 @@ impl<S: PageStore> Ranking<'_, S> {
             slots,
             f,
         )?;
+        unchanged(visit)
+    }
+
+    fn groups(&mut self, visitor: &mut Bounds) -> Result<()> {
+        let root = &self.index.meta.root;
+        let visit = self
+            .reader
+            .visit_groups(self.s, self.index, ROOT_LIST, root, visitor)?;
         unchanged(visit)
     }
 }
