@@ -5,16 +5,16 @@ mod bounds;
 use half::f16;
 
 use self::bounds::Bounds;
+use crate::centroids::{Centroids, unchanged};
 use crate::index::Index;
 use crate::layout::group::GROUP;
-use crate::layout::meta::META_BLOCK;
 use crate::layout::page::ROOT_LIST;
-use crate::list_reader::{ListReader, Visit};
+use crate::list_reader::ListReader;
 use crate::params::MAX_LISTS;
 use crate::query::Query;
 use crate::rabitq::QueryCode;
 use crate::store::PageStore;
-use crate::{IvfError, Metric, Result};
+use crate::{Metric, Result};
 
 /// Below this many rows one list is as fast as many.
 const MIN_ROWS: u64 = 256;
@@ -55,6 +55,7 @@ pub fn select_lists<S: PageStore>(
         index,
         vector: query.vector(),
         by_ip,
+        centroids: None,
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
@@ -109,6 +110,7 @@ pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u
         index,
         vector: &vector,
         by_ip: false,
+        centroids: None,
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
@@ -122,6 +124,8 @@ struct Ranking<'a, S> {
     index: &'a Index,
     vector: &'a [f32],
     by_ip: bool,
+    /// The root list, from the first [`Self::rank`] on, unless it is to be read from its pages.
+    centroids: Option<&'a Centroids>,
     reader: ListReader,
     /// (l2sq or minus inner product, list)
     ranked: Vec<(f32, u32)>,
@@ -138,6 +142,7 @@ impl<S: PageStore> Ranking<'_, S> {
             self.ranked.push((0.0, 0));
             return Ok(());
         }
+        self.centroids = self.index.centroids(self.s)?;
         match code {
             Some(code) if probes <= n_lists / FILTER_SHARE => {
                 self.estimated(code, norms, probes)?;
@@ -220,7 +225,11 @@ impl<S: PageStore> Ranking<'_, S> {
         }
     }
 
-    fn rows(&mut self, slots: &[u32], f: impl FnMut(u32, &[f16])) -> Result<()> {
+    fn rows(&mut self, slots: &[u32], mut f: impl FnMut(u32, &[f16])) -> Result<()> {
+        if let Some(centroids) = self.centroids {
+            slots.iter().for_each(|&slot| f(slot, centroids.row(slot)));
+            return Ok(());
+        }
         let visit = self.reader.read_rows(
             self.s,
             self.index,
@@ -233,6 +242,10 @@ impl<S: PageStore> Ranking<'_, S> {
     }
 
     fn groups(&mut self, visitor: &mut Bounds) -> Result<()> {
+        if let Some(centroids) = self.centroids {
+            centroids.visit_groups(visitor);
+            return Ok(());
+        }
         let root = &self.index.meta.root;
         let visit = self
             .reader
@@ -243,17 +256,6 @@ impl<S: PageStore> Ranking<'_, S> {
 
 fn by_rank(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
     a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-}
-
-/// The root list never changes after the build.
-fn unchanged(visit: Visit) -> Result<()> {
-    match visit {
-        Visit::Done => Ok(()),
-        Visit::Changed => Err(IvfError::corrupt(
-            META_BLOCK,
-            "the root list refers to pages that are not its own",
-        )),
-    }
 }
 
 #[cfg(test)]
