@@ -41,15 +41,13 @@ impl UnorderedScan {
         let mut entry = read_entry(pages, index, list)?;
         loop {
             tids.clear();
-            let frozen =
-                self.reader
-                    .for_each_group(pages, index, list, &entry, |_, header, _| {
-                        let live = (0..GROUP).filter(|i| header.live & (1 << i) != 0);
-                        tids.extend(
-                            live.map(|i| Tid::new(header.tid_block[i], header.tid_offset[i])),
-                        );
-                        ControlFlow::Continue(())
-                    })?;
+            let frozen = self
+                .reader
+                .for_each_group(pages, index, list, &entry, |_, header| {
+                    let live = (0..GROUP).filter(|i| header.live & (1 << i) != 0);
+                    tids.extend(live.map(|i| Tid::new(header.tid_block[i], header.tid_offset[i])));
+                    ControlFlow::Continue(())
+                })?;
             if frozen == Visit::Done {
                 let appended =
                     self.reader

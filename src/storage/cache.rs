@@ -12,7 +12,8 @@ use super::IndexPages;
 use crate::compat::{self, FileId};
 use crate::error::Result;
 
-/// More than this many are forgotten at once; each is a few kB.
+/// More than this many are forgotten at once; each is a few kB, and once searched has its centroids, which `omen_ivf`
+/// keeps within a limit for all indexes together.
 const MAX_INDEXES: usize = 256;
 
 struct Cached {

@@ -13,7 +13,7 @@ use crate::compat;
 /// Entries of the table, a power of two: half a MB for the indexes of a session.
 const SLOTS: usize = 1 << 17;
 /// One read in so many takes the long way: only that one counts as a use when Postgres decides which buffers to keep.
-const LONG_WAY: u32 = 16;
+const LONG_WAY: u32 = 64;
 
 thread_local! {
     /// Buffers by a hash of file and block; 0 (InvalidBuffer) where none is known.

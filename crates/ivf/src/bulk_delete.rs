@@ -70,7 +70,7 @@ fn delete_frozen<S: PageStoreMut>(
     while first < n_groups {
         let end = n_groups.min(first + GROUPS_AT_ONCE);
         tids.clear();
-        let visit = reader.groups(s, index, list, entry, first..end, |group, header, _| {
+        let visit = reader.headers(s, index, list, entry, first..end, |group, header| {
             let live = (0..GROUP).filter(|i| header.live & (1 << i) != 0);
             tids.extend(live.map(|i| {
                 (

@@ -12,7 +12,7 @@ use crate::layout::directory::ListEntry;
 use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES};
 use crate::layout::page::{self, LINE_BYTES, PageKind, ROOT_LIST};
 use crate::layout::streams;
-use crate::list_reader::{ChainPlace, ListReader, Visit};
+use crate::list_reader::{ChainPlace, GroupVisitor, ListReader, Visit};
 use crate::rabitq::Encoder;
 use crate::store::PageStore;
 use crate::{IvfError, Result, Tid};
@@ -70,6 +70,23 @@ pub fn check<S: PageStore>(s: &S, index: &Index) -> Result<CheckReport> {
     checker.check_tids();
     checker.check_unowned()?;
     Ok(checker.report)
+}
+
+/// Copies a group.
+struct GroupCopy<'a> {
+    header: GroupHeader,
+    codes: &'a mut [u8],
+}
+
+impl GroupVisitor for GroupCopy<'_> {
+    fn codes(&mut self, first: usize, bytes: &[u8]) {
+        self.codes[first..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn group(&mut self, _group: u32, header: &GroupHeader) -> ControlFlow<()> {
+        self.header = *header;
+        ControlFlow::Continue(())
+    }
 }
 
 struct Checker<'a, S> {
@@ -136,19 +153,15 @@ impl<S: PageStore> Checker<'_, S> {
         let mut live = 0;
         for group in 0..streams::n_groups(entry.frozen_count) {
             self.s.check_interrupts()?;
-            let mut header: GroupHeader = bytemuck::Zeroable::zeroed();
-            let visit = self.reader.groups(
-                self.s,
-                index,
-                list,
-                entry,
-                group..group + 1,
-                |_, head, codes| {
-                    header = *head;
-                    found[HEADER_LINES * LINE_BYTES..].copy_from_slice(codes);
-                    ControlFlow::Continue(())
-                },
-            )?;
+            let mut copy = GroupCopy {
+                header: bytemuck::Zeroable::zeroed(),
+                codes: &mut found[HEADER_LINES * LINE_BYTES..],
+            };
+            let this = group..group + 1;
+            let visit = self
+                .reader
+                .groups(self.s, index, list, entry, this, &mut copy)?;
+            let mut header = copy.header;
             let slots = group * GROUP as u32..entry.frozen_count.min((group + 1) * GROUP as u32);
             let mut batch = Batch::default();
             let visit_rows =

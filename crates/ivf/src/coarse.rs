@@ -1,33 +1,26 @@
 //! Choosing lists: how many an index gets, and which ones a search visits.
 
-use std::ops::ControlFlow;
+mod bounds;
 
 use half::f16;
-use omen_distance::Limit;
 
+use self::bounds::Bounds;
+use crate::centroids::{Centroids, unchanged};
 use crate::index::Index;
 use crate::layout::group::GROUP;
-use crate::layout::meta::META_BLOCK;
 use crate::layout::page::ROOT_LIST;
-use crate::list_reader::{ListReader, Visit};
+use crate::list_reader::ListReader;
 use crate::params::MAX_LISTS;
 use crate::probes::Reach;
 use crate::query::Query;
 use crate::rabitq::QueryCode;
 use crate::store::PageStore;
-use crate::{IvfError, Metric, Result};
+use crate::{Metric, Result};
 
 /// Below this many rows one list is as fast as many.
 const MIN_ROWS: u64 = 256;
 /// Codes pay over centroids when at most one in so many is wanted.
 const FILTER_SHARE: u32 = 4;
-/// No bound is above this.
-const NO_LIMIT: Limit = Limit {
-    square: false,
-    offset: f32::INFINITY,
-    slope: 0.0,
-    factor: 1.0,
-};
 
 /// A list to visit.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +57,7 @@ pub fn select_lists<S: PageStore>(
         index,
         vector: query.vector(),
         by_ip,
+        centroids: None,
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
@@ -132,6 +126,7 @@ pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u
         index,
         vector: &vector,
         by_ip: false,
+        centroids: None,
         reader: ListReader::new(),
         ranked: Vec::new(),
     };
@@ -145,6 +140,8 @@ struct Ranking<'a, S> {
     index: &'a Index,
     vector: &'a [f32],
     by_ip: bool,
+    /// The root list, from the first [`Self::rank`] on, unless it is to be read from its pages.
+    centroids: Option<&'a Centroids>,
     reader: ListReader,
     /// (l2sq or minus inner product, list)
     ranked: Vec<(f32, u32)>,
@@ -161,6 +158,7 @@ impl<S: PageStore> Ranking<'_, S> {
             self.ranked.push((0.0, 0));
             return Ok(());
         }
+        self.centroids = self.index.centroids(self.s)?;
         match code {
             Some(code) if probes <= n_lists / FILTER_SHARE => {
                 self.estimated(code, norms, probes)?;
@@ -188,32 +186,16 @@ impl<S: PageStore> Ranking<'_, S> {
             mean = (add, l2sq.sqrt());
         })?;
         let estimate = code.estimate(mean.0, mean.1);
-        let norm_sq = omen_distance::norm_sq(vector);
-        let mut bounds: Vec<(f32, u32)> = Vec::with_capacity(self.index.n_lists() as usize);
-        let mut group_bounds = [0.0; GROUP];
-        let root = &self.index.meta.root;
-        let visit = self.reader.for_each_group(
-            self.s,
-            self.index,
-            ROOT_LIST,
-            root,
-            |group, header, codes| {
-                let first = group * GROUP as u32;
-                let n = (root.frozen_count - first).min(GROUP as u32) as usize;
-                code.passing(header, codes, &estimate, &NO_LIMIT, &mut group_bounds);
-                let lists = first..first + n as u32;
-                match norms {
-                    None => bounds.extend(group_bounds.iter().copied().zip(lists)),
-                    Some(norms) => {
-                        bounds.extend(group_bounds.iter().zip(lists).map(|(bound, list)| {
-                            (norm_sq + norms[list as usize] + 2.0 * bound, list)
-                        }))
-                    }
-                }
-                ControlFlow::Continue(())
-            },
-        )?;
-        unchanged(visit)?;
+        let mut visitor = Bounds {
+            code,
+            estimate,
+            norms: norms.map(|norms| (norms, omen_distance::norm_sq(vector))),
+            n_lists: self.index.n_lists(),
+            sums: [0; GROUP],
+            bounds: Vec::with_capacity(self.index.n_lists() as usize),
+        };
+        self.groups(&mut visitor)?;
+        let mut bounds = visitor.bounds;
         let first = (probes as usize * 2).min(bounds.len());
         bounds.select_nth_unstable_by(first - 1, by_rank);
         let (nearest, rest) = bounds.split_at(first);
@@ -259,7 +241,11 @@ impl<S: PageStore> Ranking<'_, S> {
         }
     }
 
-    fn rows(&mut self, slots: &[u32], f: impl FnMut(u32, &[f16])) -> Result<()> {
+    fn rows(&mut self, slots: &[u32], mut f: impl FnMut(u32, &[f16])) -> Result<()> {
+        if let Some(centroids) = self.centroids {
+            slots.iter().for_each(|&slot| f(slot, centroids.row(slot)));
+            return Ok(());
+        }
         let visit = self.reader.read_rows(
             self.s,
             self.index,
@@ -270,21 +256,22 @@ impl<S: PageStore> Ranking<'_, S> {
         )?;
         unchanged(visit)
     }
+
+    fn groups(&mut self, visitor: &mut Bounds) -> Result<()> {
+        if let Some(centroids) = self.centroids {
+            centroids.visit_groups(visitor);
+            return Ok(());
+        }
+        let root = &self.index.meta.root;
+        let visit = self
+            .reader
+            .visit_groups(self.s, self.index, ROOT_LIST, root, visitor)?;
+        unchanged(visit)
+    }
 }
 
 fn by_rank(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
     a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-}
-
-/// The root list never changes after the build.
-fn unchanged(visit: Visit) -> Result<()> {
-    match visit {
-        Visit::Done => Ok(()),
-        Visit::Changed => Err(IvfError::corrupt(
-            META_BLOCK,
-            "the root list refers to pages that are not its own",
-        )),
-    }
 }
 
 #[cfg(test)]

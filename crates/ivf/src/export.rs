@@ -55,7 +55,7 @@ fn export_once<S: PageStore>(
     sink: &mut ExportSink<'_>,
 ) -> Result<Visit> {
     let mut heads: Vec<Head> = Vec::new();
-    let visit = reader.for_each_group(s, index, list, entry, |_, header, _| {
+    let visit = reader.for_each_group(s, index, list, entry, |_, header| {
         heads.push(Head::of(header));
         ControlFlow::Continue(())
     })?;

@@ -173,20 +173,12 @@ fn for_each_live<S: PageStoreMut>(
     };
     for group in 0..streams::n_groups(entry.frozen_count) {
         let mut heads: Vec<(u32, Tid, f32)> = Vec::with_capacity(GROUP);
-        let visit = reader.groups(
-            s,
-            index,
-            list,
-            entry,
-            group..group + 1,
-            |group, header, _| {
-                let live = (0..GROUP).filter(|i| header.live & (1 << i) != 0);
-                let tid = |i| Tid::new(header.tid_block[i], header.tid_offset[i]);
-                heads
-                    .extend(live.map(|i| (group * GROUP as u32 + i as u32, tid(i), header.err[i])));
-                ControlFlow::Continue(())
-            },
-        )?;
+        let visit = reader.headers(s, index, list, entry, group..group + 1, |group, header| {
+            let live = (0..GROUP).filter(|i| header.live & (1 << i) != 0);
+            let tid = |i| Tid::new(header.tid_block[i], header.tid_offset[i]);
+            heads.extend(live.map(|i| (group * GROUP as u32 + i as u32, tid(i), header.err[i])));
+            ControlFlow::Continue(())
+        })?;
         let mut head = heads.iter();
         let visit_rows = reader.rows(
             s,

@@ -8,18 +8,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use half::f16;
 
+use crate::centroids::{Centroids, unchanged};
 use crate::layout::directory::{ENTRIES_PER_PAGE, ListEntry, Run, entry_position, get_entry};
 use crate::layout::meta::{META_BLOCK, MetaPage, get_meta};
 use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
 use crate::layout::streams;
-use crate::list_reader::{ListReader, Visit};
+use crate::list_reader::ListReader;
 use crate::params::Metric;
 use crate::rotation::Rotation;
 use crate::store::{NO_BLOCK, PageStore};
 use crate::{IvfError, Result};
 
 /// An open index. May be kept for as long as the file is the same (until REINDEX): all it holds is frozen at the
-/// build, except the calibration, of which it has a copy.
+/// build, except the calibration, of which it has a copy. A few kB, and from the first choice of lists on what
+/// `centroids.rs` keeps.
 #[derive(Debug)]
 pub struct Index {
     /// The metapage as read by [`Index::open`].
@@ -30,6 +32,8 @@ pub struct Index {
     known_blocks: AtomicU32,
     /// See [`Index::centroid_norms`].
     centroid_norms: OnceLock<Vec<f32>>,
+    /// See [`Index::centroids`].
+    centroids: OnceLock<Centroids>,
 }
 
 impl Index {
@@ -52,6 +56,7 @@ impl Index {
             ),
             known_blocks: AtomicU32::new(n_blocks),
             centroid_norms: OnceLock::new(),
+            centroids: OnceLock::new(),
         };
         index.check_run(s, META_BLOCK, "directory", meta.directory)?;
         index.check_entry(s, ROOT_LIST, META_BLOCK, &meta.root)?;
@@ -97,13 +102,20 @@ impl Index {
             omen_distance::f32_from_f16(row, &mut wide);
             norms.push(omen_distance::norm_sq(&wide));
         })?;
-        if visit == Visit::Changed {
-            return Err(IvfError::corrupt(
-                root.vector_run.start,
-                "not a page of the root list",
-            ));
-        }
+        unchanged(visit)?;
         Ok(self.centroid_norms.get_or_init(|| norms))
+    }
+
+    /// The root list in memory, read at first use: not by whoever opens an index only to plan. `None` if it takes too
+    /// much memory.
+    pub(crate) fn centroids<S: PageStore>(&self, s: &S) -> Result<Option<&Centroids>> {
+        if self.centroids.get().is_none()
+            && let Some(centroids) = Centroids::load(s, self)?
+        {
+            // Another thread may have been faster.
+            self.centroids.get_or_init(|| centroids);
+        }
+        Ok(self.centroids.get())
     }
 
     /// Directory block of `list`, its page's index in the directory, and the entry's byte offset in the page.

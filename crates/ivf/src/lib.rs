@@ -9,6 +9,7 @@ pub mod assign;
 pub mod bound;
 pub mod bulk_delete;
 pub mod calibrate;
+mod centroids;
 pub mod check;
 pub mod coarse;
 pub mod count;

@@ -8,13 +8,15 @@
 use std::ops::ControlFlow;
 
 use half::f16;
+use omen_distance::{Estimate, Limit};
 
 use crate::coarse::Probe;
 use crate::index::{Index, reread_entry};
 use crate::layout::directory::ListEntry;
 use crate::layout::group::{GROUP, GroupHeader};
-use crate::list_reader::{ListReader, Visit};
+use crate::list_reader::{GroupVisitor, ListReader, Visit};
 use crate::query::Query;
+use crate::rabitq::{QueryCode, passing};
 use crate::store::PageStore;
 use crate::survivors::{Survivor, gather, split_nearest};
 use crate::topk::{Candidate, TopK};
@@ -153,23 +155,20 @@ impl<S: PageStore> ListScan<'_, S> {
             Metric::L2 | Metric::Cosine => probe.l2sq,
             Metric::NegIp => -probe.ip,
         };
-        let estimate = code.map(|code| code.estimate(add, probe.l2sq.sqrt()));
-        let limit = query.bound.limit(self.top.threshold());
-        let mut bounds = [f32::NEG_INFINITY; GROUP];
-        let (mut groups, mut filtered) = (0, 0);
-        let take = |group, header: &GroupHeader, codes: &[u8]| {
-            groups += 1;
-            let mask = match (code, &estimate) {
-                (Some(code), Some(estimate)) => {
-                    code.passing(header, codes, estimate, &limit, &mut bounds)
-                }
-                _ => header.live,
-            };
-            filtered += u64::from((header.live & !mask).count_ones());
-            gather(survivors, probe_no, group, header, mask, &bounds);
-            ControlFlow::Continue(())
+        let mut collector = Collector {
+            code: code.map(|code| (code, code.estimate(add, probe.l2sq.sqrt()))),
+            limit: query.bound.limit(self.top.threshold()),
+            probe_no,
+            sums: [0; GROUP],
+            bounds: [f32::NEG_INFINITY; GROUP],
+            survivors,
+            groups: 0,
+            filtered: 0,
         };
-        let visit = reader.for_each_group(self.s, self.index, probe.list, entry, take)?;
+        let visit = reader.visit_groups(self.s, self.index, probe.list, entry, &mut collector)?;
+        let Collector {
+            groups, filtered, ..
+        } = collector;
         self.stats.groups += groups;
         self.note_filtered(filtered);
         Ok(visit)
@@ -238,6 +237,53 @@ impl<S: PageStore> ListScan<'_, S> {
             .for_each_appended(self.s, self.index, list, entry, take)?;
         self.stats.candidates += computed;
         Ok(visit)
+    }
+}
+
+/// Gathers the survivors of a list.
+struct Collector<'a> {
+    /// Absent if all live entries survive.
+    code: Option<(&'a QueryCode, Estimate)>,
+    limit: Limit,
+    probe_no: u32,
+    /// Of the group being seen.
+    sums: [i32; GROUP],
+    bounds: [f32; GROUP],
+    survivors: &'a mut Vec<Survivor>,
+    groups: u64,
+    filtered: u64,
+}
+
+impl GroupVisitor for Collector<'_> {
+    #[inline(always)]
+    fn codes(&mut self, first: usize, bytes: &[u8]) {
+        if let Some((code, _)) = &self.code {
+            code.add(first, bytes, &mut self.sums);
+        }
+    }
+
+    #[inline(always)]
+    fn group(&mut self, group: u32, header: &GroupHeader) -> ControlFlow<()> {
+        self.groups += 1;
+        let mask = match &self.code {
+            Some((_, estimate)) => {
+                let bounds = &mut self.bounds;
+                let mask = passing(&self.sums, header, estimate, &self.limit, bounds);
+                self.sums = [0; GROUP];
+                mask
+            }
+            None => header.live,
+        };
+        self.filtered += u64::from((header.live & !mask).count_ones());
+        gather(
+            self.survivors,
+            self.probe_no,
+            group,
+            header,
+            mask,
+            &self.bounds,
+        );
+        ControlFlow::Continue(())
     }
 }
 

@@ -1,17 +1,19 @@
-//! The hot path of a scan reads every page it needs once, and no other.
+//! The hot path of a scan reads every page it needs once, and no other; the centroids' pages once a session.
 
 mod store_world;
 
 use std::ops::ControlFlow;
 
-use omen_ivf::Metric;
+use half::f16;
+use omen_ivf::coarse::{nearest_list, select_lists};
 use omen_ivf::fold::fold_list;
-use omen_ivf::index::{read_entries, read_entry};
+use omen_ivf::index::{Index, read_entries, read_entry};
 use omen_ivf::layout::page::ROOT_LIST;
 use omen_ivf::layout::streams::{byte_position, code_pages, row_bytes, vector_pages};
 use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::{IvfError, Metric};
 use rand::Rng;
-use store_world::{World, seed};
+use store_world::{World, seed, vector};
 
 #[test]
 fn every_page_once() {
@@ -33,11 +35,8 @@ fn every_page_once() {
 
             let before = store.n_reads();
             let mut n_groups = 0;
-            let visit = reader.for_each_group(store, index, 0, &entry, |group, _, codes| {
-                assert_eq!(
-                    (group, codes.len()),
-                    (n_groups, index.meta.shape().bytes() - 768)
-                );
+            let visit = reader.for_each_group(store, index, 0, &entry, |group, _| {
+                assert_eq!(group, n_groups);
                 n_groups += 1;
                 ControlFlow::Continue(())
             });
@@ -46,7 +45,7 @@ fn every_page_once() {
 
             let stop_at = world.rng.random_range(0..n_groups);
             let mut last = 0;
-            let visit = reader.for_each_group(store, index, 0, &entry, |group, _, _| {
+            let visit = reader.for_each_group(store, index, 0, &entry, |group, _| {
                 last = group;
                 if group == stop_at {
                     ControlFlow::Break(())
@@ -98,4 +97,55 @@ fn directory_pages_once() {
     }
     assert!(read_entries(&world.store, &world.index, &[1, 300]).is_err());
     assert!(read_entry(&world.store, &world.index, 300).is_err());
+}
+
+#[test]
+fn centroids_once() {
+    let seed = seed();
+    for dim in [3, 100, 600] {
+        let mut world = World::new(Metric::L2, dim, 300, 600, seed);
+        let before = world.store.n_reads();
+        let index = Index::open(&world.store).unwrap();
+        index.reach_for(0.9, 10);
+        assert_eq!(world.store.n_reads() - before, 1, "what planning reads");
+
+        let query = index.prepare(&vector(&mut world.rng, dim)).unwrap();
+        world.store.fail_after(world.rng.random_range(1..4));
+        let failed = select_lists(&world.store, &index, &query, 5);
+        assert!(matches!(failed, Err(IvfError::Store(_))));
+        let before = world.store.n_reads();
+        select_lists(&world.store, &index, &query, 5).unwrap();
+        let pages = code_pages(300, index.meta.shape()) + vector_pages(301, dim);
+        assert_eq!(world.store.n_reads() - before, pages);
+
+        let before = world.store.n_reads();
+        for probes in [1, 5, 300] {
+            let query = index.prepare(&vector(&mut world.rng, dim)).unwrap();
+            select_lists(&world.store, &index, &query, probes).unwrap();
+        }
+        let row = vec![f16::ONE; dim as usize];
+        nearest_list(&world.store, &index, &row).unwrap();
+        assert_eq!(world.store.n_reads(), before);
+    }
+}
+
+/// Too many centroids for a copy are read from their pages each time.
+#[test]
+fn large_root_lists_stay_in_their_pages() {
+    let seed = seed();
+    let (dim, lists) = (16_000, 530);
+    let mut world = World::new(Metric::L2, dim, lists, 1, seed);
+    let index = Index::open(&world.store).unwrap();
+    for _ in 0..2 {
+        let query = index.prepare(&vector(&mut world.rng, dim)).unwrap();
+        let before = world.store.n_reads();
+        let all = select_lists(&world.store, &index, &query, lists).unwrap();
+        let some = select_lists(&world.store, &index, &query, 10).unwrap();
+        assert!(world.store.n_reads() - before >= vector_pages(u64::from(lists), dim));
+        assert!(all.is_sorted_by(|a, b| a.l2sq <= b.l2sq));
+        assert_eq!((all.len() as u32, some.len()), (lists, 10));
+        // The filter may miss one.
+        let found = some.iter().filter(|&probe| all[..10].contains(probe));
+        assert!(found.count() >= 9);
+    }
 }

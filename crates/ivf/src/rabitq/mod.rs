@@ -211,28 +211,37 @@ impl QueryCode {
         }
     }
 
-    /// For each entry of a group a bound that `l2sq` (L2, Cosine) or `-<q,h>` (NegIp) hardly ever falls below; and which of
-    /// the live entries may be within `limit` by that bound, as bits.
+    /// Adds to `sums` the part that these codes, from byte `first` of a group's codes on, have in the sums of its entries.
     #[inline(always)]
-    pub(crate) fn passing(
-        &self,
-        header: &GroupHeader,
-        codes: &[u8],
-        estimate: &Estimate,
-        limit: &Limit,
-        bounds: &mut [f32; GROUP],
-    ) -> u32 {
-        let mut sums = [0i32; GROUP];
+    pub(crate) fn add(&self, first: usize, codes: &[u8], sums: &mut [i32; GROUP]) {
         match &self.table {
-            Table::Sums(table) => omen_distance::fastscan(codes, table, &mut sums),
-            Table::Levels(levels) => omen_distance::nibble_scan(codes, levels, &mut sums),
+            Table::Sums(table) => {
+                omen_distance::fastscan(codes, &table[first..][..codes.len()], sums);
+            }
+            // Sixteen bytes a dimension: half a byte for each of 32 entries.
+            Table::Levels(levels) => {
+                let levels = &levels[first / 16..][..codes.len() / 16];
+                omen_distance::nibble_scan(codes, levels, sums);
+            }
         }
-        let factors = GroupFactors {
-            add: &header.f_add,
-            rescale: &header.f_rescale,
-            error: &header.f_error,
-            radius: &header.err,
-        };
-        omen_distance::group_bounds(&sums, &factors, estimate, limit, bounds) & header.live
     }
+}
+
+/// For each entry of a group, of which `sums` has the sums of all codes ([`QueryCode::add`]), a bound that `l2sq` (L2, Cosine) or
+/// `-<q,h>` (NegIp) hardly ever falls below; and which of the live entries may be within `limit` by that bound, as bits.
+#[inline(always)]
+pub(crate) fn passing(
+    sums: &[i32; GROUP],
+    header: &GroupHeader,
+    estimate: &Estimate,
+    limit: &Limit,
+    bounds: &mut [f32; GROUP],
+) -> u32 {
+    let factors = GroupFactors {
+        add: &header.f_add,
+        rescale: &header.f_rescale,
+        error: &header.f_error,
+        radius: &header.err,
+    };
+    omen_distance::group_bounds(sums, &factors, estimate, limit, bounds) & header.live
 }

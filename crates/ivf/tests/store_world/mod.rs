@@ -249,7 +249,7 @@ pub fn read_list<S: PageStore>(
     let mut entry = read_entry(s, index, list)?;
     for _ in 0..1000 {
         let (mut heads, mut slots, mut found) = (Vec::new(), Vec::new(), Vec::new());
-        let visit = reader.for_each_group(s, index, list, &entry, |group, header, _| {
+        let visit = reader.for_each_group(s, index, list, &entry, |group, header| {
             for i in (0..32).filter(|i| header.live & (1 << i) != 0) {
                 slots.push(group * 32 + i as u32);
                 heads.push((
