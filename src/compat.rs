@@ -1,6 +1,9 @@
 //! Differences between PostgreSQL 14 and 18. (Members of `IndexAmRoutine` that came later are marked in the handler.)
 #![allow(unsafe_code)]
 
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub(crate) mod read_stream;
+
 use core::ffi::{CStr, c_char, c_int};
 
 use pgrx::pg_sys;

@@ -5,6 +5,7 @@
 //! | `relation.rs` | [`IndexPages`]: read, update, allocate, free |
 //! | `buffer.rs` | pin, lock, bytes of a page |
 //! | `recent.rs` | where blocks were found last: pins without a look-up |
+//! | `ahead.rs` | reading ahead of a scan that told its pages |
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged when it is done |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
@@ -14,6 +15,7 @@
 //! between, the stack unwinds without calling Postgres, and the abort of the transaction releases locks and pins.
 //! Lock order: list lock, then directory page, then data pages in the order the caller gives.
 
+mod ahead;
 mod buffer;
 mod bulk;
 mod cache;

@@ -9,6 +9,7 @@ use omen_ivf::layout::page::{init_free, is_free};
 use omen_ivf::store::{ListLock, MAX_UPDATE_PAGES, PageStore, PageStoreMut};
 use pgrx::pg_sys;
 
+use super::ahead::Ahead;
 use super::recent::Recent;
 use super::{buffer, lock};
 use crate::compat;
@@ -26,9 +27,10 @@ pub(crate) struct IndexPages {
     freed: Cell<Option<(u32, u32)>>,
     /// Blocks that this process had to read from disk, as counted by Postgres when `read` looked last.
     n_misses: Cell<i64>,
-    /// So many more pages are prefetched.
+    /// So many more pages are prefetched or read ahead.
     cold: Cell<u32>,
     recent: Recent,
+    ahead: Ahead,
 }
 
 /// After a page that was not in memory, so many pages are prefetched: asking for pages that are there costs as much as a
@@ -51,6 +53,7 @@ impl IndexPages {
             cold: Cell::new(0),
             // SAFETY: by this function's contract.
             recent: unsafe { Recent::new(rel) },
+            ahead: Ahead::default(),
         }
     }
 
@@ -93,6 +96,24 @@ impl IndexPages {
             self.recent.note(block, buffer);
             buffer
         }
+    }
+
+    /// As `pin`, of a page that a scan reads.
+    #[inline]
+    fn pin_ahead(&self, block: u32) -> pg_sys::Buffer {
+        if self.ahead.is_active() {
+            // SAFETY: `rel` and `strategy` are valid, by `new`.
+            unsafe {
+                if self.cold.get() == 0 {
+                    // In memory for a while: the rest is cheaper to find without.
+                    self.ahead.end();
+                } else if let Some(buffer) = self.ahead.take(block) {
+                    self.recent.note(block, buffer);
+                    return buffer;
+                }
+            }
+        }
+        self.pin(block)
     }
 
     /// A pinned, exclusively locked page that nobody uses: a free one, or a new one at the end of the file.
@@ -160,7 +181,7 @@ impl PageStore for IndexPages {
     }
 
     fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let buf = self.pin(block);
+        let buf = self.pin_ahead(block);
         if self.n_misses.replace(misses()) == self.n_misses.get() {
             self.cold.set(self.cold.get().saturating_sub(1));
         } else {
@@ -176,12 +197,24 @@ impl PageStore for IndexPages {
     }
 
     fn prefetch(&self, block: u32) {
-        if self.cold.get() == 0 {
+        if self.cold.get() == 0 || self.ahead.covers(block) {
             return;
         }
         // SAFETY: `rel` is open, by `new`.
         unsafe {
             pg_sys::PrefetchBuffer(self.rel, MAIN, block);
+        }
+    }
+
+    fn wants_announcements(&self) -> bool {
+        self.cold.get() > 0
+    }
+
+    fn announce(&self, blocks: Vec<u32>) {
+        // SAFETY: `rel` and `strategy` are valid, by `new`; a scan goes on, so no error is unwinding.
+        unsafe {
+            self.ahead.end();
+            self.ahead.begin(self.rel, self.strategy, blocks);
         }
     }
 

@@ -4,6 +4,7 @@
 //! Everything that touches bytes goes through [`store::PageStore`], so that the same code runs over Postgres
 //! buffers and, in tests, over [`mem_store::MemStore`]. `layout/README.md` describes every page.
 
+mod announce;
 pub mod append;
 pub mod assign;
 pub mod bound;

@@ -6,6 +6,7 @@
 //! - Calling the store from within a closure panics.
 //! - It keeps a journal of its records, so that a test can look at the state after any prefix of them, i.e. after a
 //!   crash; and it hands out free pages in random order, so that streams get fragmented.
+//! - It wants announcements (where tests check, or while it records them and the reads), of blocks that exist.
 //! - A hook runs before reads, so that a test can change the index between two reads of a scan.
 //!
 //! It can be shared by threads; [`MemStore::read`] and `update` lock single pages, as Postgres's buffers are locked.
@@ -48,6 +49,16 @@ pub struct MemStore {
     hook: Mutex<Option<Hook>>,
     calls_until_failure: AtomicI64,
     n_reads: AtomicU64,
+    accesses: Mutex<Option<Vec<Access>>>,
+}
+
+/// What was asked of a store, while that is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Access {
+    /// A page was read.
+    Read(u32),
+    /// Pages were announced.
+    Announced(Vec<u32>),
 }
 
 impl MemStore {
@@ -132,6 +143,12 @@ impl MemStore {
         }
     }
 
+    fn record(&self, access: impl FnOnce() -> Access) {
+        if let Some(accesses) = &mut *lock(&self.accesses) {
+            accesses.push(access());
+        }
+    }
+
     /// Logs and publishes new images while their pages are locked.
     fn log(&self, pages: Vec<(u32, Arc<Image>)>) {
         lock(&self.journal).push(Record(pages));
@@ -168,6 +185,7 @@ impl PageStore for MemStore {
         self.run_hook(block);
         let _inside = enter();
         self.n_reads.fetch_add(1, Ordering::Relaxed);
+        self.record(|| Access::Read(block));
         let cell = self.cell(block)?;
         let image = cell.read().unwrap_or_else(PoisonError::into_inner);
         let bytes: &[u8] = bytemuck::cast_slice(image.as_slice());
@@ -187,6 +205,18 @@ impl PageStore for MemStore {
             (block as usize) < self.cells().len(),
             "prefetch of block {block} past the end"
         );
+    }
+
+    fn wants_announcements(&self) -> bool {
+        cfg!(debug_assertions) || lock(&self.accesses).is_some()
+    }
+
+    fn announce(&self, blocks: Vec<u32>) {
+        let _inside = enter();
+        let n_blocks = self.cells().len() as u32;
+        let past_end = blocks.iter().find(|&&block| block >= n_blocks);
+        assert_eq!(past_end, None, "announced past the end");
+        self.record(|| Access::Announced(blocks));
     }
 
     fn check_interrupts(&self) -> Result<()> {

@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use half::f16;
 use omen_distance::{Estimate, Limit};
 
+use crate::announce::{first_appended, row_blocks};
 use crate::coarse::Probe;
 use crate::index::{Index, reread_entry};
 use crate::layout::directory::ListEntry;
@@ -133,7 +134,7 @@ impl<S: PageStore> ListScan<'_, S> {
         if first && self.lower_threshold(entry)? == Visit::Changed {
             return Ok(Visit::Changed);
         }
-        self.compute(entry)
+        self.compute(entry, self.filters())
     }
 
     fn filters(&self) -> bool {
@@ -184,7 +185,7 @@ impl<S: PageStore> ListScan<'_, S> {
             return Ok(Visit::Done);
         }
         split_nearest(survivors, n, later);
-        let visit = self.compute(entry)?;
+        let visit = self.compute(entry, true)?;
         let Scratch {
             survivors, later, ..
         } = &mut *self.scratch;
@@ -199,8 +200,9 @@ impl<S: PageStore> ListScan<'_, S> {
         }
     }
 
-    /// Second pass: exact keys of the survivors, which are in slot order.
-    pub(crate) fn compute(&mut self, entry: &ListEntry) -> Result<Visit> {
+    /// Second pass: exact keys of the survivors, which are in slot order. `announces` what it reads, and the
+    /// appended entries after it, if that was not done.
+    pub(crate) fn compute(&mut self, entry: &ListEntry, announces: bool) -> Result<Visit> {
         let Scratch {
             reader, survivors, ..
         } = &mut *self.scratch;
@@ -212,6 +214,12 @@ impl<S: PageStore> ListScan<'_, S> {
             survivors.retain(|survivor| bound.may_be_below(threshold, survivor));
         }
         let filtered = (before - survivors.len()) as u64;
+        if announces && self.s.wants_announcements() {
+            let mut blocks = Vec::new();
+            row_blocks(self.index, entry, survivors, &mut blocks);
+            blocks.extend(first_appended(entry));
+            self.s.announce(blocks);
+        }
         let mut left = survivors.iter();
         let slots = survivors.iter().map(|survivor| survivor.slot);
         let visit = reader.rows(self.s, self.index, list, entry, slots, |_, row| {

@@ -5,6 +5,7 @@
 //! the threshold. So few vectors are read that would not have been if the final threshold had been known from the start.
 
 use crate::Result;
+use crate::announce::{list_blocks, row_blocks};
 use crate::coarse::Probe;
 use crate::index::{Index, read_entries};
 use crate::layout::directory::ListEntry;
@@ -19,6 +20,8 @@ use crate::topk::TopK;
 const EAGER_LISTS: usize = 2;
 /// Waiting entries read before the threshold is looked at again; each time twice as many.
 const FIRST_CHUNK: usize = 32;
+/// Pages announced at a time, about.
+const ANNOUNCED_PAGES: usize = 4096;
 
 /// Scans `probes`, nearest first, into `top`. `exact`: the filter, which can err, is off. A list that is rewritten meanwhile
 /// is started again.
@@ -44,8 +47,10 @@ pub fn scan_lists<S: PageStore>(
         top,
         stats,
         scratch,
+        n_announced: 0,
     };
     let scanned = scan.scan();
+    s.announce(Vec::new());
     let scratch = std::mem::take(&mut scan.scratch);
     top.scratch = scratch;
     scanned
@@ -62,6 +67,8 @@ struct Scan<'a, S> {
     top: &'a mut TopK,
     stats: &'a mut SearchStats,
     scratch: Scratch,
+    /// Lists before this one were announced.
+    n_announced: usize,
 }
 
 impl<S: PageStore> Scan<'_, S> {
@@ -70,6 +77,7 @@ impl<S: PageStore> Scan<'_, S> {
         let mut waiting: Vec<Survivor> = Vec::new();
         for i in 0..self.probes.len() {
             self.s.check_interrupts()?;
+            self.announce_lists(i);
             self.stats.lists += 1;
             self.top.tighten();
             let waits = filters && i >= EAGER_LISTS && self.top.threshold() < f32::INFINITY;
@@ -89,6 +97,41 @@ impl<S: PageStore> Scan<'_, S> {
             }
         }
         self.rerank(waiting)
+    }
+
+    /// Announces the pages of the lists from number `i` on, unless that was done.
+    fn announce_lists(&mut self, i: usize) {
+        // Without the filter every live entry's vector is read. With it, those of the first lists are announced by themselves,
+        // which voids what was announced before.
+        let rows = self.query.code.is_none() || self.exact;
+        let is_void = i >= self.n_announced || (!rows && i <= EAGER_LISTS);
+        if !is_void || !self.s.wants_announcements() {
+            return;
+        }
+        let mut blocks = Vec::new();
+        self.n_announced = i;
+        for entry in &self.entries[i..] {
+            if blocks.len() >= ANNOUNCED_PAGES {
+                break;
+            }
+            list_blocks(entry, rows, &mut blocks);
+            self.n_announced += 1;
+        }
+        self.s.announce(blocks);
+    }
+
+    /// Announces the pages with the vectors of `waiting`, which are in the order of lists and slots.
+    fn announce_rows(&mut self, waiting: &[Survivor]) {
+        if !self.s.wants_announcements() {
+            return;
+        }
+        let mut blocks = Vec::new();
+        for of_list in waiting.chunk_by(|a, b| a.probe == b.probe) {
+            let entry = &self.entries[of_list[0].probe as usize];
+            row_blocks(self.index, entry, of_list, &mut blocks);
+        }
+        self.n_announced = self.probes.len();
+        self.s.announce(blocks);
     }
 
     fn list(&mut self, i: usize) -> ListScan<'_, S> {
@@ -124,13 +167,14 @@ impl<S: PageStore> Scan<'_, S> {
                 rest = waiting.split_off(chunk);
             }
             waiting.sort_unstable_by_key(|survivor| (survivor.probe, survivor.slot));
+            self.announce_rows(&waiting);
             for of_list in waiting.chunk_by(|a, b| a.probe == b.probe) {
                 let i = of_list[0].probe as usize;
                 self.scratch.survivors.clear();
                 self.scratch.survivors.extend_from_slice(of_list);
                 let entry = self.entries[i];
                 let mut list = self.list(i);
-                if list.compute(&entry)? == Visit::Changed {
+                if list.compute(&entry, false)? == Visit::Changed {
                     list.restart(&entry)?;
                     rest.retain(|survivor| survivor.probe as usize != i);
                 }

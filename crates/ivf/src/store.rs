@@ -33,6 +33,13 @@ pub trait PageStore {
     /// Asks for `block` to be brought into memory soon; may do nothing.
     fn prefetch(&self, block: u32);
 
+    /// Whether [`Self::announce`] is of use now: asked first, because finding the blocks out costs time.
+    fn wants_announcements(&self) -> bool;
+
+    /// These blocks of the file will be read soon, in this order; some may not be read after all, and others may be read
+    /// in between. A hint. What was announced before is void: an empty announcement ends it.
+    fn announce(&self, blocks: Vec<u32>);
+
     /// Lets the host cancel the running statement. Called between pages, when no page is locked.
     fn check_interrupts(&self) -> Result<()>;
 }

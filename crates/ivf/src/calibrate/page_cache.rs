@@ -73,6 +73,12 @@ impl<S: PageStore> PageStore for PageCache<'_, S> {
         self.store.prefetch(block);
     }
 
+    fn wants_announcements(&self) -> bool {
+        false
+    }
+
+    fn announce(&self, _blocks: Vec<u32>) {}
+
     /// Between lists, by whoever holds the cache: once a page would cost more than the page.
     fn check_interrupts(&self) -> Result<()> {
         Ok(())

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use super::{MemStore, Record, image_of, lock};
+use super::{Access, MemStore, Record, image_of, lock};
 
 impl MemStore {
     /// A copy of the pages, with an empty journal and the free list as it is: what a standby, or a crashed server
@@ -68,6 +68,16 @@ impl MemStore {
     /// Pages read so far.
     pub fn n_reads(&self) -> u64 {
         self.n_reads.load(Ordering::Relaxed)
+    }
+
+    /// From now on reads and announcements are recorded.
+    pub fn record_accesses(&self) {
+        *lock(&self.accesses) = Some(Vec::new());
+    }
+
+    /// What was recorded; recording ends.
+    pub fn take_accesses(&self) -> Vec<Access> {
+        lock(&self.accesses).take().unwrap_or_default()
     }
 
     /// Changes the bytes of a page behind the index's back.

@@ -7,7 +7,8 @@
 
 use omen_distance::pack_nibbles;
 
-use super::{CodeSums, QueryCode, Table};
+use super::{CodeSums, QueryCode, Table, epsilon};
+use crate::layout::group::Filter;
 
 /// Width of a level in standard deviations of a component.
 const STEP: f64 = 0.3352;
@@ -55,12 +56,13 @@ pub(super) fn query(rotated: &[f32]) -> QueryCode {
         .map(|x| (x * per_unit).round() as i8)
         .collect();
     let sum: i32 = levels.iter().map(|&t| i32::from(t)).sum();
-    // Each number is off by up to delta/2, like a uniform error, and weighs o_i: four standard deviations of the sum, in
-    // step with EPSILON. And sums beyond 2^24 are rounded to f32.
+    // Each number is off by up to delta/2, like a uniform error, and weighs o_i: five standard deviations of the sum, in
+    // step with `epsilon`. And sums beyond 2^24 are rounded to f32.
     let root = (rotated.len() as f32).sqrt();
-    let rounding = 4.0 * delta / 12f32.sqrt() * NORM_PER_ROOT * root;
+    let rounding = 5.0 * delta / 12f32.sqrt() * NORM_PER_ROOT * root;
     let abs_sum: f32 = rotated.iter().map(|x| x.abs()).sum();
     QueryCode {
+        epsilon: epsilon(Filter::FourBit),
         table: Table::Levels(levels),
         step: delta,
         base: -MIDDLE * delta * sum as f32,

@@ -27,8 +27,15 @@ use crate::layout::page::LINE_BYTES;
 use crate::rotation::Rotation;
 use crate::{Metric, Tid};
 
-/// How many standard errors the filter allows for.
-pub const EPSILON: f32 = 3.0;
+/// How many standard errors the filter allows for: so many that an entry it should have let through is one in tens of thousands,
+/// and the CPU returns the rows that the GPU returns, which has no filter. Four-bit codes can afford more than one-bit
+/// codes: their standard error is a seventh.
+const fn epsilon(filter: Filter) -> f32 {
+    match filter {
+        Filter::FourBit => 5.0,
+        Filter::None | Filter::OneBit => 4.0,
+    }
+}
 
 /// Encodes the entries of one list.
 pub struct Encoder<'a> {
@@ -170,10 +177,12 @@ impl<'a> Encoder<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct QueryCode {
     table: Table,
+    /// Standard errors allowed for.
+    epsilon: f32,
     /// `<o, q'>` is about `step * sum + base`.
     step: f32,
     base: f32,
-    /// Error of that which the table's few bits cause; as statistical as [`EPSILON`].
+    /// Error of that which the table's few bits cause; as statistical as [`epsilon`].
     slack: f32,
 }
 
@@ -206,7 +215,7 @@ impl QueryCode {
             step: self.step,
             base: self.base,
             add,
-            spread: EPSILON * distance,
+            spread: self.epsilon * distance,
             slack: self.slack,
         }
     }

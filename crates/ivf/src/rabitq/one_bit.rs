@@ -2,8 +2,8 @@
 
 use omen_distance::pack_codes;
 
-use super::{CodeSums, QueryCode, Table};
-use crate::layout::group::GROUP;
+use super::{CodeSums, QueryCode, Table, epsilon};
+use crate::layout::group::{Filter, GROUP};
 
 /// The signs of a rotated residual (`[code_dim]`) into `values` (`[code_dim]`, 1 for positive).
 pub(super) fn encode(rotated: &[f32], rotated_centroid: &[f32], values: &mut [u8]) -> CodeSums {
@@ -52,11 +52,12 @@ pub(super) fn query(rotated: &[f32]) -> QueryCode {
         table.extend(sums.map(|sum| (sum * per_unit + 0.5) as u8));
     }
     // Each nibble is off by at most delta/2: in the worst case all in one direction, in fact like independent
-    // uniform errors. Five standard deviations of those keep in step with EPSILON.
+    // uniform errors. Five standard deviations of those keep in step with `epsilon`.
     let n_nibbles = rotated.len() as f32 / 4.0;
     let rounding = delta * (n_nibbles / 2.0).min(5.0 * (n_nibbles / 12.0).sqrt());
     let abs_sum: f32 = rotated.iter().map(|x| x.abs()).sum();
     QueryCode {
+        epsilon: epsilon(Filter::OneBit),
         table: Table::Sums(table),
         step: 2.0 * delta,
         // 2 * lowest - S of a nibble is minus the sum of its magnitudes.
