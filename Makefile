@@ -2,6 +2,7 @@
 # make install    copies it into that server (as root where the server is the system's)
 # make test       everything that can be checked here; PG=18 for another major, PG="14 15 18" for several
 # make demo       real vectors, a private server, recall and speed (see demo/)
+# make bench      beside other vector indexes, on any data (see benches/sql/)
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 PG ?= 15
 PYTHON = build/venv/bin/python
@@ -29,11 +30,12 @@ demo: package
 soak:
 	@tools/test.sh --soak $(or $(SECONDS),600) $(PG)
 
-# The demo's data at many settings, as a table for docs/benchmarks.md.
+# make bench BENCH="--data FILE.hdf5 --metric l2" PEERS=DIR; without them: the demo's data, omen alone.
 bench: package
+	@tools/setup.sh bench
 	@tools/setup.sh npm
 	@tools/setup.sh server 15
-	@tools/demo.sh --sweep
+	@PEERS='$(PEERS)' tools/bench.sh $(BENCH)
 
 # What a GPU machine without registries needs, in build/gpu: server, data, Python packages. There: tests/gpu/server.sh
 bench-gpu: package

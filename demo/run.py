@@ -3,7 +3,6 @@
   demo/run.py --cache DIR                  connects as libpq's environment (PGHOST, ...) says
   demo/run.py --dsn '...' --data FILE.npz  another server, other data (made by data.py kit)
   demo/run.py ... --engines cpu,gpu        runs the queries once with each engine and compares the rows
-  demo/run.py ... --sweep                  a table of probes against recall and speed
 """
 
 import argparse
@@ -130,7 +129,6 @@ def main():
     parser.add_argument("--data", help="file made by data.py kit")
     parser.add_argument("--offline", action="store_true", help="use the copy in the repository")
     parser.add_argument("--engines", default="auto")
-    parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--seed", type=int, help="draw other held-out queries")
     parser.add_argument("-k", type=int, default=10)
     args = parser.parse_args()
@@ -160,9 +158,7 @@ def main():
     answers = {}
     for engine in args.engines.split(","):
         conn.execute("SELECT set_config('omen.engine', %s, false)", (engine,))
-        for probes in [1, 2, 4, 8, 16, 32, 64, 128, 256, 0, lists] if args.sweep else [0, lists]:
-            if probes > lists:
-                continue
+        for probes in (0, lists):
             conn.execute("SELECT set_config('omen.probes', %s, false)", (str(probes),))
             name = f"engine {engine}, " + ("default settings" if probes == 0 else f"probes = {probes}" + " = lists" * (probes == lists))
             found = measure(conn, data, kth, k, name)

