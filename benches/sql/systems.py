@@ -101,7 +101,8 @@ $$)"""
 
 
 def vchordrq_curves(conn: psycopg.Connection, rows: int, k: int) -> list[Curve]:
-    return [Curve("vchordrq.probes", 1, vchordrq_lists(rows), {"vchordrq.epsilon": epsilon}) for epsilon in ("1.9", "1.4", "1.0")]
+    # Its default epsilon; with 1.4 and 1.0 no set measured reached a recall for less.
+    return [Curve("vchordrq.probes", 1, vchordrq_lists(rows), {"vchordrq.epsilon": "1.9"})]
 
 
 SYSTEMS = {system.name: system for system in (

@@ -21,8 +21,6 @@ use crate::error::Result;
 use crate::guc::{self, IterativeScan};
 use crate::storage::IndexPages;
 
-/// Least k of a first round.
-const MIN_K: usize = 16;
 /// Rows that searches are taken to want until more is known.
 const USUAL_ROWS: u64 = 10;
 /// With lists given by the user: rows that the first of them answer for.
@@ -110,7 +108,8 @@ impl OrderedScan {
             lists: Vec::new(),
             reach,
             n_entries: 0,
-            k: (depth.next_power_of_two() as usize).max(MIN_K),
+            // A few more than rows: the last one is settled by what follows it.
+            k: (depth + depth / 8 + 2) as usize,
             pending: VecDeque::new(),
             frontier: f32::INFINITY,
             handed_out: HashSet::new(),
