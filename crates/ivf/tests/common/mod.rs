@@ -136,6 +136,20 @@ pub fn build(
 
 /// As [`build`], with the centroids of another sample (`[n, dim]`, scaled).
 pub fn build_from(
+    store: MemStore,
+    scaling: Scaling,
+    sample: &[f32],
+    rows: &[f32],
+    lists: usize,
+    seed: u64,
+) -> (MemStore, Index) {
+    let filter = Filter::for_dim(scaling.dim);
+    build_with(filter, store, scaling, sample, rows, lists, seed)
+}
+
+/// As [`build_from`], with codes of this kind.
+pub fn build_with(
+    filter: Filter,
     mut store: MemStore,
     scaling: Scaling,
     sample: &[f32],
@@ -172,7 +186,7 @@ pub fn build_from(
         metric: scaling.metric,
         dim: dim as u32,
         lists: (centroids.len() / dim) as u32,
-        filter: Filter::for_dim(dim as u32),
+        filter,
         lists_option: 0,
         scale_exp: scaling.scale_exp,
         rotation_seed: seed,
