@@ -83,11 +83,12 @@ impl OrderedScan {
     ) -> Result<Self> {
         let given = guc::probes();
         let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
+        let covers = step_of(depth);
         let recall = guc::recall();
         let asked = if given > 0 {
             Reach::from(given)
         } else {
-            index.reach_for(recall, depth)
+            index.reach_for(recall, covers)
         };
         let exact = asked.probes >= index.n_lists();
         let rows = index.meta.built_rows;
@@ -103,7 +104,7 @@ impl OrderedScan {
             iterative: guc::iterative_scan(),
             probes_given: given > 0,
             recall,
-            covers: depth,
+            covers,
             exact,
             lists: Vec::new(),
             reach,
@@ -277,6 +278,15 @@ impl OrderedScan {
             record,
         )
     }
+}
+
+/// Rows that the lists are chosen for when about `depth` are wanted: a step of 10, 16, 25, 40, 63, 100, ..., and up to a seventh
+/// more than it. One engine pulls a row or two more than the other for the same LIMIT, and both are to visit the same lists.
+fn step_of(depth: u64) -> u64 {
+    const STEPS_A_DECADE: f64 = 5.0;
+    let tens = (depth as f64 * 7.0 / 8.0 / USUAL_ROWS as f64).max(1.0);
+    let step = (tens.log10() * STEPS_A_DECADE).ceil();
+    (USUAL_ROWS as f64 * 10f64.powf(step / STEPS_A_DECADE)).round() as u64
 }
 
 /// Frozen entries of `lists`.
