@@ -11,12 +11,11 @@ use bytemuck::Zeroable;
 
 use self::neighbours::neighbours;
 
-use crate::coarse::{Probe, farther, select_lists};
+use crate::coarse::{farther, select_lists};
 use crate::index::Index;
 use crate::layout::meta::{
     CalibrationPoint, CalibrationSpread, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta,
 };
-use crate::params::Metric;
 use crate::query::Query;
 use crate::store::{PageStore, PageStoreMut};
 use crate::topk::Candidate;
@@ -124,14 +123,10 @@ fn places<S: PageStore>(
     };
     let mut place_of = vec![no_place; index.n_lists() as usize];
     let lists = select_lists(s, index, query, index.n_lists())?;
-    let value = |probe: &Probe| match query.metric() {
-        Metric::L2 | Metric::Cosine => probe.l2sq,
-        Metric::NegIp => -probe.ip,
-    };
     for (rank, probe) in lists.iter().enumerate() {
         place_of[probe.list as usize] = Place {
             rank: rank as u32,
-            farther: farther(query, value(probe), value(&lists[0])),
+            farther: farther(query, probe.rank(query), lists[0].rank(query)),
         };
     }
     let others = nearest.iter().filter(|(candidate, _)| candidate.tid != own);

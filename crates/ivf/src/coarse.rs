@@ -33,6 +33,16 @@ pub struct Probe {
     pub ip: f32,
 }
 
+impl Probe {
+    /// What lists are ranked by and bounds of entries start from: l2sq (L2, Cosine) or minus the inner product (NegIp).
+    pub(crate) fn rank(&self, query: &Query) -> f32 {
+        match query.metric() {
+            Metric::L2 | Metric::Cosine => self.l2sq,
+            Metric::NegIp => -self.ip,
+        }
+    }
+}
+
 /// Number of lists for an index over `rows` rows when the user does not say: about `2 sqrt(rows)`.
 pub fn default_lists(rows: u64) -> u32 {
     if rows < MIN_ROWS {

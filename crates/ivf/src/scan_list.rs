@@ -21,7 +21,7 @@ use crate::rabitq::{QueryCode, passing};
 use crate::store::PageStore;
 use crate::survivors::{Survivor, gather, split_nearest};
 use crate::topk::{Candidate, TopK};
-use crate::{IvfError, Metric, Result, Tid};
+use crate::{IvfError, Result, Tid};
 
 /// A list that changes so often during one scan is not being rewritten but damaged.
 const MAX_RESTARTS: u32 = 1000;
@@ -152,12 +152,8 @@ impl<S: PageStore> ListScan<'_, S> {
         }
         let (probe, probe_no, query) = (self.probe, self.probe_no, self.query);
         let code = query.code.as_ref().filter(|_| !self.exact);
-        let add = match query.metric() {
-            Metric::L2 | Metric::Cosine => probe.l2sq,
-            Metric::NegIp => -probe.ip,
-        };
         let mut collector = Collector {
-            code: code.map(|code| (code, code.estimate(add, probe.l2sq.sqrt()))),
+            code: code.map(|code| (code, code.estimate(probe.rank(query), probe.l2sq.sqrt()))),
             limit: query.bound.limit(self.top.threshold()),
             probe_no,
             sums: [0; GROUP],

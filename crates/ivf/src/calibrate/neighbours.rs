@@ -5,6 +5,7 @@
 
 use super::page_cache::PageCache;
 use crate::Result;
+use crate::centroids::unchanged;
 use crate::coarse::{Probe, select_lists};
 use crate::index::{Index, read_entry};
 use crate::list_reader::{ListReader, Visit};
@@ -67,7 +68,7 @@ pub(super) fn neighbours<S: PageStore>(
                 }));
             },
         )?;
-        debug_assert_eq!(visit, Visit::Done, "the root list never changes");
+        unchanged(visit)?;
         let entry = read_entry(s, index, list)?;
         let unseen = |&(_, seen): &(usize, &Vec<u32>)| seen.binary_search(&list).is_err();
         for (i, _) in seen.iter().enumerate().filter(unseen) {
