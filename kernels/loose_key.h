@@ -29,9 +29,10 @@ __device__ __forceinline__ float norm_upper(float norm_sq) {
     return sqrtf(norm_sq) * (1.0f + 2.384185791015625e-7f);
 }
 
-__device__ __forceinline__ float loose_key(u32 metric, float loose_scale, const QueryConsts& q, float dot, float norm_sq,
-                                           float norm, float err) {
-    const float slack = q.slack * norm;
+// `slack_per_norm`: consts.slack, or consts.slack_high where only the high half took part (then the low half is part of delta).
+__device__ __forceinline__ float loose_key(u32 metric, float loose_scale, const QueryConsts& q, float slack_per_norm, float dot,
+                                           float norm_sq, float norm, float err) {
+    const float slack = slack_per_norm * norm;
     if (metric == METRIC_NEG_IP) {
         const float key = -dot - slack - err * q.norm_up;
         // NaN (inf * 0 and the like) says nothing about the entry: no bound.

@@ -7,6 +7,9 @@
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
+// All kernels are one module, in which dynamic shared memory has one declaration.
+extern __shared__ uint4 dynamic_shared[];
+
 // Metric, as in omen_ivf::Metric.
 #define METRIC_L2 1u
 #define METRIC_NEG_IP 2u
@@ -32,33 +35,50 @@ struct QueryConsts {
     float norm_up;   // loose key, NegIp: ||q||, rounded up generously
     float norm;      // tight key, NegIp: ||q|| (1 + 2g)
     float err;       // q_err; 0 unless Cosine
-    u32 reserved[2];
+    float slack_high; // as slack, where the low half of the query is left out
+    u32 reserved;
 };
 static_assert(sizeof(QueryConsts) == 32, "QueryConsts");
 
-// One CTA's work: rows [first_slot, first_slot + n_rows) against queries group[first_query ..][.. n_queries].
+// A piece of a scan: rows first_slot .. first_slot + n_rows of one list against the queries group[first_query ..][.. n_queries].
 struct ScanItem {
     u32 first_slot;
-    u32 n_rows;
+    u32 first_row;  // of the list: first_slot is the slot of this row
     u32 first_query;
-    u32 n_queries;
+    unsigned short n_rows;
+    unsigned short n_queries;
 };
 static_assert(sizeof(ScanItem) == 16, "ScanItem");
+
+// What a scan does with what it computes.
+#define SCAN_APPEND 0u // live entries with a loose key below the query's threshold are appended to its survivors
+#define SCAN_PLACE 1u  // every entry's loose key goes to a place of its own among the survivors; ~0 for dead entries
+#define SCAN_RANK 2u   // the rows are centroids: l2sq, or minus the inner product, goes to ranks[query, slot]
 
 struct ScanParams {
     TierView tier;
     const __half* halves;      // [n_queries, 2, pitch] high and low half of the scaled queries
     const float* queries;      // [n_queries, pitch]
     const QueryConsts* consts; // [n_queries]
-    const ScanItem* items;     // [gridDim.x]
-    const u32* group;          // query numbers, referred to by the items
+    const ScanItem* items;     // null: rows 0 .. n_rows against queries 0 .. n_queries, in tiles of the kernel's size
+    const u32* n_items;        // null: items_given of them
+    const u32* group;          // query numbers, referred to by the items; null: position = query number
+    const u32* pairs;          // as many as group: number of the (query, list) pair
+    const u32* places;         // SCAN_PLACE: [n_pairs] where the first row of the pair's list goes
     const float* thresholds;   // [n_queries] +inf until `keep` survivors are known
     u32* counts;               // [n_queries] survivors appended; may pass cap (then the rest is lost and the host searches again)
     u64* survivors;            // [n_queries, cap] ordered(key) << 32 | slot
+    float* ranks;              // SCAN_RANK: [n_queries, n_rows]
     u32 cap;
     float loose_scale;         // 1 - 4g
+    u32 items_given;
+    u32 mode;
+    u32 n_rows;
+    u32 n_queries;
+    u32 n_halves;              // 2: both halves of the queries; 1: the high ones alone (wgmma only)
+    u32 reserved;
 };
-static_assert(sizeof(ScanParams) == 120, "ScanParams");
+static_assert(sizeof(ScanParams) == 176, "ScanParams");
 
 struct SelectParams {
     u64* survivors;    // [n_queries, cap]
@@ -70,13 +90,23 @@ struct SelectParams {
 };
 static_assert(sizeof(SelectParams) == 40, "SelectParams");
 
-struct RerankOut {
+// What is known of a query's answer.
+struct FoundHead {
+    u32 count;      // candidates written, ascending by (key, tid)
+    float frontier; // entries that are not among them have keys of at least this
+    u32 overflow;   // OVERFLOW_*
+    u32 reserved;
+};
+static_assert(sizeof(FoundHead) == 16, "FoundHead");
+
+// A reranked candidate: the operator's value lies between what key and ceiling stand for.
+struct Found {
     float key;
-    u32 slot;
+    float ceiling;
     u32 tid_block;
     u32 tid_offset;
 };
-static_assert(sizeof(RerankOut) == 16, "RerankOut");
+static_assert(sizeof(Found) == 16, "Found");
 
 struct RerankParams {
     TierView tier;
@@ -84,13 +114,95 @@ struct RerankParams {
     const QueryConsts* consts; // [n_queries]
     const u64* survivors;      // [n_queries, cap]
     const u32* counts;         // [n_queries]
-    RerankOut* out;            // [n_queries, keep]
+    Found* out;                // rerank: [n_queries, keep]; finish: [n_queries, k]
+    const float* thresholds;   // finish: [n_queries]
+    FoundHead* heads;          // finish: [n_queries]
+    const u32* overflows;      // finish: [n_queries]
     u32 cap;
     u32 keep;
-    float tight_scale;         // 1 - 2g
+    float tight_scale;         // 1 - 2g, rounded down
+    float wide_scale;          // 1 + 2g, rounded up
+    u32 k;
     u32 reserved;
 };
-static_assert(sizeof(RerankParams) == 104, "RerankParams");
+static_assert(sizeof(RerankParams) == 136, "RerankParams");
+
+struct PrepareParams {
+    const float* raw;          // [n_queries, dim], perhaps in the host's memory
+    const float* bounds;       // [n_queries, 2] q_norm (NegIp), q_err (L2, Cosine)
+    float* queries;            // [n_queries, pitch]
+    __half* halves;            // [n_queries, 2, pitch]
+    QueryConsts* consts;       // [n_queries]
+    float* thresholds;         // [n_queries] set to +inf
+    u32* counts;               // [n_queries] set to 0
+    u32* overflows;            // [n_queries] set to 0, or to OVERFLOW_QUERY
+    u32 n_queries;
+    u32 dim;
+    u32 pitch;
+    u32 metric;
+    float rounding;            // the index's g
+    u32 reserved;
+};
+static_assert(sizeof(PrepareParams) == 88, "PrepareParams");
+
+// overflows[q]: why an answer does not count.
+#define OVERFLOW_SURVIVORS 1u // survivors were lost
+#define OVERFLOW_QUERY 2u     // the query has numbers that the keys cannot bear
+
+struct ProbeParams {
+    const float* ranks;        // [n_queries, n_lists]
+    const QueryConsts* consts; // [n_queries]
+    const float* list_norms;   // [n_lists] squared norms of the centroids
+    const u32* list_rows;      // [n_lists] slots of each list
+    u32* lists;                // [n_queries, probes] nearest first
+    u32* places;               // [n_queries, probes] rows of the query's lists before this one
+    float* adds;               // [n_queries, probes] the list's rank, what estimates start from
+    float* distances;          // [n_queries, probes] query to centroid
+    u32* n_probes;             // [n_queries] lists within the spread
+    u32* n_first;              // [n_queries] lists of the first round
+    u32* counts;               // [n_queries] rows of the first round's lists
+    u32* overflows;            // [n_queries] OVERFLOW_SURVIVORS if those are more than cap
+    u32 n_lists;
+    u32 probes;
+    u32 first_rows;            // rows at which the first round is large enough
+    u32 cap;
+    float spread;              // lists farther than this from the nearest one are left out
+    u32 metric;
+    u32 sort_width;            // power of two, at least probes and 2
+    u32 only_first;            // nothing is needed beyond the first round
+    u32 ranks_in_shared;       // there is shared memory for n_lists ranks
+    u32 reserved;
+};
+static_assert(sizeof(ProbeParams) == 136, "ProbeParams");
+
+// A list of the tier.
+struct ListSlots {
+    u32 first_slot;
+    u32 n_slots;
+};
+
+// One round of a plan: which (query, list) pairs are in it, and the items they make.
+struct PlanParams {
+    const u32* lists;          // [n_queries, probes]
+    const u32* n_probes;       // [n_queries]
+    const u32* n_first;        // [n_queries]
+    const ListSlots* slots;    // [n_lists]
+    u32* list_pairs;           // [2, n_lists] pairs of each list and round; zeroed before
+    u32* pair_at;              // [n_queries, probes] number of the pair among its list's
+    u32* starts;               // [2, n_lists] where a list's pairs begin in group
+    u32* group;                // [2, n_queries * probes] query numbers by list
+    u32* pairs;                // [2, n_queries * probes] the pairs' numbers
+    ScanItem* items;           // [2, max_items]
+    u32* n_items;              // [2]
+    u32* overflow;             // [1] set if a round has more items than max_items
+    u32 n_queries;
+    u32 probes;
+    u32 n_lists;
+    u32 max_items;
+    u32 tile_rows[2];          // of the round's scan kernel
+    u32 width[2];
+};
+static_assert(sizeof(PlanParams) == 128, "PlanParams");
 
 // Floats as unsigned numbers in the same order (no NaN comes in).
 __device__ __forceinline__ u32 ordered_bits(float x) {

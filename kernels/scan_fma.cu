@@ -1,16 +1,16 @@
 // scan_fma: exact scan of list tiles against the queries that probe them, without tensor cores (compute capability 7.x).
 //
 // In:  ScanParams (queries in f32; `halves` is not read). Item: n_rows <= 128 rows of one list, n_queries <= 4 queries.
-// Out: survivors (loose key < the query's threshold, entry live) appended to the queries' buffers.
-// Grid (n_items), block 256 (8 warps). A warp takes 16 rows, four at a time; its lanes split the dimensions.
+// Out: by mode, see params.h.
+// Grid: any number of blocks, which share the items; block 256 (8 warps). A warp takes 16 rows, four at a time; its lanes split the dimensions.
 //
 // Two numbers, 1M x 768: bytes 1.54 GB (each row once per 4 queries; 1.7 ms at 0.9 TB/s of a V100);
 // operations 2 * n_rows * pitch * n_queries, 6 G at 4 queries: 0.5 ms at 14 TFLOP/s.
-#include "loose_key.h"
-#include "scan_append.h"
+#include "scan_items.h"
 
 #define FMA_ROWS 4
 #define FMA_QUERIES 4
+#define FMA_TILE 128
 #define FMA_SLAB 1024 // dimensions of the queries in shared memory at a time
 
 __device__ __forceinline__ void unpack8(const uint4& v, float (&out)[8]) {
@@ -23,9 +23,7 @@ __device__ __forceinline__ void unpack8(const uint4& v, float (&out)[8]) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant__ ScanParams p) {
-    __shared__ float slab[FMA_QUERIES][FMA_SLAB];
-    const ScanItem item = p.items[blockIdx.x];
+__device__ __forceinline__ void scan_fma_item(const ScanParams& p, const ScanItem& item, float (&slab)[FMA_QUERIES][FMA_SLAB]) {
     const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const u32 pitch = p.tier.pitch;
     const u32 warp_row = warp * 16;
@@ -35,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant
         const u32 here = min((u32)FMA_SLAB, pitch - base);
         __syncthreads();
         for (u32 q = 0; q < FMA_QUERIES; ++q) {
-            const float* query = p.queries + (size_t)p.group[item.first_query + min(q, item.n_queries - 1)] * pitch + base;
+            const float* query = p.queries + (size_t)query_at(p, item.first_query + min(q, item.n_queries - 1u)) * pitch + base;
             for (u32 k = threadIdx.x; k < here; k += blockDim.x) slab[q][k] = query[k];
         }
         __syncthreads();
@@ -45,7 +43,7 @@ extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant
             const __half* rows[FMA_ROWS];
 #pragma unroll
             for (int r = 0; r < FMA_ROWS; ++r) {
-                const u32 row = min(warp_row + step * FMA_ROWS + r, item.n_rows - 1);
+                const u32 row = min(warp_row + step * FMA_ROWS + r, item.n_rows - 1u);
                 rows[r] = p.tier.rows + ((size_t)item.first_slot + row) * pitch + base;
             }
             for (u32 k = lane * 8; k < here; k += 256) {
@@ -86,11 +84,16 @@ extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant
         }
         const u32 row = warp_row + step * FMA_ROWS + r_mine;
         const bool inside = lane < 16 && row < item.n_rows && q_mine < item.n_queries;
-        const u32 slot = item.first_slot + min(row, item.n_rows - 1);
-        const u32 query = p.group[item.first_query + min(q_mine, item.n_queries - 1)];
-        const bool alive = inside && ((p.tier.live[slot >> 5] >> (slot & 31)) & 1u);
-        const float norm_sq = p.tier.norm_sq[slot];
-        const float key = loose_key(p.tier.metric, p.loose_scale, p.consts[query], dot, norm_sq, norm_upper(norm_sq), p.tier.err[slot]);
-        append_survivors(p, 0x11111111u << q_mine, alive && key < p.thresholds[query], query, key, slot);
+        const u32 in_tile = min(row, item.n_rows - 1u);
+        const u32 position = item.first_query + min(q_mine, item.n_queries - 1u);
+        const u32 query = query_at(p, position);
+        emit(p, 0x11111111u << q_mine, inside, position, query, item.first_slot + in_tile, item.first_row + in_tile,
+             p.consts[query].slack, dot);
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant__ ScanParams p) {
+    __shared__ float slab[FMA_QUERIES][FMA_SLAB];
+    const u32 n_items = item_count<FMA_TILE, FMA_QUERIES>(p);
+    for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) scan_fma_item(p, item_of<FMA_TILE, FMA_QUERIES>(p, i), slab);
 }

@@ -1,8 +1,8 @@
 // scan_mma_<n>: exact scan of list tiles against the queries that probe them, on tensor cores (compute capability 8.0 up).
 //
 // In:  ScanParams. Item: n_rows <= 128 MT rows of one list, n_queries <= 4 NT queries; pitch a multiple of 32.
-// Out: survivors (loose key < the query's threshold, entry live) appended to the queries' buffers.
-// Grid (n_items), block 256 (8 warps), shared memory SLAB_BYTES. n = 4 NT = the queries of an item.
+// Out: by mode, see params.h.
+// Grid: any number of blocks, which share the items; block 256 (8 warps), shared memory SLAB_BYTES. n = 4 NT = the queries of an item.
 //
 // A warp takes 16 MT rows. A dot product does not care in which order k runs as long as both sides agree: thread t of a
 // row's four takes the 16 bytes at k = 32 c + 8 t, which serve as its A fragments of two m16n8k16 steps, so rows go from
@@ -11,8 +11,7 @@
 //
 // Two numbers, 1M x 768: bytes 1.54 GB (each row once per group of 4 NT queries; 0.51 ms at 3 TB/s);
 // operations 4 * n_rows * pitch * n_queries (hi and lo), 0.79 T at 256 queries: 2 ms at 400 TFLOP/s, what mma.sync gives.
-#include "loose_key.h"
-#include "scan_append.h"
+#include "scan_items.h"
 
 #define SLAB_BYTES 32768
 #define SCAN_WARPS 8
@@ -35,10 +34,8 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], u32 a0, u32 a1, u32 a
 
 // NT: n8 tiles (4 queries each); MT: m16 tiles of a warp; U: chunks of 32 dimensions loaded ahead of their use.
 template <int NT, int MT, int U>
-__device__ __forceinline__ void scan_mma(const ScanParams& p) {
+__device__ __forceinline__ void scan_mma_item(const ScanParams& p, const ScanItem& item, uint4* slab) {
     constexpr int SLAB_CHUNKS = SLAB_BYTES / (NT * 32 * 16);
-    __shared__ uint4 slab[SLAB_CHUNKS * NT * 32]; // [chunk, n8 tile, lane]
-    const ScanItem item = p.items[blockIdx.x];
     const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const u32 g = lane >> 2, t = lane & 3; // row (or column) within 8, and part of the chunk
     const u32 n_chunks = p.tier.pitch / 32;
@@ -51,7 +48,7 @@ __device__ __forceinline__ void scan_mma(const ScanParams& p) {
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             // Rows past the item's end read its last row instead; the epilogue drops them.
-            const u32 row = min(first_row + 16 * m + 8 * h + g, item.n_rows - 1);
+            const u32 row = min(first_row + 16 * m + 8 * h + g, item.n_rows - 1u);
             rows[m][h] = reinterpret_cast<const uint4*>(p.tier.rows + ((size_t)item.first_slot + row) * p.tier.pitch) + t;
         }
     }
@@ -60,7 +57,7 @@ __device__ __forceinline__ void scan_mma(const ScanParams& p) {
     static_assert(SCAN_WARPS % NT == 0, "a warp keeps its n8 tile");
     const u32 staged_query = 4 * (warp % NT) + (g >> 1);
     const bool staged = staged_query < item.n_queries;
-    const u32 staged_column = staged ? 2 * p.group[item.first_query + staged_query] + (g & 1) : 0;
+    const u32 staged_column = staged ? 2 * query_at(p, item.first_query + staged_query) + (g & 1) : 0;
     const uint4* column = reinterpret_cast<const uint4*>(p.halves + (size_t)staged_column * p.tier.pitch) + t;
 
     float acc[MT][NT][4] = {};
@@ -101,38 +98,32 @@ __device__ __forceinline__ void scan_mma(const ScanParams& p) {
     }
     if (!busy) return;
 
-    float norm_sq[MT][2], err[MT][2];
-    bool alive[MT][2];
-#pragma unroll
-    for (int m = 0; m < MT; ++m) {
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-            const u32 row = first_row + 16 * m + 8 * h + g;
-            const u32 slot = item.first_slot + min(row, item.n_rows - 1);
-            alive[m][h] = row < item.n_rows && ((p.tier.live[slot >> 5] >> (slot & 31)) & 1u);
-            norm_sq[m][h] = p.tier.norm_sq[slot];
-            err[m][h] = p.tier.err[slot];
-        }
-    }
 #pragma unroll
     for (int j = 0; j < NT; ++j) {
         if (4 * j >= item.n_queries) break;
         const bool asked = 4 * j + t < item.n_queries;
-        const u32 query = p.group[item.first_query + (asked ? 4 * j + t : 0)];
+        const u32 position = item.first_query + (asked ? 4 * j + t : 0);
+        const u32 query = query_at(p, position);
         const QueryConsts consts = p.consts[query];
-        const float threshold = p.thresholds[query];
 #pragma unroll
         for (int m = 0; m < MT; ++m) {
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const float dot = (acc[m][j][2 * h] + acc[m][j][2 * h + 1]) * consts.dot_scale;
-                const float key = loose_key(p.tier.metric, p.loose_scale, consts, dot, norm_sq[m][h],
-                                            norm_upper(norm_sq[m][h]), err[m][h]);
-                const u32 slot = item.first_slot + first_row + 16 * m + 8 * h + g;
-                append_survivors(p, 0x11111111u << t, asked && alive[m][h] && key < threshold, query, key, slot);
+                const u32 row = first_row + 16 * m + 8 * h + g, in_tile = min(row, item.n_rows - 1u);
+                emit(p, 0x11111111u << t, asked && row < item.n_rows, position, query, item.first_slot + in_tile,
+                     item.first_row + in_tile, consts.slack, dot);
             }
         }
     }
+}
+
+template <int NT, int MT, int U>
+__device__ __forceinline__ void scan_mma(const ScanParams& p) {
+    __shared__ uint4 slab[SLAB_BYTES / 16]; // [chunk, n8 tile, lane]
+    constexpr u32 ROWS = SCAN_WARPS * 16 * MT, WIDTH = 4 * NT;
+    const u32 n_items = item_count<ROWS, WIDTH>(p);
+    for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) scan_mma_item<NT, MT, U>(p, item_of<ROWS, WIDTH>(p, i), slab);
 }
 
 #define SCAN_MMA(NAME, NT, MT, U, CTAS) \

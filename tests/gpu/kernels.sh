@@ -13,7 +13,7 @@ pack() {
     set -e
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
-    for test in gpu_parity gpu_device gpu_tier; do
+    for test in gpu_parity gpu_device gpu_tier gpu_batch; do
         cp "$(cargo test -q -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
     cp "$(cargo build -q --release -p omen_gpu --example gpu_timings --message-format=json | built)" "$BIN/gpu_timings"
@@ -40,10 +40,11 @@ run() {
     }
     step parity parity.log "$BIN/gpu_parity" --nocapture --test-threads=4
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
+    step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=1
     step tier tier.log "$BIN/gpu_tier" --nocapture
     if sanitizer=$(command -v compute-sanitizer); then
         for tool in memcheck racecheck; do
-            for test in gpu_parity gpu_device; do
+            for test in gpu_parity gpu_device gpu_batch; do
                 step "$tool ${test#gpu_}" "$tool.$test.log" env OMEN_GPU_TEST_SMALL=1 "$sanitizer" --tool $tool \
                     --error-exitcode 9 "$BIN/$test" --nocapture --test-threads=1
             done

@@ -7,6 +7,7 @@ mod common;
 mod real_gpu;
 
 use common::{Fixture, Flavour, METRICS, check, rng, search};
+use omen_gpu::context::Scans;
 use omen_gpu::{Gpu, GpuError};
 use omen_ivf::Metric;
 use real_gpu::{gpu, small};
@@ -153,11 +154,11 @@ fn every_image_that_runs_here_searches() {
     }
     let mut rng = rng("every_image_that_runs_here_searches");
     let fixture = Fixture::random(&mut rng, Metric::Cosine, 100, &[500, 3000], Flavour::Plain);
-    let tensor_cores = gpu.context().is_some_and(|ctx| ctx.tensor_cores);
+    let best = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
     let mut searched = 0;
     for image in omen_gpu::module::images() {
-        for tensor_cores in [false, tensor_cores] {
-            let other = match Gpu::open_image(0, &image, tensor_cores) {
+        for scans in [Scans::Fma, best.min(Scans::Mma)] {
+            let other = match Gpu::open_image(0, &image, scans) {
                 Ok(other) => other,
                 Err(GpuError::Unsupported(_)) => continue, // made for another generation
                 Err(error) => panic!("{}: {error}", image.arch),
@@ -171,7 +172,7 @@ fn every_image_that_runs_here_searches() {
                 true,
                 &image.arch,
             );
-            println!("searched with {}, tensor cores {tensor_cores}", image.arch);
+            println!("searched with {}, {scans:?}", image.arch);
             searched += 1;
         }
     }

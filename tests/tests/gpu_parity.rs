@@ -12,10 +12,11 @@ mod tier_arrays;
 
 use common::{METRICS, normal, rng};
 use omen_gpu::Gpu;
+use omen_gpu::context::Scans;
 use omen_gpu::launch::rerank::rerank;
 use omen_gpu::launch::scan::{Width, scan};
 use omen_gpu::launch::select::select;
-use omen_gpu::params::{RerankOut, ScanItem, from_ordered_bits, ordered_bits};
+use omen_gpu::params::{Found, ScanItem, ScanMode, from_ordered_bits, ordered_bits};
 use omen_gpu::twin::rerank::rerank_one;
 use omen_gpu::twin::scan::{ScanArrays, scan_item};
 use omen_gpu::twin::select::select_smallest;
@@ -28,13 +29,14 @@ use tier_arrays::{DeviceTier, HostTier};
 
 /// All scan kernels the device runs.
 fn widths(gpu: &Gpu) -> Vec<Width> {
-    let tensor_cores = gpu.context().is_some_and(|ctx| ctx.tensor_cores);
+    let scans = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
     let mut all = vec![Width::Fma];
-    all.extend(
-        Width::all(tensor_cores)
-            .iter()
-            .filter(|w| **w != Width::Fma),
-    );
+    if scans >= Scans::Mma {
+        all.extend(Width::all(true));
+    }
+    if scans == Scans::Wgmma {
+        all.push(Width::Wgmma);
+    }
     all
 }
 
@@ -62,13 +64,19 @@ fn scan_matches_its_twin() {
                     let from = rng.random_range(0..n_queries);
                     scratch.items.push(ScanItem {
                         first_slot: first as u32,
-                        n_rows: n as u32,
+                        first_row: 0,
                         first_query: from as u32,
+                        n_rows: n as u16,
                         n_queries: rng.random_range(1..=width.queries().min(n_queries - from))
-                            as u32,
+                            as u16,
                     });
                     first += n;
                 }
+                scratch.n_halves = if width == Width::Wgmma {
+                    rng.random_range(1..=2)
+                } else {
+                    2
+                };
                 for thresholds in ["none", "some"] {
                     if thresholds == "some" {
                         scratch.thresholds_from_survivors(&mut rng);
@@ -98,6 +106,10 @@ fn scan_matches_its_twin() {
                         survivors: &mut twin.survivors,
                         cap: twin.cap,
                         loose_scale: twin.scales.loose,
+                        pairs: &[],
+                        places: &[],
+                        mode: ScanMode::Append,
+                        n_halves: scratch.n_halves,
                     };
                     items
                         .iter()
@@ -130,8 +142,12 @@ fn compare_survivors(host: &HostTier, gpu: &Scratch, twin: &Scratch, what: &str)
         for slot in ours.keys().chain(theirs.keys()) {
             // The slack covers every way to round, and a root doubles what is lost near 0.
             let norm = host.norm_sq[*slot as usize].sqrt();
-            let lost =
-                twin.consts[q].slack * norm * 2.0 + 1e-6 * (twin.consts[q].norm_sq + norm * norm);
+            let slack = if gpu.n_halves == 2 {
+                twin.consts[q].slack
+            } else {
+                twin.consts[q].slack_high
+            };
+            let lost = slack * norm * 2.0 + 1e-6 * (twin.consts[q].norm_sq + norm * norm);
             let near = |key: f32| {
                 if host.metric == Metric::NegIp {
                     lost
@@ -172,8 +188,9 @@ fn scan_counts_what_has_no_room() {
         let mut scratch = Scratch::random(&mut rng, &host, 2, 5, 50);
         scratch.items.push(ScanItem {
             first_slot: 0,
-            n_rows: 120,
+            first_row: 0,
             first_query: 0,
+            n_rows: 120,
             n_queries: 2,
         });
         let loaded = scratch.upload(&gpu);
@@ -319,29 +336,31 @@ fn rerank_matches_its_twin() {
                 for i in 0..keep {
                     let ours = scratch.out[q * keep + i];
                     if i >= scratch.counts[q] as usize {
-                        assert_eq!(ours, RerankOut::default(), "written beyond the count");
+                        assert_eq!(ours, Found::default(), "written beyond the count");
                         continue;
                     }
                     let twin = rerank_one(
                         &host.arrays(),
                         query,
                         &scratch.consts[q],
-                        scratch.scales.tight,
+                        scratch.scales,
                         scratch.survivors[q * 40 + i],
                     );
                     assert_eq!(
-                        (ours.slot, ours.tid_block, ours.tid_offset),
-                        (twin.slot, twin.tid_block, twin.tid_offset)
+                        (ours.tid_block, ours.tid_offset),
+                        (twin.tid_block, twin.tid_offset)
                     );
-                    let norm = host.norm_sq[ours.slot as usize].sqrt();
+                    let slot = scratch.survivors[q * 40 + i] as u32 as usize;
+                    let norm = host.norm_sq[slot].sqrt();
                     let size = if metric == Metric::NegIp {
                         norm * scratch.consts[q].norm
                     } else {
-                        twin.key + host.err[ours.slot as usize]
+                        twin.key + host.err[slot]
                     };
                     let near = size * 1e-5 + 1e-5;
+                    let agree = |a: f32, b: f32| a == b || (a - b).abs() <= near;
                     assert!(
-                        ours.key == twin.key || (ours.key - twin.key).abs() <= near,
+                        agree(ours.key, twin.key) && agree(ours.ceiling, twin.ceiling),
                         "dim {dim}: {ours:?}, twin {twin:?}"
                     );
                 }

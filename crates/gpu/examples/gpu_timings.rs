@@ -1,12 +1,14 @@
 //! Times searches of random clustered tiers on the first GPU: milliseconds per batch, host work included.
 //!
-//!     cargo run --release -p omen_gpu --example gpu_timings [-- rows dim lists ...]      (default 350000 100 1183, 1000000 768 2000)
+//!     cargo run --release -p omen_gpu --example gpu_timings [-- rows dim lists ...]      (default 350000 100 1183, 1000000 768 4096)
 //!
 //! Each list is a cluster around a random centroid; queries are noisy centroids. "floor" is the time to read every row that
 //! the batch touches once, at 3 TB/s. The last columns are the parts of one search: planning, preparing, device, collecting.
 
 use half::f16;
-use omen_gpu::{Gpu, GpuError, SearchTimes, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_gpu::batch::plan::Tuning;
+use omen_gpu::params::QueryBound;
+use omen_gpu::{Batch, Gpu, GpuError, Lists, SearchTimes, Tier, TierBuilder, TierQuery, TierSpec};
 use omen_ivf::{Metric, Tid};
 use std::time::{Duration, Instant};
 
@@ -88,7 +90,10 @@ impl Data {
                 builder.end_list(self.rows_per_list as u32, 1, 0)?;
             }
         }
-        builder.finish()
+        let tier = builder.finish()?;
+        let centroids: Vec<f16> = self.centroids.iter().map(|c| f16::from_f32(*c)).collect();
+        tier.set_centroids(&centroids, Duration::from_secs(20))?;
+        Ok(tier)
     }
 
     /// A query and the lists nearest to it.
@@ -98,6 +103,9 @@ impl Data {
             .iter()
             .map(|c| c + 12.0 * random.next())
             .collect();
+        if probes == 0 {
+            return (q, Vec::new());
+        }
         let mut lists: Vec<(f32, u32)> = self
             .centroids
             .chunks(self.dim)
@@ -165,6 +173,59 @@ fn time(
     ))
 }
 
+/// Times batches that the device answers on its own; `probes`: None for an exact search.
+fn time_batch(
+    tier: &Tier,
+    data: &Data,
+    batch: usize,
+    probes: Option<u32>,
+    k: usize,
+    repeats: usize,
+) -> Result<(f64, SearchTimes), GpuError> {
+    let mut random = Xorshift(batch as u64 * 77 + 5);
+    let sets: Vec<Vec<f32>> = (0..4)
+        .map(|_| {
+            (0..batch)
+                .flat_map(|_| data.query(&mut random, 0).0)
+                .collect()
+        })
+        .collect();
+    let mut times = Vec::new();
+    for i in 0..repeats + 3 {
+        let queries = &sets[i % sets.len()];
+        let start = Instant::now();
+        let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
+            raw.copy_from_slice(&queries[first * data.dim..][..raw.len()]);
+            bounds.fill(QueryBound::default());
+        };
+        let found = tier.search_batch(
+            &mut Batch {
+                n_queries: batch,
+                fill: &mut fill,
+                lists: probes.map_or(Lists::All, |probes| Lists::Nearest {
+                    probes,
+                    spread: f32::INFINITY,
+                }),
+                skipped: &[],
+                k,
+                want_lists: false,
+                tuning: Tuning::default(),
+            },
+            omen_ivf::bound::rounding(data.dim as u32),
+            Duration::from_secs(20),
+            &mut || Ok(()),
+        )?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        assert!(
+            (0..batch).all(|q| found.of(q).len() == k),
+            "fewer than k candidates"
+        );
+    }
+    let mut steady = times.split_off(3);
+    steady.sort_by(f64::total_cmp);
+    Ok((steady[steady.len() / 2], tier.last_times()))
+}
+
 /// The first GPU; with the feature `simulated` and OMEN_TIMINGS_SIMULATED set, the simulated one (for the host's part).
 fn open() -> Result<Gpu, GpuError> {
     #[cfg(feature = "simulated")]
@@ -182,7 +243,7 @@ fn main() -> Result<(), GpuError> {
     let sizes = if arguments.len() >= 3 {
         arguments
     } else {
-        vec![350_000, 100, 1183, 1_000_000, 768, 2000]
+        vec![350_000, 100, 1183, 1_000_000, 768, 4096]
     };
     let repeats = std::env::var("OMEN_TIMINGS_REPEATS")
         .ok()
@@ -204,16 +265,30 @@ fn main() -> Result<(), GpuError> {
             tier.bytes() >> 20,
             start.elapsed().as_secs_f64()
         );
+        println!("batches: size, probes, k, ms, fill us, device us, collect us");
+        for (probes, k) in [
+            (Some(64), 10),
+            (Some(128), 10),
+            (Some(128), 100),
+            (None, 10),
+        ] {
+            let sizes: &[usize] = match probes {
+                Some(_) => &[1, 16, 128, 1024, 10_000],
+                None => &[1, 16, 256, 1024],
+            };
+            for &batch in sizes {
+                let (ms, t) = time_batch(&tier, &data, batch, probes, k, repeats)?;
+                let [fill, device, collect] = [t.fill, t.device, t.collect].map(|t| t.as_micros());
+                let probes = probes.unwrap_or(0);
+                println!(
+                    "{batch:>7} {probes:>7} {k:>5} {ms:>10.3} {fill:>8} {device:>7} {collect:>11}"
+                );
+            }
+        }
         println!(
             "  batch  probes     k         ms   floor ms  plan us  fill us  dev us  collect us"
         );
-        for (probes, k) in [
-            (16, 10),
-            (64, 10),
-            (64, 100),
-            (data.n_lists(), 10),
-            (data.n_lists(), 1000),
-        ] {
+        for (probes, k) in [(64, 10), (data.n_lists(), 10), (data.n_lists(), 1000)] {
             for batch in [1, 16, 256] {
                 let (ms, floor, t) = time(&tier, &data, batch, probes, k, repeats)?;
                 let [plan, fill, device, collect] =

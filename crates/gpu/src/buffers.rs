@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::driver::run;
 use crate::error::GpuError;
-use cudarc::driver::result;
+use cudarc::driver::{result, sys};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -86,10 +86,10 @@ impl PinnedBuffer {
     pub fn new(ctx: &Arc<Context>, bytes: usize) -> Result<Self, GpuError> {
         ctx.enter()?;
         let bytes = bytes.max(1);
-        // SAFETY: flags 0: cached, not mapped. Initialised right below.
+        // SAFETY: cached memory that the device reaches too. Initialised right below.
         let ptr = ctx
             .note(run("cuMemHostAlloc", || unsafe {
-                result::malloc_host(bytes, 0)
+                result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP)
             }))?
             .cast::<u8>();
         // SAFETY: the allocation has this many bytes.
@@ -99,6 +99,11 @@ impl PinnedBuffer {
             ptr,
             bytes,
         })
+    }
+
+    /// Address by which kernels reach it (unified addressing: the host's own).
+    pub fn address(&self) -> u64 {
+        self.ptr as u64
     }
 
     /// The memory.

@@ -24,6 +24,21 @@ pub struct Wait<'a> {
     pub poll: &'a mut dyn FnMut() -> Result<(), GpuError>,
 }
 
+/// Dynamic shared memory that every kernel can have without asking.
+const DEFAULT_SHARED_BYTES: usize = 48 << 10;
+/// Kernels with dynamic shared memory have at most so much besides it.
+pub(crate) const STATIC_SHARED_BYTES: usize = 2048;
+
+/// A number that describes a device.
+#[allow(unsafe_code)]
+fn attribute(device: sys::CUdevice, which: sys::CUdevice_attribute) -> Result<usize, GpuError> {
+    // SAFETY: `device` came from the driver.
+    let value = run("cuDeviceGetAttribute", || unsafe {
+        result::device::get_attribute(device, which)
+    })?;
+    Ok(value.max(0) as usize)
+}
+
 /// The context of one device in this process, with the kernels loaded.
 pub struct Context {
     device: sys::CUdevice,
@@ -32,8 +47,21 @@ pub struct Context {
     pid: u32,
     lost: OnceLock<String>,
     pub(crate) allocated: AtomicU64,
-    /// Whether the device runs the scan kernels that use tensor cores.
-    pub tensor_cores: bool,
+    /// Which scan kernels the device runs.
+    pub scans: Scans,
+    multiprocessors: usize,
+    shared_limit: usize,
+}
+
+/// Which scan kernels a device runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scans {
+    /// `scan_fma` alone.
+    Fma,
+    /// `scan_mma_*` too (compute capability 8.0 and up).
+    Mma,
+    /// `scan_wgmma` too (code for 9.0a).
+    Wgmma,
 }
 
 // SAFETY: contexts, functions and devices are driver handles valid in all threads of the process; each method makes the
@@ -47,7 +75,7 @@ unsafe impl Sync for Context {}
 #[allow(unsafe_code)]
 impl Context {
     /// Retains the device's primary context and loads the kernels of `image`.
-    pub fn new(ordinal: i32, image: &Image, tensor_cores: bool) -> Result<Arc<Self>, GpuError> {
+    pub fn new(ordinal: i32, image: &Image, scans: Scans) -> Result<Arc<Self>, GpuError> {
         crate::driver::init()?;
         let device = run("cuDeviceGet", || result::device::get(ordinal))?;
         // SAFETY: `device` came from the driver just now. Released in drop.
@@ -61,7 +89,15 @@ impl Context {
             pid: std::process::id(),
             lost: OnceLock::new(),
             allocated: AtomicU64::new(0),
-            tensor_cores,
+            scans,
+            multiprocessors: attribute(
+                device,
+                sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            )?,
+            shared_limit: attribute(
+                device,
+                sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+            )?,
         };
         ctx.enter()?;
         let bytes = image.bytes()?;
@@ -75,9 +111,32 @@ impl Context {
             let function = run("cuModuleGetFunction", || unsafe {
                 result::module::get_function(module, name)
             })?;
+            let shared = kernel
+                .shared_bytes
+                .min(ctx.shared_limit.saturating_sub(STATIC_SHARED_BYTES));
+            if shared > DEFAULT_SHARED_BYTES {
+                // SAFETY: `function` belongs to the module just loaded.
+                run("cuFuncSetAttribute", || unsafe {
+                    result::function::set_function_attribute(
+                        function,
+                        sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                        shared as i32,
+                    )
+                })?;
+            }
             ctx.functions.push(function);
         }
         Ok(Arc::new(ctx))
+    }
+
+    /// Multiprocessors of the device.
+    pub fn multiprocessors(&self) -> usize {
+        self.multiprocessors
+    }
+
+    /// Most shared memory a block can have, in bytes.
+    pub fn shared_limit(&self) -> usize {
+        self.shared_limit
     }
 
     /// Checks that the context is usable here and now, and makes it current.
@@ -128,8 +187,10 @@ impl Context {
         kernel: usize,
         grid: (u32, u32, u32),
         block: u32,
+        shared: usize,
         params: &mut P,
     ) -> Result<(), GpuError> {
+        assert!(shared <= KERNELS[kernel].shared_bytes);
         assert_eq!(
             KERNELS[kernel].param_bytes,
             [size_of::<P>()],
@@ -145,7 +206,7 @@ impl Context {
                 self.functions[kernel],
                 grid,
                 (block, 1, 1),
-                0,
+                shared as u32,
                 stream.raw,
                 &mut arguments,
             )
@@ -233,6 +294,58 @@ impl Stream {
         }
     }
 
+    /// Queues zeroes for `bytes` bytes at device address `at`, which must belong to a live buffer.
+    pub(crate) fn zero(&self, at: u64, bytes: usize) -> Result<(), GpuError> {
+        self.ctx.enter()?;
+        // SAFETY: the caller vouches for the address; the owner of the buffer waits for the stream before freeing it.
+        self.ctx.note(run("cuMemsetD8Async", || unsafe {
+            result::memset_d8_async(at, 0, bytes, self.raw)
+        }))
+    }
+
+    /// Records what `f` queues on this stream instead of running it.
+    pub(crate) fn record(
+        &self,
+        f: impl FnOnce() -> Result<(), GpuError>,
+    ) -> Result<Graph, GpuError> {
+        self.ctx.enter()?;
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        // SAFETY: the stream is ours and live.
+        self.ctx.note(run("cuStreamBeginCapture", || unsafe {
+            result::stream::begin_capture(self.raw, mode)
+        }))?;
+        let outcome = f();
+        // Ends the recording also when `f` failed: the stream is of no use before that.
+        // SAFETY: as above.
+        let graph = self.ctx.note(run("cuStreamEndCapture", || unsafe {
+            result::stream::end_capture(self.raw)
+        }));
+        outcome?;
+        let graph = graph?;
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+        // SAFETY: `graph` was made just now and is destroyed once, below.
+        let exec = self.ctx.note(run("cuGraphInstantiate", || unsafe {
+            result::graph::instantiate(graph, flags)
+        }));
+        // SAFETY: as above; the instance does not need it any more.
+        let _ = run("cuGraphDestroy", || unsafe {
+            result::graph::destroy(graph)
+        });
+        Ok(Graph {
+            ctx: self.ctx.clone(),
+            exec: exec?,
+        })
+    }
+
+    /// Queues a recorded graph, whose buffers must all be live still.
+    pub(crate) fn replay(&self, graph: &Graph) -> Result<(), GpuError> {
+        self.ctx.enter()?;
+        // SAFETY: the instance is live as long as `graph`, the stream as long as we are.
+        self.ctx.note(run("cuGraphLaunch", || unsafe {
+            result::graph::launch(graph.exec, self.raw)
+        }))
+    }
+
     /// Queues a copy of `bytes` of `from` to `to`.
     pub fn upload(
         &self,
@@ -265,6 +378,28 @@ impl Stream {
         self.ctx.note(run("cuMemcpyDtoHAsync", || unsafe {
             result::memcpy_dtoh_async(target, from.address() + range.start as u64, self.raw)
         }))
+    }
+}
+
+/// Launches recorded once, to be queued with one call.
+pub(crate) struct Graph {
+    ctx: Arc<Context>,
+    exec: sys::CUgraphExec,
+}
+
+// SAFETY: a driver handle, valid in all threads; see Context.
+#[allow(unsafe_code)]
+unsafe impl Send for Graph {}
+
+#[allow(unsafe_code)]
+impl Drop for Graph {
+    fn drop(&mut self) {
+        if self.ctx.usable_in_drop() {
+            // SAFETY: ours, destroyed once; its owner has waited for the stream it ran in.
+            let _ = run("cuGraphExecDestroy", || unsafe {
+                result::graph::exec_destroy(self.exec)
+            });
+        }
     }
 }
 

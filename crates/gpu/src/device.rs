@@ -1,12 +1,12 @@
 //! The devices there are, and opening one.
 
 use crate::buffers::DeviceBuffer;
-use crate::context::Context;
+use crate::context::{Context, Scans};
 use crate::driver::run;
 use crate::engine::{CudaEngine, Engine};
 use crate::error::GpuError;
 use crate::memory::TierPlan;
-use crate::module::{Image, has_tensor_scan, image_for};
+use crate::module::{Image, image_for, scans_of};
 use cudarc::driver::{result, sys};
 use omen_ivf::Metric;
 use std::sync::Arc;
@@ -99,13 +99,14 @@ impl Gpu {
                 info.name
             ))
         })?;
-        Self::open_image(ordinal, &image, has_tensor_scan(major))
+        let scans = scans_of(&image, major);
+        Self::open_image(ordinal, &image, scans)
     }
 
-    /// As [`Gpu::open`], with an image other than the best one (to test it). `tensor_cores`: use the scan kernels with tensor
-    /// cores, which the device must have.
-    pub fn open_image(ordinal: i32, image: &Image, tensor_cores: bool) -> Result<Self, GpuError> {
-        let ctx = Context::new(ordinal, image, tensor_cores)?;
+    /// As [`Gpu::open`], with an image other than the best one or fewer scan kernels (to test them), which the device must be
+    /// able to run.
+    pub fn open_image(ordinal: i32, image: &Image, scans: Scans) -> Result<Self, GpuError> {
+        let ctx = Context::new(ordinal, image, scans)?;
         Ok(Self {
             backend: Backend::Cuda(ctx),
         })
@@ -125,8 +126,8 @@ impl Gpu {
             Backend::Cuda(ctx) => ctx.memory(),
             #[cfg(feature = "simulated")]
             Backend::Simulated => Ok((
-                crate::simulated::MEMORY_BYTES,
-                crate::simulated::MEMORY_BYTES,
+                crate::engine::simulated::MEMORY_BYTES,
+                crate::engine::simulated::MEMORY_BYTES,
             )),
         }
     }
@@ -163,6 +164,7 @@ impl Gpu {
         &self,
         plan: &TierPlan,
         metric: Metric,
+        dim: usize,
     ) -> Result<Box<dyn Engine>, GpuError> {
         match &self.backend {
             Backend::Cuda(ctx) => {
@@ -172,10 +174,11 @@ impl Gpu {
                     memory,
                     plan.clone(),
                     metric,
+                    dim,
                 )?))
             }
             #[cfg(feature = "simulated")]
-            Backend::Simulated => Ok(Box::new(crate::simulated::SimulatedEngine::new(
+            Backend::Simulated => Ok(Box::new(crate::engine::simulated::SimulatedEngine::new(
                 plan.clone(),
                 metric,
             ))),

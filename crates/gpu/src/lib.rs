@@ -8,9 +8,11 @@
 //! `search` (rounds, results) -> `tier`. `memory`, `plan` and `query` are pure functions. `twin` holds the CPU twins of the
 //! kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
 
+pub mod batch;
 pub mod buffers;
 pub mod context;
 pub mod device;
+pub mod directory;
 mod driver;
 pub mod engine;
 pub mod error;
@@ -21,12 +23,11 @@ pub mod params;
 pub mod plan;
 pub mod query;
 mod search;
-#[cfg(feature = "simulated")]
-pub mod simulated;
 pub mod tier;
 pub mod tier_builder;
 pub mod twin;
 
+pub use batch::{Batch, BatchFound, Lists};
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;
 pub use query::TierQuery;

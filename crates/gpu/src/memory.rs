@@ -1,7 +1,7 @@
 //! Memory plans: pure functions from shapes to bytes and offsets, the same for device and host memory.
 
 use crate::error::GpuError;
-use crate::params::{QueryConsts, RerankOut, ScanItem};
+use crate::params::{Found, QueryConsts, ScanItem};
 
 /// Rows are padded with zeros to a multiple of this many halves (64 bytes).
 pub const PITCH_STEP: usize = 32;
@@ -35,15 +35,21 @@ pub fn cap_for(keep: usize) -> usize {
 
 /// Lays arrays out one after the other.
 #[derive(Default)]
-struct Layout {
+pub(crate) struct Layout {
     at: usize,
 }
 
 impl Layout {
-    fn take(&mut self, bytes: usize) -> usize {
+    /// The offset of an array of `bytes` bytes.
+    pub(crate) fn take(&mut self, bytes: usize) -> usize {
         let start = self.at;
         self.at = (start + bytes).next_multiple_of(ALIGN);
         start
+    }
+
+    /// Bytes taken so far.
+    pub(crate) fn end(&self) -> usize {
+        self.at
     }
 }
 
@@ -134,7 +140,7 @@ pub struct ScratchPlan {
     pub overflows: usize,
     /// End of what is uploaded.
     pub upload_end: usize,
-    /// [`RerankOut`] `[n_queries, keep]`.
+    /// [`Found`] `[n_queries, keep]`.
     pub out: usize,
     /// End of what is downloaded.
     pub download_end: usize,
@@ -159,7 +165,7 @@ impl ScratchPlan {
         let counts = layout.take(n * 4);
         let overflows = layout.take(n * 4);
         let upload_end = layout.at;
-        let out = layout.take(n * shape.keep * size_of::<RerankOut>());
+        let out = layout.take(n * shape.keep * size_of::<Found>());
         let download_end = layout.at;
         let survivors = layout.take(n * shape.cap * 8);
         Self {
@@ -195,7 +201,7 @@ pub fn batch_len(
     let mut bytes = 12 * ALIGN as u64;
     for (i, &pieces) in n_pieces.iter().enumerate() {
         let per_query =
-            pitch * 8 + size_of::<QueryConsts>() + 12 + keep * size_of::<RerankOut>() + cap * 8;
+            pitch * 8 + size_of::<QueryConsts>() + 12 + keep * size_of::<Found>() + cap * 8;
         let per_piece = 4 + (PIECE_ROWS / 128) * size_of::<ScanItem>();
         bytes += (per_query + pieces * per_piece) as u64;
         if bytes > limit {

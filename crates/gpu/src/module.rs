@@ -1,5 +1,6 @@
 //! The compiled kernels, embedded: which image a device gets, and its bytes. Format: `tools/build_kernels.py`.
 
+use crate::context::Scans;
 use crate::error::GpuError;
 
 static PACK: &[u8] = include_bytes!("../kernels.pack");
@@ -91,9 +92,13 @@ pub fn image_for(major: i32, minor: i32) -> Option<Image> {
     fitting.pop()
 }
 
-/// Whether the scan kernels with tensor cores exist for a compute capability.
-pub fn has_tensor_scan(major: i32) -> bool {
-    major >= 8
+/// The scan kernels that a device of compute capability `major`.x runs from `image`.
+pub fn scans_of(image: &Image, major: i32) -> Scans {
+    match (image.arch.as_str(), major) {
+        ("sm_90a", 9) => Scans::Wgmma,
+        (_, 8..) => Scans::Mma,
+        _ => Scans::Fma,
+    }
 }
 
 #[cfg(test)]

@@ -39,23 +39,42 @@ pub struct QueryConsts {
     pub norm: f32,
     /// Rounding of the query's normalisation (Cosine), else 0.
     pub err: f32,
+    /// As `slack`, where the low half of the query is left out.
+    pub slack_high: f32,
     /// Zero.
-    pub reserved: [u32; 2],
+    pub reserved: u32,
 }
 
-/// One CTA's work: rows `first_slot..first_slot + n_rows` against the queries `group[first_query..][..n_queries]`.
+/// A piece of a scan: rows `first_slot..first_slot + n_rows` of one list against the queries `group[first_query..][..n_queries]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ScanItem {
     /// First slot; all slots are of one list.
     pub first_slot: u32,
-    /// Rows, at least 1 and at most the kernel's tile.
-    pub n_rows: u32,
+    /// Which row of the list that is.
+    pub first_row: u32,
     /// First index in `group`.
     pub first_query: u32,
+    /// Rows, at least 1 and at most the kernel's tile.
+    pub n_rows: u16,
     /// Queries, at least 1 and at most the kernel's width.
-    pub n_queries: u32,
+    pub n_queries: u16,
 }
+
+/// What a scan does with what it computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ScanMode {
+    /// Live entries with a loose key below the query's threshold are appended to its survivors.
+    Append = 0,
+    /// Every entry's loose key goes to a place of its own among the survivors; [`NOTHING`] for dead entries.
+    Place = 1,
+    /// The rows are centroids: l2sq, or minus the inner product, goes to `ranks[query, slot]`.
+    Rank = 2,
+}
+
+/// A survivor that stands for nothing.
+pub const NOTHING: u64 = u64::MAX;
 
 /// Argument of the scan kernels.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
@@ -69,20 +88,40 @@ pub struct ScanParams {
     pub queries: u64,
     /// [`QueryConsts`] `[n_queries]`.
     pub consts: u64,
-    /// [`ScanItem`] `[n_items]`.
+    /// [`ScanItem`] `[n_items]`; 0: rows `0..n_rows` against queries `0..n_queries`, in tiles of the kernel's size.
     pub items: u64,
-    /// u32: query numbers that the items refer to.
+    /// u32: number of items; 0: `items_given` of them.
+    pub n_items: u64,
+    /// u32: query numbers that the items refer to; 0: a position is a query number.
     pub group: u64,
+    /// u32, as many as `group`: number of the (query, list) pair.
+    pub pairs: u64,
+    /// u32 `[n_pairs]`, for `Place`: where the first row of the pair's list goes.
+    pub places: u64,
     /// f32 `[n_queries]`.
     pub thresholds: u64,
     /// u32 `[n_queries]`.
     pub counts: u64,
     /// u64 `[n_queries, cap]`.
     pub survivors: u64,
+    /// f32 `[n_queries, n_rows]`, for `Rank`.
+    pub ranks: u64,
     /// Room for survivors of one query.
     pub cap: u32,
     /// 1 - 4g.
     pub loose_scale: f32,
+    /// Number of items, if `n_items` is 0.
+    pub items_given: u32,
+    /// A [`ScanMode`].
+    pub mode: u32,
+    /// Rows, where there are no items.
+    pub n_rows: u32,
+    /// Queries, where there are no items.
+    pub n_queries: u32,
+    /// 2: both halves of the queries; 1: the high ones alone (`scan_wgmma` only).
+    pub n_halves: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Argument of `select_smallest`.
@@ -103,21 +142,40 @@ pub struct SelectParams {
     pub keep: u32,
 }
 
-/// One reranked candidate.
+/// A reranked candidate: the operator's value lies between what `key` and `ceiling` stand for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
-pub struct RerankOut {
-    /// Tight key.
+pub struct Found {
+    /// Hard lower bound.
     pub key: f32,
-    /// Slot in the tier.
-    pub slot: u32,
+    /// Hard upper bound.
+    pub ceiling: f32,
     /// Heap block.
     pub tid_block: u32,
     /// Line pointer.
     pub tid_offset: u32,
 }
 
-/// Argument of `rerank_selected`.
+/// What is known of a query's answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct FoundHead {
+    /// Candidates written, ascending by (key, tid).
+    pub count: u32,
+    /// Entries that are not among them have keys of at least this.
+    pub frontier: f32,
+    /// 0, or why the answer does not count: [`OVERFLOW_SURVIVORS`], [`OVERFLOW_QUERY`].
+    pub overflow: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Survivors were lost.
+pub const OVERFLOW_SURVIVORS: u32 = 1;
+/// The query has numbers that the keys cannot bear.
+pub const OVERFLOW_QUERY: u32 = 2;
+
+/// Argument of `rerank_selected` and `finish_selected`.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct RerankParams {
@@ -131,26 +189,187 @@ pub struct RerankParams {
     pub survivors: u64,
     /// u32 `[n_queries]`.
     pub counts: u64,
-    /// [`RerankOut`] `[n_queries, keep]`.
+    /// [`Found`]; rerank: `[n_queries, keep]`; finish: `[n_queries, k]`.
     pub out: u64,
+    /// f32 `[n_queries]`, for finish.
+    pub thresholds: u64,
+    /// [`FoundHead`] `[n_queries]`, for finish.
+    pub heads: u64,
+    /// u32 `[n_queries]`, for finish.
+    pub overflows: u64,
     /// Room for survivors of one query.
     pub cap: u32,
     /// Survivors kept.
     pub keep: u32,
-    /// 1 - 2g.
+    /// 1 - 2g, rounded down.
     pub tight_scale: f32,
+    /// 1 + 2g, rounded up.
+    pub wide_scale: f32,
+    /// Candidates wanted, for finish.
+    pub k: u32,
     /// Zero.
     pub reserved: u32,
+}
+
+/// Argument of `prepare_queries`.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct PrepareParams {
+    /// f32 `[n_queries, dim]`, perhaps in the host's memory.
+    pub raw: u64,
+    /// [`QueryBound`] `[n_queries]`, likewise.
+    pub bounds: u64,
+    /// f32 `[n_queries, pitch]`.
+    pub queries: u64,
+    /// f16 `[n_queries, 2, pitch]`.
+    pub halves: u64,
+    /// [`QueryConsts`] `[n_queries]`.
+    pub consts: u64,
+    /// f32 `[n_queries]`, set to +inf.
+    pub thresholds: u64,
+    /// u32 `[n_queries]`, set to 0.
+    pub counts: u64,
+    /// u32 `[n_queries]`, set to 0 or [`OVERFLOW_QUERY`].
+    pub overflows: u64,
+    /// Queries.
+    pub n_queries: u32,
+    /// Dimension.
+    pub dim: u32,
+    /// Halves (and f32) per query.
+    pub pitch: u32,
+    /// Discriminant of `omen_ivf::Metric`.
+    pub metric: u32,
+    /// The index's g.
+    pub rounding: f32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What the keys of a query need besides its coordinates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
+pub struct QueryBound {
+    /// NegIp: the norm of the key formula, `Bound::q_norm` of `omen_ivf`; other metrics: not used.
+    pub q_norm: f32,
+    /// L2, Cosine: `Bound::q_err`; NegIp: not used.
+    pub q_err: f32,
+}
+
+/// Argument of `select_probes`.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct ProbeParams {
+    /// f32 `[n_queries, n_lists]`.
+    pub ranks: u64,
+    /// [`QueryConsts`] `[n_queries]`.
+    pub consts: u64,
+    /// f32 `[n_lists]`: squared norms of the centroids.
+    pub list_norms: u64,
+    /// u32 `[n_lists]`: slots of each list.
+    pub list_rows: u64,
+    /// u32 `[n_queries, probes]`: nearest first.
+    pub lists: u64,
+    /// u32 `[n_queries, probes]`: rows of the query's lists before this one, for the lists of the first round.
+    pub places: u64,
+    /// f32 `[n_queries, probes]`: the list's rank, what estimates start from.
+    pub adds: u64,
+    /// f32 `[n_queries, probes]`: query to centroid.
+    pub distances: u64,
+    /// u32 `[n_queries]`: lists within the spread.
+    pub n_probes: u64,
+    /// u32 `[n_queries]`: lists of the first round.
+    pub n_first: u64,
+    /// u32 `[n_queries]`: rows of the first round's lists.
+    pub counts: u64,
+    /// u32 `[n_queries]`: [`OVERFLOW_SURVIVORS`] if those are more than `cap`.
+    pub overflows: u64,
+    /// Lists of the index.
+    pub n_lists: u32,
+    /// Lists wanted.
+    pub probes: u32,
+    /// Rows at which the first round is large enough.
+    pub first_rows: u32,
+    /// Room for survivors of one query.
+    pub cap: u32,
+    /// Lists farther than this from the nearest one are left out.
+    pub spread: f32,
+    /// Discriminant of `omen_ivf::Metric`.
+    pub metric: u32,
+    /// Power of two, at least `probes` and 2.
+    pub sort_width: u32,
+    /// Not 0: nothing is needed beyond the first round.
+    pub only_first: u32,
+    /// Not 0: there is shared memory for `n_lists` ranks.
+    pub ranks_in_shared: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// A list of the tier, on the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ListSlots {
+    /// First slot.
+    pub first_slot: u32,
+    /// Slots.
+    pub n_slots: u32,
+}
+
+/// Argument of `plan_count`, `plan_items`, `plan_scatter`. Arrays with a leading 2 are by round.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct PlanParams {
+    /// u32 `[n_queries, probes]`.
+    pub lists: u64,
+    /// u32 `[n_queries]`.
+    pub n_probes: u64,
+    /// u32 `[n_queries]`.
+    pub n_first: u64,
+    /// [`ListSlots`] `[n_lists]`.
+    pub slots: u64,
+    /// u32 `[2, n_lists]`: pairs of each list; zeroed before.
+    pub list_pairs: u64,
+    /// u32 `[n_queries, probes]`: number of the pair among its list's.
+    pub pair_at: u64,
+    /// u32 `[2, n_lists]`: where a list's pairs begin in the round's half of `group`.
+    pub starts: u64,
+    /// u32 `[2, n_queries * probes]`: query numbers by list.
+    pub group: u64,
+    /// u32 `[2, n_queries * probes]`: the pairs' numbers.
+    pub pairs: u64,
+    /// [`ScanItem`] `[2, max_items]`.
+    pub items: u64,
+    /// u32 `[2]`.
+    pub n_items: u64,
+    /// u32 `[1]`: set if a round has more items than `max_items`.
+    pub overflow: u64,
+    /// Queries.
+    pub n_queries: u32,
+    /// Lists of a query.
+    pub probes: u32,
+    /// Lists of the index.
+    pub n_lists: u32,
+    /// Room for items of a round.
+    pub max_items: u32,
+    /// Rows of an item, by round.
+    pub tile_rows: [u32; 2],
+    /// Queries of an item, by round.
+    pub width: [u32; 2],
 }
 
 const _: () = {
     assert!(size_of::<TierView>() == 48);
     assert!(size_of::<QueryConsts>() == 32);
     assert!(size_of::<ScanItem>() == 16);
-    assert!(size_of::<ScanParams>() == 120);
+    assert!(size_of::<ScanParams>() == 176);
     assert!(size_of::<SelectParams>() == 40);
-    assert!(size_of::<RerankOut>() == 16);
-    assert!(size_of::<RerankParams>() == 104);
+    assert!(size_of::<Found>() == 16);
+    assert!(size_of::<FoundHead>() == 16);
+    assert!(size_of::<RerankParams>() == 136);
+    assert!(size_of::<PrepareParams>() == 88);
+    assert!(size_of::<ProbeParams>() == 136);
+    assert!(size_of::<ListSlots>() == 8);
+    assert!(size_of::<PlanParams>() == 128);
 };
 
 /// Floats as unsigned numbers in the same order; not for NaN. Twin of `ordered_bits` in `kernels/params.h`.

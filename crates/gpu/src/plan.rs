@@ -203,9 +203,10 @@ fn add_round(pieces: &[Piece], parts: &[&[u32]], tensor_cores: bool, planned: &m
                 for group in 0..n_groups {
                     by_width[w].push(ScanItem {
                         first_slot: piece.first_slot + row,
-                        n_rows: tile.min(piece.n_rows - row),
+                        first_row: 0, // nothing is placed by rows
                         first_query: first_query + (group * per_group) as u32,
-                        n_queries: per_group.min(covered - group * per_group) as u32,
+                        n_rows: tile.min(piece.n_rows - row) as u16,
+                        n_queries: per_group.min(covered - group * per_group) as u16,
                     });
                 }
             }

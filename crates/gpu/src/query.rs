@@ -47,11 +47,12 @@ fn sum_f64(n: usize, term: impl Fn(usize) -> f64) -> f64 {
     lanes.iter().sum()
 }
 
-/// The factors of the keys for rounding allowance `g`, rounded down.
+/// The factors of the keys for rounding allowance `g`, rounded to the safe side.
 pub fn scales(g: f32) -> Scales {
     Scales {
         loose: (1.0 - 4.0 * g).next_down(),
         tight: (1.0 - 2.0 * g).next_down(),
+        wide: (1.0 + 2.0 * g).next_up(),
     }
 }
 
@@ -101,21 +102,27 @@ pub fn prepare(
         let lost = f64::from(out[i]) - (f64::from(rounded[i]) + f64::from(rest[i])) * back;
         lost * lost
     });
+    let lost_high_sq = sum_f64(pitch, |i| {
+        let lost = f64::from(out[i]) - f64::from(rounded[i]) * back;
+        lost * lost
+    });
     let norm = norm_sq.sqrt();
     let g = f64::from(g);
-    let dot_error = (1.25 * pitch as f64 + 32.0) * 2f64.powi(-23) * 1.01 * norm + lost_sq.sqrt();
-    let (slack, q_norm) = match metric {
-        Metric::L2 | Metric::Cosine => (2.0 * dot_error, 0.0),
-        Metric::NegIp => (
-            dot_error + (2.0 * g + 2f64.powi(-21)) * norm,
-            f64::from(query.q_norm),
-        ),
+    let sums = (1.25 * pitch as f64 + 32.0) * 2f64.powi(-23) * 1.01 * norm;
+    let slack = |lost_sq: f64| match metric {
+        Metric::L2 | Metric::Cosine => 2.0 * (sums + lost_sq.sqrt()),
+        Metric::NegIp => sums + lost_sq.sqrt() + (2.0 * g + 2f64.powi(-21)) * norm,
+    };
+    let q_norm = match metric {
+        Metric::L2 | Metric::Cosine => 0.0,
+        Metric::NegIp => f64::from(query.q_norm),
     };
     Ok(QueryConsts {
         // A norm so small that its square is not a normal number counts as 0: too small is safe.
         norm_sq: if norm_sq < 1e-30 { 0.0 } else { norm_sq as f32 },
         dot_scale: back as f32,
-        slack: up(slack),
+        slack: up(slack(lost_sq)),
+        slack_high: up(slack(lost_high_sq)),
         norm_up: up(q_norm * (1.0 + 4.0 * g)),
         norm: up(q_norm * (1.0 + 2.0 * g)),
         err: if metric == Metric::NegIp {
@@ -123,7 +130,7 @@ pub fn prepare(
         } else {
             query.q_err
         },
-        reserved: [0; 2],
+        reserved: 0,
     })
 }
 

@@ -1,10 +1,10 @@
 //! Searching a tier: prepares a batch, plans its rounds, runs it, and turns what comes back into candidates.
 
-use crate::context::Wait;
+use crate::context::{Scans, Wait};
 use crate::engine::Engine;
 use crate::error::GpuError;
 use crate::memory::{MAX_K, ScratchPlan, ScratchShape, batch_len, cap_for, keep_for};
-use crate::params::{RerankOut, from_ordered_bits, ordered_bits};
+use crate::params::{Found, from_ordered_bits, ordered_bits};
 use crate::plan::{Room, Rounds, Walk, plan_rounds};
 use crate::query::{TierQuery, prepare, scales};
 use crate::tier::Catalog;
@@ -27,7 +27,7 @@ pub struct SearchTimes {
 }
 
 /// What one query's batch found; None if survivors were lost and the query must be searched again.
-type Found = Option<Candidates>;
+type Answer = Option<Candidates>;
 
 /// One search of a tier.
 pub(crate) struct Search<'a, 'w> {
@@ -94,14 +94,14 @@ impl Search<'_, '_> {
         queries: &[TierQuery<'_>],
         walks: &[Walk],
         room: Room,
-    ) -> Result<Vec<Found>, GpuError> {
+    ) -> Result<Vec<Answer>, GpuError> {
         let start = Instant::now();
         let n = queries.len();
         let rounds = plan_rounds(
             self.catalog.pieces(),
             walks,
             room,
-            self.engine.tensor_cores(),
+            self.engine.scans() >= Scans::Mma,
         );
         let plan = ScratchPlan::new(ScratchShape {
             n_queries: n,
@@ -124,8 +124,8 @@ impl Search<'_, '_> {
         let thresholds: &[f32] = bytemuck::cast_slice(part(plan.thresholds, n * 4));
         let counts: &[u32] = bytemuck::cast_slice(part(plan.counts, n * 4));
         let overflows: &[u32] = bytemuck::cast_slice(part(plan.overflows, n * 4));
-        let out = part(plan.out, n * room.keep * size_of::<RerankOut>());
-        let out: &[RerankOut] = bytemuck::cast_slice(out);
+        let out = part(plan.out, n * room.keep * size_of::<Found>());
+        let out: &[Found] = bytemuck::cast_slice(out);
         let mut found = Vec::with_capacity(n);
         for (i, of_query) in out.chunks(room.keep).enumerate() {
             let selected = &of_query[..(counts[i] as usize).min(room.keep)];
@@ -146,23 +146,24 @@ impl Search<'_, '_> {
 }
 
 /// The candidates of one query. Every entry not selected has a loose key, hence a key, of at least `frontier`.
-fn candidates(selected: &[RerankOut], frontier: f32) -> Candidates {
+fn candidates(selected: &[Found], frontier: f32) -> Candidates {
     // One number per item that orders like (key, tid): sorting these is what this function costs.
-    let mut order: Vec<u128> = selected
+    let mut order: Vec<(u128, f32)> = selected
         .iter()
         .filter(|out| out.key <= frontier)
         .map(|out| {
-            u128::from(ordered_bits(out.key)) << 64
+            let number = u128::from(ordered_bits(out.key)) << 64
                 | u128::from(out.tid_block) << 32
-                | u128::from(out.tid_offset)
+                | u128::from(out.tid_offset);
+            (number, out.ceiling)
         })
         .collect();
-    order.sort_unstable();
+    order.sort_unstable_by_key(|&(number, _)| number);
     let items = order
         .into_iter()
-        .map(|x| Candidate {
+        .map(|(x, ceiling)| Candidate {
             key: from_ordered_bits((x >> 64) as u32),
-            ceiling: f32::INFINITY,
+            ceiling,
             tid: Tid {
                 block: (x >> 32) as u32,
                 offset: x as u32,

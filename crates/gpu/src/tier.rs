@@ -1,12 +1,16 @@
 //! The hot tier of an index: frozen entries in device memory, searched in batches.
 
+use crate::batch::{Batch, BatchFound, BatchSearch};
 use crate::context::Wait;
+use crate::directory::{Directory, slots_of};
 use crate::engine::Engine;
 use crate::error::GpuError;
 use crate::memory::TierPlan;
+use crate::params::ListSlots;
 use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{Search, SearchTimes};
+use half::f16;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
 use std::sync::{Mutex, TryLockError};
@@ -71,6 +75,33 @@ impl Catalog {
 
     pub(crate) fn pitch(&self) -> usize {
         self.pitch
+    }
+
+    pub(crate) fn dim(&self) -> usize {
+        self.spec.dim
+    }
+
+    /// Slots in use: one beyond the last.
+    pub(crate) fn n_slots(&self) -> usize {
+        let end = |l: &TierList| l.first_slot as usize + l.n_slots as usize;
+        self.lists.iter().flatten().map(end).max().unwrap_or(0)
+    }
+
+    /// The slots of all lists, none for those of `skipped`.
+    pub(crate) fn slots_without(&self, skipped: &[u32]) -> Vec<ListSlots> {
+        slots_of(&self.lists, skipped)
+    }
+
+    /// Those of `lists` that are here, without `skipped`.
+    pub(crate) fn only_resident(&self, lists: &[u32], skipped: &[u32]) -> Vec<u32> {
+        let here = |list: &u32| self.lists[*list as usize].is_some() && !skipped.contains(list);
+        lists.iter().copied().filter(here).collect()
+    }
+
+    /// All lists that are here, without `skipped`.
+    pub(crate) fn resident(&self, skipped: &[u32]) -> Vec<u32> {
+        let all: Vec<u32> = (0..self.lists.len() as u32).collect();
+        self.only_resident(&all, skipped)
     }
 
     pub(crate) fn pieces(&self) -> &[Piece] {
@@ -189,6 +220,65 @@ impl Tier {
             *last = times;
         }
         results
+    }
+
+    /// Gives the device the index's centroids, as stored (`[n_lists, dim]`), for [`Self::search_batch`]. Errors: as for `search`.
+    pub fn set_centroids(&self, centroids: &[f16], deadline: Duration) -> Result<(), GpuError> {
+        let spec = self.catalog.spec;
+        if centroids.len() != spec.n_lists * spec.dim {
+            return Err(GpuError::Other(format!(
+                "{} numbers for {} centroids",
+                centroids.len(),
+                spec.n_lists
+            )));
+        }
+        let directory = Directory::new(spec.dim, centroids, &self.catalog.lists);
+        let mut wait = Wait {
+            until: Instant::now() + deadline,
+            poll: &mut || Ok(()),
+        };
+        match self.engine.try_lock() {
+            Ok(mut engine) => engine.set_directory(&directory, &mut wait),
+            Err(_) => Err(GpuError::Busy),
+        }
+    }
+
+    /// Searches a batch that the device answers on its own: it chooses the lists by the index's centroids.
+    ///
+    /// The result is as [`Tier::search`]'s: of each query at most `k` items, ascending by (key, tid), with hard lower and upper bounds, and a
+    /// frontier below which nothing else of the lists searched lies. Lists of `batch.skipped`, and those that are not here, count as empty.
+    ///
+    /// Errors: as for `search`; `Unsupported` also without [`Self::set_centroids`], and for a k or a number of lists beyond what
+    /// the kernels take.
+    pub fn search_batch(
+        &self,
+        batch: &mut Batch<'_>,
+        rounding: f32,
+        deadline: Duration,
+        poll: &mut dyn FnMut() -> Result<(), GpuError>,
+    ) -> Result<BatchFound, GpuError> {
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        let mut search = BatchSearch {
+            catalog: &self.catalog,
+            engine: engine.as_mut(),
+            rounding,
+            scratch_limit: self.byte_limit.saturating_sub(self.plan.bytes as u64),
+            wait: Wait {
+                until: Instant::now() + deadline,
+                poll,
+            },
+            times: SearchTimes::default(),
+        };
+        let found = search.run(batch);
+        let times = search.times;
+        if let Ok(mut last) = self.last_times.lock() {
+            *last = times;
+        }
+        found
     }
 
     /// Where the time of the last search went.

@@ -57,7 +57,7 @@ impl TierBuilder {
         if needed > available {
             return Err(GpuError::OutOfMemory { needed, available });
         }
-        let engine = gpu.engine(&plan, spec.metric)?;
+        let engine = gpu.engine(&plan, spec.metric, spec.dim)?;
         // A slot takes its row and 16 bytes; each of the four arrays is aligned within the area.
         let stage_slots = (STAGE_BYTES - 4 * ALIGN) / (plan.pitch * 2 + 16);
         Ok(Self {

@@ -59,19 +59,22 @@ fn the_loose_key_never_passes_the_exact_bound() {
             let consts =
                 prepare(metric, &tier_query, g, &mut vec![0.0; pitch], &mut halves).unwrap();
             // The dot product as the halves give it, off by what kernels/loose_key.h allows the tensor cores.
-            let mut dot = 0f64;
+            let (mut dot, mut dot_high) = (0f64, 0f64);
             for (i, h) in entry.row.iter().enumerate() {
-                dot += (halves[i].to_f64() + halves[pitch + i].to_f64())
-                    * f64::from(consts.dot_scale)
-                    * h.to_f64();
+                let h = h.to_f64() * f64::from(consts.dot_scale);
+                dot += (halves[i].to_f64() + halves[pitch + i].to_f64()) * h;
+                dot_high += halves[i].to_f64() * h;
             }
             let allowed = (1.25 * pitch as f64 + 30.0) * 2f64.powi(-23) * norm * norm_h.sqrt();
             let exact = exact_bound(metric, g, &query, &entry).0;
-            for error in [-allowed, 0.0, allowed] {
+            let sums = [(dot, consts.slack), (dot_high, consts.slack_high)];
+            let errors = [-allowed, 0.0, allowed];
+            for ((dot, slack), error) in sums.into_iter().flat_map(|s| errors.map(|e| (s, e))) {
                 let key = loose_key(
                     metric,
                     scales(g).loose,
                     &consts,
+                    slack,
                     (dot + error) as f32,
                     norm_h as f32,
                     err,

@@ -13,10 +13,10 @@ fn check(pieces: &[Piece], walks: &[Walk], room: Room, tensor_cores: bool) -> Ve
             for item in &planned.items[launch.first_item..launch.first_item + launch.n_items] {
                 assert!(item.n_rows >= 1 && item.n_rows as usize <= launch.width.rows());
                 assert!(item.n_queries >= 1 && item.n_queries as usize <= launch.width.queries());
-                for i in item.first_query..item.first_query + item.n_queries {
+                for i in item.first_query..item.first_query + u32::from(item.n_queries) {
                     let q = planned.group[i as usize];
                     rows[q as usize][r] += item.n_rows as usize;
-                    for slot in item.first_slot..item.first_slot + item.n_rows {
+                    for slot in item.first_slot..item.first_slot + u32::from(item.n_rows) {
                         *met.entry((q, slot)).or_insert(0) += 1;
                     }
                 }

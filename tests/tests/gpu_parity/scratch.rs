@@ -7,7 +7,9 @@ use omen_gpu::buffers::{DeviceBuffer, PinnedBuffer};
 use omen_gpu::context::{Context, Stream};
 use omen_gpu::engine::Scales;
 use omen_gpu::memory::{ScratchPlan, ScratchShape};
-use omen_gpu::params::{QueryConsts, RerankOut, RerankParams, ScanItem, ScanParams, SelectParams};
+use omen_gpu::params::{
+    Found, QueryConsts, RerankParams, ScanItem, ScanMode, ScanParams, SelectParams,
+};
 use omen_gpu::query::{prepare, scales};
 use omen_gpu::{Gpu, TierQuery};
 use rand::Rng;
@@ -20,6 +22,7 @@ const GUARD: [u8; 4096] = [0xA5; 4096];
 #[derive(Clone)]
 pub struct Scratch {
     pub scales: Scales,
+    pub n_halves: u32,
     pub keep: usize,
     pub cap: usize,
     pitch: usize,
@@ -32,7 +35,7 @@ pub struct Scratch {
     pub counts: Vec<u32>,
     pub overflows: Vec<u32>,
     pub survivors: Vec<u64>,
-    pub out: Vec<RerankOut>,
+    pub out: Vec<Found>,
     guard: Vec<u8>,
 }
 
@@ -71,6 +74,7 @@ impl Scratch {
         }
         Self {
             scales: scales(g),
+            n_halves: 2,
             keep,
             cap,
             pitch,
@@ -83,7 +87,7 @@ impl Scratch {
             counts: vec![0; n_queries],
             overflows: vec![0; n_queries],
             survivors: vec![u64::MAX; n_queries * cap],
-            out: vec![RerankOut::default(); n_queries * keep],
+            out: vec![Found::default(); n_queries * keep],
             guard: GUARD.to_vec(),
         }
     }
@@ -144,6 +148,7 @@ impl Scratch {
             buffer,
             plan,
             scales: self.scales,
+            n_halves: self.n_halves,
         }
     }
 }
@@ -155,6 +160,7 @@ pub struct LoadedScratch {
     buffer: DeviceBuffer,
     plan: ScratchPlan,
     scales: Scales,
+    n_halves: u32,
 }
 
 impl LoadedScratch {
@@ -175,6 +181,9 @@ impl LoadedScratch {
             survivors: self.at(self.plan.survivors),
             cap: self.plan.shape.cap as u32,
             loose_scale: self.scales.loose,
+            mode: ScanMode::Append as u32,
+            n_halves: self.n_halves,
+            ..ScanParams::default()
         }
     }
 
@@ -200,7 +209,8 @@ impl LoadedScratch {
             cap: self.plan.shape.cap as u32,
             keep: self.plan.shape.keep as u32,
             tight_scale: self.scales.tight,
-            reserved: 0,
+            wide_scale: self.scales.wide,
+            ..RerankParams::default()
         }
     }
 

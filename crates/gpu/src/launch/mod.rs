@@ -1,10 +1,17 @@
 //! One launcher per kernel: each owns its symbol, argument and grid. Nobody else launches.
 
+pub mod finish;
+pub mod plan;
+pub mod prepare;
+pub mod probes;
 pub mod rerank;
 pub mod scan;
 pub mod select;
 
-use crate::params::{RerankParams, ScanParams, SelectParams};
+use crate::error::GpuError;
+use crate::params::{
+    PlanParams, PrepareParams, ProbeParams, RerankParams, ScanParams, SelectParams,
+};
 
 /// A kernel as its launcher sees it; `tests/tests/kernel_table.rs` compares this with the compiled code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,36 +20,83 @@ pub struct Kernel {
     pub symbol: &'static str,
     /// Bytes of each parameter, in order.
     pub param_bytes: &'static [usize],
+    /// Most dynamic shared memory that its launcher asks for; a device may have less.
+    pub shared_bytes: usize,
+}
+
+const fn kernel(symbol: &'static str, param_bytes: &'static [usize]) -> Kernel {
+    Kernel {
+        symbol,
+        param_bytes,
+        shared_bytes: 0,
+    }
+}
+
+const fn kernel_with_shared(
+    symbol: &'static str,
+    param_bytes: &'static [usize],
+    shared_bytes: usize,
+) -> Kernel {
+    Kernel {
+        symbol,
+        param_bytes,
+        shared_bytes,
+    }
 }
 
 /// All kernels, in the order of the numbers the launchers use.
 pub const KERNELS: &[Kernel] = &[
-    Kernel {
-        symbol: "scan_mma_4",
-        param_bytes: &[size_of::<ScanParams>()],
-    },
-    Kernel {
-        symbol: "scan_mma_8",
-        param_bytes: &[size_of::<ScanParams>()],
-    },
-    Kernel {
-        symbol: "scan_mma_16",
-        param_bytes: &[size_of::<ScanParams>()],
-    },
-    Kernel {
-        symbol: "scan_mma_32",
-        param_bytes: &[size_of::<ScanParams>()],
-    },
-    Kernel {
-        symbol: "scan_fma",
-        param_bytes: &[size_of::<ScanParams>()],
-    },
-    Kernel {
-        symbol: "select_smallest",
-        param_bytes: &[size_of::<SelectParams>()],
-    },
-    Kernel {
-        symbol: "rerank_selected",
-        param_bytes: &[size_of::<RerankParams>()],
-    },
+    kernel("scan_mma_4", &[size_of::<ScanParams>()]),
+    kernel("scan_mma_8", &[size_of::<ScanParams>()]),
+    kernel("scan_mma_16", &[size_of::<ScanParams>()]),
+    kernel("scan_mma_32", &[size_of::<ScanParams>()]),
+    kernel("scan_fma", &[size_of::<ScanParams>()]),
+    kernel_with_shared(
+        "scan_wgmma",
+        &[size_of::<ScanParams>()],
+        scan::WGMMA_SHARED_BYTES,
+    ),
+    kernel("select_smallest", &[size_of::<SelectParams>()]),
+    kernel("select_smallest_wide", &[size_of::<SelectParams>()]),
+    kernel("rerank_selected", &[size_of::<RerankParams>()]),
+    kernel_with_shared(
+        "finish_selected",
+        &[size_of::<RerankParams>()],
+        finish::MAX_SHARED_BYTES,
+    ),
+    kernel("prepare_queries", &[size_of::<PrepareParams>()]),
+    kernel_with_shared(
+        "select_probes",
+        &[size_of::<ProbeParams>()],
+        probes::MAX_SHARED_BYTES,
+    ),
+    kernel("plan_count", &[size_of::<PlanParams>()]),
+    kernel("plan_items", &[size_of::<PlanParams>()]),
+    kernel("plan_scatter", &[size_of::<PlanParams>()]),
 ];
+
+/// The number of a kernel by its symbol.
+const fn number_of(symbol: &str) -> usize {
+    let mut i = 0;
+    while i < KERNELS.len() {
+        let (a, b) = (KERNELS[i].symbol.as_bytes(), symbol.as_bytes());
+        let mut same = a.len() == b.len();
+        let mut j = 0;
+        while same && j < a.len() {
+            same = a[j] == b[j];
+            j += 1;
+        }
+        if same {
+            return i;
+        }
+        i += 1;
+    }
+    panic!("no kernel of this name");
+}
+
+/// A number of queries as the first dimension of a grid.
+fn query_grid(n_queries: usize) -> Result<u32, GpuError> {
+    i32::try_from(n_queries)
+        .map(|n| n as u32)
+        .map_err(|_| GpuError::Unsupported(format!("{n_queries} queries")))
+}

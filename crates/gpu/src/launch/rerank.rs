@@ -1,12 +1,12 @@
 //! Launcher of `rerank_selected` (`kernels/rerank.cu`).
 
+use super::{number_of, query_grid};
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
 use crate::params::RerankParams;
 
-/// Index in [`super::KERNELS`].
-const KERNEL: usize = 6;
+const KERNEL: usize = number_of("rerank_selected");
 /// Warps of a block, one survivor each.
 const PER_BLOCK: usize = 8;
 
@@ -20,8 +20,7 @@ pub fn rerank(
 ) -> Result<(), GpuError> {
     assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
     assert!(params.keep <= params.cap);
-    let grid = i32::try_from(n_queries)
-        .map_err(|_| GpuError::Unsupported(format!("{n_queries} queries")))?;
+    let grid = query_grid(n_queries)?;
     let blocks = (params.keep as usize).div_ceil(PER_BLOCK);
     if blocks > 65_535 {
         return Err(GpuError::Unsupported(format!("{} candidates", params.keep)));
@@ -29,8 +28,9 @@ pub fn rerank(
     ctx.launch(
         stream,
         KERNEL,
-        (grid as u32, blocks as u32, 1),
+        (grid, blocks as u32, 1),
         256,
+        0,
         &mut params,
     )
 }

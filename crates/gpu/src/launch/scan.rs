@@ -1,9 +1,13 @@
-//! Launchers of `scan_mma_4`, `_8`, `_16`, `_32` (`kernels/scan_mma.cu`) and `scan_fma` (`kernels/scan_fma.cu`).
+//! Launchers of `scan_mma_4`, `_8`, `_16`, `_32` (`kernels/scan_mma.cu`), `scan_fma` (`kernels/scan_fma.cu`) and `scan_wgmma`
+//! (`kernels/scan_wgmma.cu`).
 
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
-use crate::params::{ScanItem, ScanParams};
+use crate::params::{ScanItem, ScanMode, ScanParams};
+
+/// Dynamic shared memory of `scan_wgmma`: its `Shared`, and what aligns it.
+pub const WGMMA_SHARED_BYTES: usize = 213_080 + 1024;
 
 /// Scan kernels by the queries an item can have. The discriminant is the index in [`super::KERNELS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +22,12 @@ pub enum Width {
     Mma32 = 3,
     /// No tensor cores, 4 queries.
     Fma = 4,
+    /// Warpgroup products (compute capability 9.0), 256 queries.
+    Wgmma = 5,
 }
 
 impl Width {
-    /// The kernels a device can run, narrowest first.
+    /// The kernels for items that the host plans, narrowest first: those that take both halves of the queries.
     pub fn all(tensor_cores: bool) -> &'static [Width] {
         if tensor_cores {
             &[Self::Mma4, Self::Mma8, Self::Mma16, Self::Mma32]
@@ -37,19 +43,29 @@ impl Width {
             Self::Mma8 => 8,
             Self::Mma16 => 16,
             Self::Mma32 => 32,
+            Self::Wgmma => 256,
         }
     }
 
-    /// Most rows of an item: 8 warps of 16 or 32 rows.
+    /// Blocks a multiprocessor runs at a time.
+    fn blocks(self) -> usize {
+        match self {
+            Self::Mma8 => 3,
+            Self::Wgmma => 1,
+            Self::Mma4 | Self::Mma16 | Self::Mma32 | Self::Fma => 2,
+        }
+    }
+
+    /// Most rows of an item: 8 warps of 16 or 32 rows, or 2 warpgroups of 64.
     pub fn rows(self) -> usize {
         match self {
-            Self::Mma4 | Self::Mma8 | Self::Fma => 128,
+            Self::Mma4 | Self::Mma8 | Self::Fma | Self::Wgmma => 128,
             Self::Mma16 | Self::Mma32 => 256,
         }
     }
 }
 
-/// Scans `n_items` items from `first_item` of `params.items` on. Grid: one block of 256 threads an item.
+/// Scans `n_items` items from `first_item` of `params.items` on. Grid: one block an item.
 /// The addresses in `params` must be those of live device arrays of the shapes [`ScanParams`] gives, the items within the
 /// kernel's width and the tier's slots.
 pub fn scan(
@@ -60,18 +76,52 @@ pub fn scan(
     first_item: usize,
     n_items: usize,
 ) -> Result<(), GpuError> {
-    assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
-    let grid = i32::try_from(n_items)
+    let n = i32::try_from(n_items)
         .map_err(|_| GpuError::Unsupported(format!("{n_items} scan items")))?;
-    if grid == 0 {
+    if n == 0 {
         return Ok(());
     }
     params.items += (first_item * size_of::<ScanItem>()) as u64;
+    params.n_items = 0;
+    params.items_given = n as u32;
+    launch(ctx, stream, width, params, n as u32)
+}
+
+/// Scans as many items as the device finds at `params.n_items`, or, where `params.items` is 0, every row against every query. Grid: as many
+/// blocks as run at a time.
+pub fn scan_planned(
+    ctx: &Context,
+    stream: &Stream,
+    width: Width,
+    params: ScanParams,
+) -> Result<(), GpuError> {
+    assert!(params.items == 0 || params.n_items != 0);
+    assert!(params.mode != ScanMode::Rank as u32 || params.items == 0);
+    let grid = (ctx.multiprocessors() * width.blocks()) as u32;
+    launch(ctx, stream, width, params, grid)
+}
+
+fn launch(
+    ctx: &Context,
+    stream: &Stream,
+    width: Width,
+    mut params: ScanParams,
+    grid: u32,
+) -> Result<(), GpuError> {
+    assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
+    let (block, shared) = match width {
+        Width::Wgmma => (384, WGMMA_SHARED_BYTES),
+        _ => {
+            assert_eq!(params.n_halves, 2, "halves of the queries");
+            (256, 0)
+        }
+    };
     ctx.launch(
         stream,
         width as usize,
-        (grid as u32, 1, 1),
-        256,
+        (grid, 1, 1),
+        block,
+        shared,
         &mut params,
     )
 }

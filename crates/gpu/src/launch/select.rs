@@ -1,14 +1,18 @@
-//! Launcher of `select_smallest` (`kernels/select.cu`).
+//! Launcher of `select_smallest` and `select_smallest_wide` (`kernels/select.cu`).
 
+use super::{number_of, query_grid};
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::params::SelectParams;
 
-/// Index in [`super::KERNELS`].
-const KERNEL: usize = 5;
+const NARROW: usize = number_of("select_smallest");
+const WIDE: usize = number_of("select_smallest_wide");
+/// With more rooms than this for a query, blocks are wide.
+const LONG: u32 = 32_768;
 
-/// Keeps the `params.keep` smallest survivors of each query and updates the thresholds. Grid: one block of 1,024 threads a
-/// query. The addresses in `params` must be those of live device arrays of the shapes [`SelectParams`] gives.
+/// Keeps the `params.keep` smallest survivors of each query and updates the thresholds. Grid: one block a query, of 1,024 threads where
+/// there are fewer queries than multiprocessors or many survivors, else of 256. The addresses in `params` must be those of live device
+/// arrays of the shapes [`SelectParams`] gives.
 pub fn select(
     ctx: &Context,
     stream: &Stream,
@@ -16,7 +20,11 @@ pub fn select(
     n_queries: usize,
 ) -> Result<(), GpuError> {
     assert!(params.keep >= 1 && params.keep <= params.cap);
-    let grid = i32::try_from(n_queries)
-        .map_err(|_| GpuError::Unsupported(format!("{n_queries} queries")))?;
-    ctx.launch(stream, KERNEL, (grid as u32, 1, 1), 1024, &mut params)
+    let grid = (query_grid(n_queries)?, 1, 1);
+    let (kernel, block) = if n_queries <= ctx.multiprocessors() || params.cap > LONG {
+        (WIDE, 1024)
+    } else {
+        (NARROW, 256)
+    };
+    ctx.launch(stream, kernel, grid, block, 0, &mut params)
 }

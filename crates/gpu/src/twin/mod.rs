@@ -1,6 +1,9 @@
 //! CPU twins of the kernels: what each must compute, written plainly. They are the oracles of the GPU's parity tests and the
 //! kernels of the simulated device.
 
+pub mod finish;
+pub mod plan;
+pub mod probes;
 pub mod rerank;
 pub mod scan;
 pub mod select;

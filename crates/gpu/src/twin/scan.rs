@@ -1,7 +1,7 @@
-//! Twin of `scan_mma_*` and `scan_fma`: loose keys, and the survivors of a scan.
+//! Twin of `scan_mma_*`, `scan_fma` and `scan_wgmma`: loose keys, and what a scan does with them.
 
 use super::{TierArrays, lane_sum};
-use crate::params::{QueryConsts, ScanItem, ordered_bits};
+use crate::params::{NOTHING, QueryConsts, ScanItem, ScanMode, ordered_bits};
 use half::slice::HalfFloatSliceExt;
 use omen_ivf::Metric;
 
@@ -13,6 +13,10 @@ pub struct ScanArrays<'a> {
     pub consts: &'a [QueryConsts],
     /// Query numbers that items refer to.
     pub group: &'a [u32],
+    /// `Place`: as many as `group`.
+    pub pairs: &'a [u32],
+    /// `Place`: `[n_pairs]`.
+    pub places: &'a [u32],
     /// `[n_queries]`
     pub thresholds: &'a [f32],
     /// `[n_queries]`, counted on beyond `cap`.
@@ -23,6 +27,10 @@ pub struct ScanArrays<'a> {
     pub cap: usize,
     /// 1 - 4g.
     pub loose_scale: f32,
+    /// What to do: `Append` or `Place`.
+    pub mode: ScanMode,
+    /// 2, or 1: the slack of the high halves alone.
+    pub n_halves: u32,
 }
 
 /// Twin of `norm_upper`: the norm of a stored vector, not below the true one.
@@ -30,16 +38,17 @@ pub fn norm_upper(norm_sq: f32) -> f32 {
     norm_sq.sqrt() * (1.0 + 2.384_185_8e-7)
 }
 
-/// Twin of `loose_key` in `kernels/loose_key.h`, where it is proven to be a lower bound of the key.
+/// Twin of `loose_key` in `kernels/loose_key.h`, where it is proven to be a lower bound of the key. `slack`: per unit of the norm.
 pub fn loose_key(
     metric: Metric,
     loose_scale: f32,
     q: &QueryConsts,
+    slack: f32,
     dot: f32,
     norm_sq: f32,
     err: f32,
 ) -> f32 {
-    let slack = q.slack * norm_upper(norm_sq);
+    let slack = slack * norm_upper(norm_sq);
     match metric {
         Metric::NegIp => {
             let key = -dot - slack - err * q.norm_up;
@@ -54,35 +63,56 @@ pub fn loose_key(
     }
 }
 
-/// Scans one item: appends its survivors, (ordered key << 32 | slot), to their queries' buffers.
+/// Twin of `centroid_rank`: what centroids are ranked by.
+pub fn centroid_rank(metric: Metric, query_norm_sq: f32, dot: f32, norm_sq: f32) -> f32 {
+    match metric {
+        Metric::NegIp => -dot,
+        Metric::L2 | Metric::Cosine => (-2.0f32).mul_add(dot, query_norm_sq + norm_sq).max(0.0),
+    }
+}
+
+/// Scans one item: appends its survivors, (ordered key << 32 | slot), to their queries' buffers, or places all of them there.
 pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &ScanItem) {
     let pitch = tier.pitch;
     let mut row = vec![0f32; pitch];
-    for slot in item.first_slot..item.first_slot + item.n_rows {
-        if !tier.is_live(slot) {
+    for in_item in 0..u32::from(item.n_rows) {
+        let slot = item.first_slot + in_item;
+        let live = tier.is_live(slot);
+        if !live && arrays.mode == ScanMode::Append {
             continue;
         }
         tier.row(slot).convert_to_f32_slice(&mut row);
-        for &query in &arrays.group[item.first_query as usize..][..item.n_queries as usize] {
-            let q = query as usize;
+        for at in (item.first_query as usize..).take(item.n_queries.into()) {
+            let q = arrays.group[at] as usize;
             let vector = &arrays.queries[q * pitch..(q + 1) * pitch];
             let dot = lane_sum(pitch, |i| vector[i] * row[i]);
             let (norm_sq, err) = (tier.norm_sq[slot as usize], tier.err[slot as usize]);
+            let consts = &arrays.consts[q];
+            let slack = if arrays.n_halves == 2 {
+                consts.slack
+            } else {
+                consts.slack_high
+            };
             let key = loose_key(
                 tier.metric,
                 arrays.loose_scale,
-                &arrays.consts[q],
+                consts,
+                slack,
                 dot,
                 norm_sq,
                 err,
             );
-            if key < arrays.thresholds[q] {
-                let position = arrays.counts[q] as usize;
+            let number = (u64::from(ordered_bits(key)) << 32) | u64::from(slot);
+            let position = if arrays.mode == ScanMode::Place {
+                (arrays.places[arrays.pairs[at] as usize] + item.first_row + in_item) as usize
+            } else if key < arrays.thresholds[q] {
                 arrays.counts[q] += 1;
-                if position < arrays.cap {
-                    arrays.survivors[q * arrays.cap + position] =
-                        (u64::from(ordered_bits(key)) << 32) | u64::from(slot);
-                }
+                arrays.counts[q] as usize - 1
+            } else {
+                continue;
+            };
+            if position < arrays.cap {
+                arrays.survivors[q * arrays.cap + position] = if live { number } else { NOTHING };
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Twin of `select_smallest`.
 
-use crate::params::from_ordered_bits;
+use crate::params::{NOTHING, OVERFLOW_SURVIVORS, from_ordered_bits};
 
-/// What the select kernel does to one query: `survivors` (`[cap]`, all different), `count`, `threshold`, `overflow`.
+/// What the select kernel does to one query: `survivors` (`[cap]`, all different but for [`NOTHING`]), `count`, `threshold`, `overflow`.
 /// The kept survivors come in ascending order here; the kernel leaves them in any order.
 pub fn select_smallest(
     survivors: &mut [u64],
@@ -13,7 +13,7 @@ pub fn select_smallest(
 ) {
     let cap = survivors.len();
     if *count as usize > cap {
-        *overflow = 1;
+        *overflow |= OVERFLOW_SURVIVORS;
         *count = cap as u32;
     }
     let n = *count as usize;
@@ -21,6 +21,9 @@ pub fn select_smallest(
         return;
     }
     survivors[..n].sort_unstable();
-    *count = keep as u32;
-    *threshold = from_ordered_bits((survivors[keep - 1] >> 32) as u32);
+    let kept = survivors[..keep].partition_point(|&x| x != NOTHING);
+    *count = kept as u32;
+    if kept == keep {
+        *threshold = from_ordered_bits((survivors[keep - 1] >> 32) as u32);
+    }
 }

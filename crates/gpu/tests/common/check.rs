@@ -1,6 +1,9 @@
 //! A search's results against brute force.
 
-use super::{Entry, Fixture, Queries, Query};
+use super::{Entry, Fixture, Queries, Query, centroids};
+use half::f16;
+use omen_gpu::{BatchFound, Lists};
+use omen_ivf::topk::Candidate;
 use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use std::collections::{HashMap, HashSet};
@@ -108,6 +111,144 @@ pub fn check(
                 found.items.len(),
                 n_live,
                 "{what}: incomplete although complete"
+            );
+        }
+    }
+}
+
+/// Checks a batch against brute force: that the lists chosen are the nearest ones, and the answers as [`check`] does over those lists.
+pub fn check_batch(
+    fixture: &Fixture,
+    queries: &Queries,
+    lists: Lists,
+    skipped: &[u32],
+    found: &BatchFound,
+    what: &str,
+) {
+    let all: Vec<u32> = (0..fixture.spec.n_lists as u32).collect();
+    let centroids = centroids(fixture);
+    let mut searched = Queries {
+        items: Vec::new(),
+        k: queries.k,
+    };
+    let mut results = Vec::new();
+    for (i, query) in queries.items.iter().enumerate() {
+        let what = format!("{what}, query {i}");
+        let of_query = if found.lists.is_empty() {
+            all.clone()
+        } else {
+            let chosen = &found.lists[i * found.probes..(i + 1) * found.probes];
+            check_lists(
+                fixture,
+                query,
+                lists,
+                chosen,
+                found.n_probes[i],
+                &centroids,
+                &what,
+            );
+            chosen[..found.n_probes[i] as usize].to_vec()
+        };
+        searched.items.push(Query {
+            q: query.q.clone(),
+            norm: query.norm,
+            q_err: query.q_err,
+            lists: of_query
+                .into_iter()
+                .filter(|l| !skipped.contains(l))
+                .collect(),
+        });
+        let head = found.heads[i];
+        assert_eq!(head.overflow, 0, "{what}");
+        results.push(Candidates {
+            items: found
+                .of(i)
+                .iter()
+                .map(|f| Candidate {
+                    key: f.key,
+                    ceiling: f.ceiling,
+                    tid: Tid {
+                        block: f.tid_block,
+                        offset: f.tid_offset,
+                    },
+                })
+                .collect(),
+            frontier: head.frontier,
+        });
+        assert!(
+            found.of(i).iter().all(|f| f.key <= f.ceiling),
+            "{what}: {:?}",
+            found.of(i)
+        );
+    }
+    check(fixture, &searched, &results, true, what);
+}
+
+/// Checks the lists chosen for a query: all different, nearest first, none left out that is nearer, up to rounding.
+fn check_lists(
+    fixture: &Fixture,
+    query: &Query,
+    lists: Lists,
+    chosen: &[u32],
+    n_probes: u32,
+    centroids: &[f16],
+    what: &str,
+) {
+    let metric = fixture.spec.metric;
+    let norm = query.q.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>();
+    let mut size = norm;
+    let ranks: Vec<f64> = centroids
+        .chunks_exact(fixture.spec.dim)
+        .map(|centroid| {
+            let (mut l2sq, mut dot, mut length) = (0f64, 0f64, 0f64);
+            for (&q, c) in query.q.iter().zip(centroid) {
+                let (q, c) = (f64::from(q), c.to_f64());
+                l2sq += (q - c) * (q - c);
+                dot += q * c;
+                length += c * c;
+            }
+            size = size.max(length);
+            if metric == Metric::NegIp { -dot } else { l2sq }
+        })
+        .collect();
+    let slack = 1e-5 * size;
+    let distinct: HashSet<u32> = chosen.iter().copied().collect();
+    assert_eq!(distinct.len(), chosen.len(), "{what}: a list twice");
+    let rank = |list: u32| ranks[list as usize];
+    for pair in chosen.windows(2) {
+        assert!(
+            rank(pair[0]) <= rank(pair[1]) + slack,
+            "{what}: lists out of order"
+        );
+    }
+    let last = chosen
+        .iter()
+        .map(|&l| rank(l))
+        .fold(f64::NEG_INFINITY, f64::max);
+    for list in (0..ranks.len() as u32).filter(|l| !distinct.contains(l)) {
+        assert!(rank(list) >= last - slack, "{what}: list {list} is nearer");
+    }
+    let Lists::Nearest { spread, .. } = lists else {
+        return assert_eq!(n_probes as usize, chosen.len(), "{what}");
+    };
+    for (i, &list) in chosen.iter().enumerate() {
+        let nearest = rank(chosen[0]);
+        let (farther, slack) = if metric == Metric::NegIp {
+            let length = f64::from(query.norm);
+            ((rank(list) - nearest) / length, 2.0 * slack / length)
+        } else {
+            let give = 2.0 * slack / nearest.max(slack).sqrt();
+            (rank(list).sqrt() - nearest.sqrt(), give)
+        };
+        if (i as u32) < n_probes {
+            assert!(
+                farther <= f64::from(spread) + slack,
+                "{what}: list {i} too far"
+            );
+        } else {
+            assert!(
+                farther >= f64::from(spread) - slack,
+                "{what}: list {i} left out"
             );
         }
     }

@@ -4,10 +4,12 @@
 
 mod check;
 
-pub use check::{check, exact_bound};
+pub use check::{check, check_batch, exact_bound};
 
 use half::f16;
-use omen_gpu::{Gpu, GpuError, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_gpu::batch::plan::Tuning;
+use omen_gpu::params::QueryBound;
+use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Tier, TierBuilder, TierQuery, TierSpec};
 use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use rand::{Rng, SeedableRng};
@@ -216,4 +218,50 @@ pub fn search(tier: &Tier, queries: &Queries) -> Result<Vec<Candidates>, GpuErro
         Duration::from_secs(60),
         &mut || Ok(()),
     )
+}
+
+/// The centroids of a fixture's lists: their means, or something near the offset for empty lists; `[n_lists, dim]`.
+pub fn centroids(fixture: &Fixture) -> Vec<f16> {
+    let dim = fixture.spec.dim;
+    let mut all = Vec::new();
+    for (i, list) in fixture.lists.iter().enumerate() {
+        let n = list.len().max(1) as f32;
+        all.extend((0..dim).map(|d| {
+            let sum: f32 = list.iter().map(|e| e.row[d].to_f32()).sum();
+            // No two alike, so that there are no ties.
+            f16::from_f32(sum / n + 0.01 * ((i * 31 + d * 7) % 101) as f32)
+        }));
+    }
+    all
+}
+
+/// Searches a batch on the device. The queries' own lists are not used.
+pub fn search_batch(
+    tier: &Tier,
+    queries: &Queries,
+    lists: Lists,
+    skipped: &[u32],
+) -> Result<BatchFound, GpuError> {
+    let dim = tier.spec().dim;
+    let g = omen_ivf::bound::rounding(dim as u32);
+    let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
+        let rows = raw.chunks_exact_mut(dim).zip(bounds);
+        for ((row, bound), query) in rows.zip(&queries.items[first..]) {
+            row.copy_from_slice(&query.q);
+            *bound = QueryBound {
+                q_norm: query.norm,
+                q_err: query.q_err,
+            };
+        }
+    };
+    let mut batch = Batch {
+        n_queries: queries.items.len(),
+        fill: &mut fill,
+        lists,
+        skipped,
+        k: queries.k,
+        want_lists: true,
+        tuning: Tuning::default(),
+    };
+    tier.search_batch(&mut batch, g, Duration::from_secs(60), &mut || Ok(()))
 }

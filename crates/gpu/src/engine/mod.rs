@@ -1,12 +1,24 @@
-//! What a tier needs of a device: writing its arrays, and running a planned batch. `CudaEngine` does it with kernels,
-//! `SimulatedEngine` with their twins.
+//! What a tier needs of a device: writing its arrays, running a batch that the device plans (`batch.rs`) or the host does. `CudaEngine`
+//! does it with kernels, `SimulatedEngine` with their twins.
+
+mod batch;
+#[cfg(feature = "simulated")]
+pub mod simulated;
+
+use batch::BatchMemory;
+pub use batch::BatchOut;
+
+use crate::batch::plan::BatchPlan;
+use crate::directory::Directory;
 
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
-use crate::context::{Context, Stream, Wait};
+use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
 use crate::launch::{rerank::rerank, scan::scan, select::select};
 use crate::memory::{ScratchPlan, TierPlan};
-use crate::params::{RerankParams, ScanParams, SelectParams, TierView};
+use crate::params::{
+    ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView,
+};
 use crate::plan::Rounds;
 use omen_ivf::Metric;
 use std::ops::Range;
@@ -24,12 +36,14 @@ pub struct Scales {
     pub loose: f32,
     /// 1 - 2g.
     pub tight: f32,
+    /// 1 + 2g, of ceilings.
+    pub wide: f32,
 }
 
 /// A device holding one tier. One caller at a time.
 pub trait Engine: Send {
-    /// Whether the scan kernels with tensor cores run here.
-    fn tensor_cores(&self) -> bool;
+    /// Which scan kernels run here.
+    fn scans(&self) -> Scans;
 
     /// A staging area of [`STAGE_BYTES`], once earlier copies out of it are done.
     fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError>;
@@ -55,6 +69,31 @@ pub trait Engine: Send {
         wait: &mut Wait<'_>,
     ) -> Result<&[u8], GpuError>;
 
+    /// Takes what batches need to know of the lists.
+    fn set_directory(&mut self, directory: &Directory, wait: &mut Wait<'_>)
+    -> Result<(), GpuError>;
+
+    /// Replaces the slots of the directory's lists.
+    fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
+    /// Where the queries of a batch go, f32 `[n, dim]`, and their bounds `[n]`, once earlier work is done. Makes room for the batch.
+    fn begin_batch(
+        &mut self,
+        plan: &BatchPlan,
+        wait: &mut Wait<'_>,
+    ) -> Result<(&mut [f32], &mut [QueryBound]), GpuError>;
+
+    /// Runs the batch whose queries have been filled in.
+    fn run_batch(
+        &mut self,
+        plan: &BatchPlan,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<BatchOut<'_>, GpuError>;
+
+    /// Bytes at `at` of the last batch's scratch.
+    fn fetch(&mut self, at: usize, bytes: usize, wait: &mut Wait<'_>) -> Result<Vec<u8>, GpuError>;
+
     /// Bytes of scratch memory held now.
     fn scratch_bytes(&self) -> u64;
 }
@@ -64,6 +103,8 @@ pub struct CudaEngine {
     // First, because dropping it waits for the work that uses the rest.
     stream: Stream,
     ctx: Arc<Context>,
+    batch: BatchMemory,
+    dim: usize,
     tier: DeviceBuffer,
     view: TierView,
     // Before the areas, for the same reason.
@@ -82,6 +123,7 @@ impl CudaEngine {
         tier: DeviceBuffer,
         plan: TierPlan,
         metric: Metric,
+        dim: usize,
     ) -> Result<Self, GpuError> {
         let at = |offset: usize| tier.address() + offset as u64;
         let view = TierView {
@@ -96,6 +138,8 @@ impl CudaEngine {
         Ok(Self {
             stream: Stream::new(ctx)?,
             ctx: ctx.clone(),
+            batch: BatchMemory::default(),
+            dim,
             tier,
             view,
             stages: [None, None],
@@ -105,6 +149,17 @@ impl CudaEngine {
             download: None,
             busy: false,
         })
+    }
+}
+
+impl CudaEngine {
+    /// Waits for what an interrupted search left behind, which still uses the buffers.
+    fn settle(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        if self.busy {
+            self.stream.wait(wait)?;
+            self.busy = false;
+        }
+        Ok(())
     }
 }
 
@@ -123,8 +178,50 @@ fn grown<'a>(
 }
 
 impl Engine for CudaEngine {
-    fn tensor_cores(&self) -> bool {
-        self.ctx.tensor_cores
+    fn scans(&self) -> Scans {
+        self.ctx.scans
+    }
+
+    fn set_directory(
+        &mut self,
+        directory: &Directory,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        self.settle(wait)?;
+        self.batch
+            .set_directory(&self.ctx, &self.stream, directory, self.dim, wait)
+    }
+
+    fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.settle(wait)?;
+        self.batch.set_slots(&self.ctx, &self.stream, slots, wait)
+    }
+
+    fn begin_batch(
+        &mut self,
+        plan: &BatchPlan,
+        wait: &mut Wait<'_>,
+    ) -> Result<(&mut [f32], &mut [QueryBound]), GpuError> {
+        self.settle(wait)?;
+        self.batch.begin(&self.ctx, plan)
+    }
+
+    fn run_batch(
+        &mut self,
+        plan: &BatchPlan,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<BatchOut<'_>, GpuError> {
+        self.busy = true;
+        let out = self
+            .batch
+            .run(&self.ctx, &self.stream, self.view, plan, scales, wait)?;
+        self.busy = false;
+        Ok(out)
+    }
+
+    fn fetch(&mut self, at: usize, bytes: usize, wait: &mut Wait<'_>) -> Result<Vec<u8>, GpuError> {
+        self.batch.fetch(&self.ctx, &self.stream, at, bytes, wait)
     }
 
     fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
@@ -162,11 +259,7 @@ impl Engine for CudaEngine {
     }
 
     fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
-        if self.busy {
-            // An interrupted search left work behind that still reads the upload area.
-            self.stream.wait(wait)?;
-            self.busy = false;
-        }
+        self.settle(wait)?;
         if self.scratch.as_ref().is_none_or(|b| b.len() < plan.bytes) {
             self.scratch = None;
             self.scratch = Some(DeviceBuffer::new(&self.ctx, plan.bytes)?);
@@ -210,6 +303,9 @@ impl Engine for CudaEngine {
             survivors: at(plan.survivors),
             cap: shape.cap as u32,
             loose_scale: scales.loose,
+            mode: ScanMode::Append as u32,
+            n_halves: 2,
+            ..ScanParams::default()
         };
         let select_params = SelectParams {
             survivors: at(plan.survivors),
@@ -242,7 +338,8 @@ impl Engine for CudaEngine {
             cap: shape.cap as u32,
             keep: shape.keep as u32,
             tight_scale: scales.tight,
-            reserved: 0,
+            wide_scale: scales.wide,
+            ..RerankParams::default()
         };
         rerank(&self.ctx, &self.stream, rerank_params, shape.n_queries)?;
         self.stream
@@ -253,6 +350,6 @@ impl Engine for CudaEngine {
     }
 
     fn scratch_bytes(&self) -> u64 {
-        self.scratch.as_ref().map_or(0, |b| b.len() as u64)
+        self.scratch.as_ref().map_or(0, |b| b.len() as u64) + self.batch.device_bytes()
     }
 }

@@ -1,11 +1,17 @@
 //! A device in host memory whose kernels are the CPU twins: for tests on machines without a GPU. Everything above the
 //! launches (staging, plans, rounds, overflow, results) is the real device's code.
 
-use crate::context::Wait;
-use crate::engine::{Engine, N_STAGES, STAGE_BYTES, Scales};
+#[path = "simulated_batch.rs"]
+mod batch;
+
+use super::batch::HostParts;
+use super::{BatchOut, Engine, N_STAGES, STAGE_BYTES, Scales};
+use crate::batch::plan::BatchPlan;
+use crate::context::{Scans, Wait};
+use crate::directory::Directory;
 use crate::error::GpuError;
 use crate::memory::{ScratchPlan, TierPlan};
-use crate::params::{QueryConsts, RerankOut, ScanItem};
+use crate::params::{Found, ListSlots, QueryBound, QueryConsts, ScanItem, ScanMode};
 use crate::plan::Rounds;
 use crate::twin::TierArrays;
 use crate::twin::rerank::rerank_one;
@@ -30,6 +36,11 @@ pub struct SimulatedEngine {
     tier: Vec<u64>,
     stages: [Vec<u64>; N_STAGES],
     scratch: Vec<u64>,
+    pub(super) directory: Option<Directory>,
+    /// Page-locked memory of a batch.
+    pub(super) host: Vec<u64>,
+    /// What a batch's scratch held where it was asked for: by offset.
+    pub(super) fetched: Vec<(usize, Vec<u8>)>,
 }
 
 impl SimulatedEngine {
@@ -41,6 +52,23 @@ impl SimulatedEngine {
             metric,
             stages: [Vec::new(), Vec::new()],
             scratch: Vec::new(),
+            directory: None,
+            host: Vec::new(),
+            fetched: Vec::new(),
+        }
+    }
+
+    /// The tier's arrays.
+    pub(super) fn arrays(&self) -> TierArrays<'_> {
+        let (slots, memory): (usize, &[u8]) = (self.plan.n_slots, cast_slice(&self.tier));
+        TierArrays {
+            rows: array(memory, self.plan.rows, slots * self.plan.pitch),
+            norm_sq: array(memory, self.plan.norm_sq, slots),
+            err: array(memory, self.plan.err, slots),
+            live: array(memory, self.plan.live, slots.div_ceil(32)),
+            tids: array(memory, self.plan.tids, slots),
+            pitch: self.plan.pitch,
+            metric: self.metric,
         }
     }
 }
@@ -66,8 +94,59 @@ fn array_mut<T: NoUninit + AnyBitPattern>(part: &mut [u8]) -> &mut [T] {
 }
 
 impl Engine for SimulatedEngine {
-    fn tensor_cores(&self) -> bool {
-        true
+    fn scans(&self) -> Scans {
+        Scans::Wgmma
+    }
+
+    fn set_directory(
+        &mut self,
+        directory: &Directory,
+        _wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        self.directory = Some(directory.clone());
+        Ok(())
+    }
+
+    fn set_slots(&mut self, slots: &[ListSlots], _wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        let Some(directory) = &mut self.directory else {
+            return Err(GpuError::Unsupported(
+                "the tier does not know its centroids".into(),
+            ));
+        };
+        directory.slots = slots.to_vec();
+        Ok(())
+    }
+
+    fn begin_batch(
+        &mut self,
+        plan: &BatchPlan,
+        _wait: &mut Wait<'_>,
+    ) -> Result<(&mut [f32], &mut [QueryBound]), GpuError> {
+        self.host = words(plan.host_bytes);
+        Ok(HostParts::input(plan, cast_slice_mut(&mut self.host)))
+    }
+
+    fn run_batch(
+        &mut self,
+        plan: &BatchPlan,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<BatchOut<'_>, GpuError> {
+        self.answer_batch(plan, scales, wait)?;
+        Ok(HostParts::output(plan, cast_slice(&self.host)))
+    }
+
+    fn fetch(
+        &mut self,
+        at: usize,
+        bytes: usize,
+        _wait: &mut Wait<'_>,
+    ) -> Result<Vec<u8>, GpuError> {
+        self.fetched
+            .iter()
+            .find(|(first, array)| (*first..first + array.len()).contains(&at))
+            .map(|(first, array)| array[at - first..][..bytes].to_vec())
+            .ok_or_else(|| GpuError::Other(format!("no array at {at}")))
     }
 
     fn stage(&mut self, which: usize, _wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
@@ -109,17 +188,8 @@ impl Engine for SimulatedEngine {
     ) -> Result<&[u8], GpuError> {
         let shape = plan.shape;
         let (n, keep, cap) = (shape.n_queries, shape.keep, shape.cap);
-        let slots = self.plan.n_slots;
-        let tier_memory: &[u8] = cast_slice(&self.tier);
-        let tier = TierArrays {
-            rows: array(tier_memory, self.plan.rows, slots * self.plan.pitch),
-            norm_sq: array(tier_memory, self.plan.norm_sq, slots),
-            err: array(tier_memory, self.plan.err, slots),
-            live: array(tier_memory, self.plan.live, slots.div_ceil(32)),
-            tids: array(tier_memory, self.plan.tids, slots),
-            pitch: self.plan.pitch,
-            metric: self.metric,
-        };
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let tier = self.arrays();
         let [
             queries,
             consts,
@@ -131,7 +201,7 @@ impl Engine for SimulatedEngine {
             out,
             survivors,
         ] = split(
-            cast_slice_mut(&mut self.scratch),
+            cast_slice_mut(&mut scratch),
             [
                 (plan.queries, n * shape.pitch * 4),
                 (plan.consts, n * size_of::<QueryConsts>()),
@@ -140,7 +210,7 @@ impl Engine for SimulatedEngine {
                 (plan.thresholds, n * 4),
                 (plan.counts, n * 4),
                 (plan.overflows, n * 4),
-                (plan.out, n * keep * size_of::<RerankOut>()),
+                (plan.out, n * keep * size_of::<Found>()),
                 (plan.survivors, n * cap * 8),
             ],
         );
@@ -151,7 +221,7 @@ impl Engine for SimulatedEngine {
         let thresholds: &mut [f32] = array_mut(thresholds);
         let counts: &mut [u32] = array_mut(counts);
         let overflows: &mut [u32] = array_mut(overflows);
-        let out: &mut [RerankOut] = array_mut(out);
+        let out: &mut [Found] = array_mut(out);
         let survivors: &mut [u64] = array_mut(survivors);
 
         for round in &rounds.rounds {
@@ -167,6 +237,10 @@ impl Engine for SimulatedEngine {
                         survivors,
                         cap,
                         loose_scale: scales.loose,
+                        pairs: &[],
+                        places: &[],
+                        mode: ScanMode::Append,
+                        n_halves: 2,
                     };
                     scan_item(&tier, &mut arrays, item);
                 }
@@ -185,15 +259,11 @@ impl Engine for SimulatedEngine {
         for q in 0..n {
             let query = &queries[q * shape.pitch..(q + 1) * shape.pitch];
             for i in 0..(counts[q] as usize).min(keep) {
-                out[q * keep + i] = rerank_one(
-                    &tier,
-                    query,
-                    &consts[q],
-                    scales.tight,
-                    survivors[q * cap + i],
-                );
+                out[q * keep + i] =
+                    rerank_one(&tier, query, &consts[q], scales, survivors[q * cap + i]);
             }
         }
+        self.scratch = scratch;
         Ok(&cast_slice::<u64, u8>(&self.scratch)[plan.state..plan.download_end])
     }
 

@@ -1,0 +1,289 @@
+//! Batches that the device answers on its own: it chooses the lists, searches them in two rounds, and sorts what it found, without a word
+//! from the host between. What that cannot answer (survivors lost to adverse data, bounds too loose) is searched again, query by query,
+//! in rounds that the host plans (`search.rs`).
+
+pub mod plan;
+
+use crate::context::Wait;
+use crate::engine::Engine;
+use crate::error::GpuError;
+use crate::params::{Found, FoundHead, ListSlots, OVERFLOW_QUERY, QueryBound};
+use crate::query::{TierQuery, scales};
+use crate::search::{Search, SearchTimes};
+use crate::tier::Catalog;
+use omen_ivf::topk::Candidates;
+use plan::{BatchPlan, TierShape, Tuning, Wanted, fitting};
+use std::time::Instant;
+
+/// Which lists a batch searches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Lists {
+    /// The nearest ones: `probes` of them, without those that are farther than `spread` from the nearest (see `omen_ivf`'s `Reach`).
+    Nearest {
+        /// Lists of a query.
+        probes: u32,
+        /// How much farther than the nearest; +inf for no limit.
+        spread: f32,
+    },
+    /// All there are: an exact search.
+    All,
+}
+
+/// Writes queries `first..` of a batch to where the device reads them: coordinates `[n, dim]` in scaled space (`omen_ivf`'s
+/// `Query::vector`), and bounds `[n]`.
+pub type Fill<'a> = dyn FnMut(usize, &mut [f32], &mut [QueryBound]) + 'a;
+
+/// A batch of queries.
+pub struct Batch<'a> {
+    /// Queries.
+    pub n_queries: usize,
+    /// Gives the queries.
+    pub fill: &'a mut Fill<'a>,
+    /// Lists to search.
+    pub lists: Lists,
+    /// Lists that must not be searched here, out of date or otherwise: the caller searches them.
+    pub skipped: &'a [u32],
+    /// Results wanted of each query, at least 1.
+    pub k: usize,
+    /// Whether to tell which lists were chosen.
+    pub want_lists: bool,
+    /// What was set by measurement.
+    pub tuning: Tuning,
+}
+
+/// What a batch found.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BatchFound {
+    /// Results asked for.
+    pub k: usize,
+    /// `[n, k]`: of each query the first `count` hold, ascending by (key, tid).
+    pub items: Vec<Found>,
+    /// `[n]`
+    pub heads: Vec<FoundHead>,
+    /// `[n, probes]`, if asked for: the lists of each query, nearest first, those skipped and those without entries included.
+    pub lists: Vec<u32>,
+    /// Lists of a row of `lists`.
+    pub probes: usize,
+    /// `[n]`, likewise: how many of them were searched.
+    pub n_probes: Vec<u32>,
+}
+
+impl BatchFound {
+    /// The answer of query `q`.
+    pub fn of(&self, q: usize) -> &[Found] {
+        &self.items[q * self.k..][..self.heads[q].count as usize]
+    }
+}
+
+/// One batch search of a tier.
+pub(crate) struct BatchSearch<'a, 'w> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) engine: &'a mut dyn Engine,
+    /// The index's g.
+    pub(crate) rounding: f32,
+    /// Bytes of device memory that batches may use.
+    pub(crate) scratch_limit: u64,
+    pub(crate) wait: Wait<'w>,
+    pub(crate) times: SearchTimes,
+}
+
+impl BatchSearch<'_, '_> {
+    /// See [`crate::tier::Tier::search_batch`].
+    pub(crate) fn run(&mut self, batch: &mut Batch<'_>) -> Result<BatchFound, GpuError> {
+        let start = Instant::now();
+        let slots = self.catalog.slots_without(batch.skipped);
+        let tier = self.shape(&slots);
+        self.engine.set_slots(&slots, &mut self.wait)?;
+        let (probes, spread) = match batch.lists {
+            Lists::Nearest { probes, spread }
+                if (probes as usize) < tier.n_lists || spread < f32::INFINITY =>
+            {
+                (Some(probes as usize), spread)
+            }
+            // Without some of the lists, those left are searched one by one.
+            _ if !batch.skipped.is_empty() => (Some(tier.n_lists), f32::INFINITY),
+            Lists::Nearest { .. } | Lists::All => (None, f32::INFINITY),
+        };
+        let mut found = BatchFound {
+            k: batch.k,
+            ..BatchFound::default()
+        };
+        self.times.plan += start.elapsed();
+        let mut first = 0;
+        while first < batch.n_queries {
+            let wanted = Wanted {
+                n_queries: batch.n_queries - first,
+                k: batch.k,
+                probes,
+                spread,
+                rounding: self.rounding,
+            };
+            // A quarter is left to searches that follow.
+            let plan = fitting(tier, wanted, batch.tuning, self.scratch_limit / 4 * 3)?;
+            self.run_part(batch, &plan, first, &mut found)?;
+            first += plan.wanted.n_queries;
+        }
+        Ok(found)
+    }
+
+    fn shape(&self, slots: &[ListSlots]) -> TierShape {
+        TierShape {
+            metric: self.catalog.metric(),
+            dim: self.catalog.dim(),
+            n_lists: slots.len(),
+            n_slots: self.catalog.n_slots(),
+            longest: slots.iter().map(|s| s.n_slots as usize).max().unwrap_or(0),
+            scans: self.engine.scans(),
+        }
+    }
+
+    /// Answers queries `first..first + plan.wanted.n_queries` of the batch.
+    fn run_part(
+        &mut self,
+        batch: &mut Batch<'_>,
+        plan: &BatchPlan,
+        first: usize,
+        found: &mut BatchFound,
+    ) -> Result<(), GpuError> {
+        let start = Instant::now();
+        let (raw, bounds) = self.engine.begin_batch(plan, &mut self.wait)?;
+        (batch.fill)(first, raw, bounds);
+        let filled = Instant::now();
+        let out = self
+            .engine
+            .run_batch(plan, scales(self.rounding), &mut self.wait)?;
+        let done = Instant::now();
+        if out.overflow {
+            return Err(GpuError::Other("more items than planned for".into()));
+        }
+        found.heads.extend_from_slice(out.heads);
+        found.items.extend_from_slice(out.found);
+        let n = plan.wanted.n_queries;
+        if batch.want_lists && !plan.is_exact() {
+            let (lists, n_probes) = self.chosen(plan, 0..n)?;
+            found.probes = plan.probes;
+            found.lists.extend(lists);
+            found.n_probes.extend(n_probes);
+        }
+        let again: Vec<usize> = (0..n)
+            .filter(|&q| self.is_short(&found.heads[first + q], batch.k))
+            .collect();
+        self.search_again(batch, plan, first, &again, found)?;
+        self.times.fill += filled - start;
+        self.times.device += done - filled;
+        self.times.collect += done.elapsed();
+        Ok(())
+    }
+
+    /// Whether an answer lacks candidates that there may be.
+    fn is_short(&self, head: &FoundHead, k: usize) -> bool {
+        head.overflow != 0 || ((head.count as usize) < k && head.frontier < f32::INFINITY)
+    }
+
+    /// The lists chosen for some queries, `[n, probes]`, and how many of them count.
+    fn chosen(
+        &mut self,
+        plan: &BatchPlan,
+        queries: std::ops::Range<usize>,
+    ) -> Result<(Vec<u32>, Vec<u32>), GpuError> {
+        let (at, n, row) = (queries.start, queries.len(), plan.probes * 4);
+        let lists = self
+            .engine
+            .fetch(plan.lists + at * row, n * row, &mut self.wait)?;
+        let n_probes = self
+            .engine
+            .fetch(plan.n_probes + at * 4, n * 4, &mut self.wait)?;
+        let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        let numbers = |bytes: &[u8]| bytes.chunks_exact(4).map(number).collect();
+        Ok((numbers(&lists), numbers(&n_probes)))
+    }
+
+    /// Searches some queries of the part again, in rounds that the host plans and with both halves of the queries.
+    fn search_again(
+        &mut self,
+        batch: &mut Batch<'_>,
+        plan: &BatchPlan,
+        first: usize,
+        queries: &[usize],
+        found: &mut BatchFound,
+    ) -> Result<(), GpuError> {
+        if queries.is_empty() {
+            return Ok(());
+        }
+        let dim = plan.tier.dim;
+        let n = plan.wanted.n_queries;
+        let mut raw = vec![0.0; n * dim];
+        let mut bounds = vec![QueryBound::default(); n];
+        (batch.fill)(first, &mut raw, &mut bounds);
+        for &q in queries {
+            if found.heads[first + q].overflow & OVERFLOW_QUERY != 0 {
+                return Err(GpuError::Unsupported("query out of range".into()));
+            }
+            let lists = if plan.is_exact() {
+                self.catalog.resident(batch.skipped)
+            } else {
+                let (mut lists, n_probes) = self.chosen(plan, q..q + 1)?;
+                lists.truncate(n_probes[0] as usize);
+                self.catalog.only_resident(&lists, batch.skipped)
+            };
+            let candidates = self.search_one(&raw[q * dim..][..dim], bounds[q], &lists, batch.k)?;
+            let items = &mut found.items[(first + q) * batch.k..][..batch.k];
+            let count = candidates.items.len().min(batch.k);
+            for (item, candidate) in items.iter_mut().zip(&candidates.items) {
+                *item = Found {
+                    key: candidate.key,
+                    ceiling: candidate.ceiling,
+                    tid_block: candidate.tid.block,
+                    tid_offset: candidate.tid.offset,
+                };
+            }
+            let next = candidates.items.get(count).map(|c| c.key);
+            found.heads[first + q] = FoundHead {
+                count: count as u32,
+                frontier: next.unwrap_or(candidates.frontier),
+                overflow: 0,
+                reserved: 0,
+            };
+        }
+        Ok(())
+    }
+
+    /// Searches one query until it has `k` candidates or all there are.
+    fn search_one(
+        &mut self,
+        q: &[f32],
+        bound: QueryBound,
+        lists: &[u32],
+        k: usize,
+    ) -> Result<Candidates, GpuError> {
+        let mut asked = k;
+        loop {
+            let query = TierQuery {
+                q,
+                q_norm: bound.q_norm,
+                q_err: bound.q_err,
+                lists,
+                k: asked,
+            };
+            let mut search = Search {
+                catalog: self.catalog,
+                engine: &mut *self.engine,
+                rounding: self.rounding,
+                scratch_limit: self.scratch_limit / 4,
+                wait: Wait {
+                    until: self.wait.until,
+                    poll: &mut *self.wait.poll,
+                },
+                times: SearchTimes::default(),
+            };
+            let candidates = search
+                .run(&[query])?
+                .pop()
+                .ok_or_else(|| GpuError::Other("no answer to a query".into()))?;
+            if candidates.items.len() >= k || candidates.frontier == f32::INFINITY {
+                return Ok(candidates);
+            }
+            asked *= 4;
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The plan of a batch that the device answers on its own: sizes, offsets, and which kernels. Pure functions.
+//!
+//! Steps: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
+//! select, for a finite threshold; `Append` scan of its other lists (or, exactly, of everything) against that threshold, and select;
+//! `finish_selected`.
+
+use crate::context::Scans;
+use crate::error::GpuError;
+use crate::launch::finish::MAX_KEEP;
+use crate::launch::probes::MAX_PROBES;
+use crate::launch::scan::Width;
+use crate::memory::{Layout, keep_for, pitch_of};
+use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
+use omen_ivf::Metric;
+
+/// What may be set by measurement. The defaults are those of an H100 (docs/benchmarks.md).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tuning {
+    /// Rows at which a first round is large enough, at least; and per survivor kept.
+    pub first_rows: usize,
+    /// See `first_rows`.
+    pub first_rows_per_kept: usize,
+    /// Up to so many queries, both halves of the queries take part in `scan_wgmma`: memory is the limit there.
+    pub two_halves_queries: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            first_rows: 1024,
+            first_rows_per_kept: 6,
+            two_halves_queries: 64,
+        }
+    }
+}
+
+/// What the tier contributes to a plan.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TierShape {
+    /// Metric of the index.
+    pub metric: Metric,
+    /// Dimension.
+    pub dim: usize,
+    /// Lists of the index.
+    pub n_lists: usize,
+    /// Slots in use.
+    pub n_slots: usize,
+    /// Slots of the longest list.
+    pub longest: usize,
+    /// Which scan kernels the device runs.
+    pub scans: Scans,
+}
+
+impl TierShape {
+    /// Tiles of `rows` rows that the lists make, at most.
+    fn tiles(&self, rows: usize) -> usize {
+        self.n_slots / rows + self.n_lists
+    }
+}
+
+/// What a batch asks for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Wanted {
+    /// Queries.
+    pub n_queries: usize,
+    /// Results of each.
+    pub k: usize,
+    /// Lists of each; `None`: everything, exactly.
+    pub probes: Option<usize>,
+    /// Lists farther than this from the nearest one are left out.
+    pub spread: f32,
+    /// The index's g.
+    pub rounding: f32,
+}
+
+/// The plan of one batch. Offsets are in bytes: of device scratch, or (`host_*`) of page-locked memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchPlan {
+    /// The tier.
+    pub tier: TierShape,
+    /// What is asked for.
+    pub wanted: Wanted,
+    /// Halves per query.
+    pub pitch: usize,
+    /// Lists chosen for each query: all that are searched, or those of the first round where everything is.
+    pub probes: usize,
+    /// Survivors kept.
+    pub keep: usize,
+    /// Room for survivors.
+    pub cap: usize,
+    /// Rows at which the first round is large enough.
+    pub first_rows: usize,
+    /// Kernel of the centroids.
+    pub rank_width: Width,
+    /// Kernel of the rounds.
+    pub width: Width,
+    /// Halves of the queries that take part in the rounds.
+    pub n_halves: u32,
+    /// Room for items of a round.
+    pub max_items: usize,
+    /// f32 `[n, pitch]`.
+    pub queries: usize,
+    /// f16 `[n, 2, pitch]`.
+    pub halves: usize,
+    /// [`QueryConsts`] `[n]`.
+    pub consts: usize,
+    /// f32 `[n]`.
+    pub thresholds: usize,
+    /// u32 `[n]`.
+    pub counts: usize,
+    /// u32 `[n]`.
+    pub overflows: usize,
+    /// f32 `[n, n_lists]`.
+    pub ranks: usize,
+    /// u32 `[n, probes]`.
+    pub lists: usize,
+    /// u32 `[n, probes]`.
+    pub places: usize,
+    /// f32 `[n, probes]`.
+    pub adds: usize,
+    /// f32 `[n, probes]`.
+    pub distances: usize,
+    /// u32 `[n]`.
+    pub n_probes: usize,
+    /// u32 `[n]`.
+    pub n_first: usize,
+    /// u32 `[2, n_lists]`.
+    pub list_pairs: usize,
+    /// u32 `[2, n_lists]`.
+    pub starts: usize,
+    /// u32 `[n, probes]`.
+    pub pair_at: usize,
+    /// u32 `[2, n * probes]`.
+    pub group: usize,
+    /// u32 `[2, n * probes]`.
+    pub pairs: usize,
+    /// [`ScanItem`] `[2, max_items]`.
+    pub items: usize,
+    /// u32 `[2]`.
+    pub n_items: usize,
+    /// u64 `[n, cap]`.
+    pub survivors: usize,
+    /// Bytes of device scratch.
+    pub bytes: usize,
+    /// f32 `[n, dim]`.
+    pub host_raw: usize,
+    /// [`QueryBound`] `[n]`.
+    pub host_bounds: usize,
+    /// u32 `[1]`: set by the device if items found no room.
+    pub host_overflow: usize,
+    /// [`FoundHead`] `[n]`.
+    pub host_heads: usize,
+    /// [`Found`] `[n, k]`.
+    pub host_found: usize,
+    /// Bytes of page-locked memory.
+    pub host_bytes: usize,
+}
+
+/// Lists of the first round of an exact search, at most.
+const EXACT_FIRST_LISTS: usize = 64;
+/// Least room for survivors of a query.
+const MIN_CAP: usize = 4096;
+/// Most room for survivors of a query.
+const MAX_CAP: usize = 1 << 17;
+
+/// The scan kernel for `queries` queries that meet the same rows.
+fn width_for(scans: Scans, queries: usize) -> Width {
+    match scans {
+        Scans::Wgmma => Width::Wgmma,
+        Scans::Mma => match queries {
+            0..=4 => Width::Mma4,
+            5..=8 => Width::Mma8,
+            9..=16 => Width::Mma16,
+            _ => Width::Mma32,
+        },
+        Scans::Fma => Width::Fma,
+    }
+}
+
+impl BatchPlan {
+    /// The plan of a batch. Errors: `Unsupported` for more results or lists than the kernels take.
+    pub fn new(tier: TierShape, wanted: Wanted, tuning: Tuning) -> Result<Self, GpuError> {
+        let (n, n_lists) = (wanted.n_queries, tier.n_lists);
+        let keep = keep_for(wanted.k.max(1));
+        if keep > MAX_KEEP {
+            return Err(GpuError::Unsupported(format!(
+                "k = {} in a batch",
+                wanted.k
+            )));
+        }
+        let probes = match wanted.probes {
+            Some(probes) => probes.clamp(1, n_lists),
+            None => EXACT_FIRST_LISTS.min(n_lists),
+        };
+        if probes > MAX_PROBES {
+            return Err(GpuError::Unsupported(format!("{probes} lists of a query")));
+        }
+        let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
+        let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(MIN_CAP, MAX_CAP);
+        let sharing = (n * probes).div_ceil(n_lists);
+        let width = match wanted.probes {
+            Some(_) => width_for(tier.scans, sharing.min(n)),
+            None => width_for(tier.scans, n),
+        };
+        let max_items = (tier.tiles(width.rows()) * n.div_ceil(width.queries()))
+            .min(n * probes * (tier.longest / width.rows() + 1))
+            .max(1);
+        let pairs = n * probes;
+        if pairs > u32::MAX as usize / 4 || max_items > i32::MAX as usize {
+            return Err(GpuError::Unsupported(format!("{pairs} lists to search")));
+        }
+        let pitch = pitch_of(tier.dim);
+        let mut device = Layout::default();
+        let mut host = Layout::default();
+        let mut take = |bytes: usize| device.take(bytes);
+        let mut plan = Self {
+            pitch,
+            probes,
+            keep,
+            cap,
+            first_rows,
+            rank_width: width_for(tier.scans, n),
+            width,
+            n_halves: if width == Width::Wgmma && n > tuning.two_halves_queries {
+                1
+            } else {
+                2
+            },
+            max_items,
+            queries: take(n * pitch * 4),
+            halves: take(n * pitch * 4),
+            consts: take(n * size_of::<QueryConsts>()),
+            thresholds: take(n * 4),
+            counts: take(n * 4),
+            overflows: take(n * 4),
+            ranks: take(n * n_lists * 4),
+            lists: take(pairs * 4),
+            places: take(pairs * 4),
+            adds: take(pairs * 4),
+            distances: take(pairs * 4),
+            n_probes: take(n * 4),
+            n_first: take(n * 4),
+            list_pairs: take(2 * n_lists * 4),
+            starts: take(2 * n_lists * 4),
+            pair_at: take(pairs * 4),
+            group: take(2 * pairs * 4),
+            pairs: take(2 * pairs * 4),
+            items: take(2 * max_items * size_of::<ScanItem>()),
+            n_items: take(8),
+            survivors: take(n * cap * 8),
+            bytes: 0,
+            host_raw: host.take(n * tier.dim * 4),
+            host_bounds: host.take(n * size_of::<QueryBound>()),
+            host_overflow: host.take(4),
+            host_heads: host.take(n * size_of::<FoundHead>()),
+            host_found: host.take(n * wanted.k * size_of::<Found>()),
+            host_bytes: 0,
+            tier,
+            wanted,
+        };
+        plan.bytes = device.end();
+        plan.host_bytes = host.end();
+        Ok(plan)
+    }
+
+    /// Whether everything is searched.
+    pub fn is_exact(&self) -> bool {
+        self.wanted.probes.is_none()
+    }
+}
+
+/// The largest batch of at most `wanted.n_queries` queries whose scratch fits into `limit` bytes. Errors: `OutOfMemory` if not even one
+/// query fits, and those of [`BatchPlan::new`].
+pub fn fitting(
+    tier: TierShape,
+    wanted: Wanted,
+    tuning: Tuning,
+    limit: u64,
+) -> Result<BatchPlan, GpuError> {
+    let whole = BatchPlan::new(tier, wanted, tuning)?;
+    if whole.bytes as u64 <= limit {
+        return Ok(whole);
+    }
+    let needed = |n_queries| {
+        BatchPlan::new(
+            tier,
+            Wanted {
+                n_queries,
+                ..wanted
+            },
+            tuning,
+        )
+    };
+    let (mut fits, mut too_many) = (0, wanted.n_queries);
+    while too_many - fits > 1 {
+        let middle = fits + (too_many - fits) / 2;
+        if needed(middle)?.bytes as u64 <= limit {
+            fits = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    if fits == 0 {
+        return Err(GpuError::OutOfMemory {
+            needed: needed(1)?.bytes as u64,
+            available: limit,
+        });
+    }
+    // Batches of equal size.
+    let n_batches = wanted.n_queries.div_ceil(fits);
+    needed(wanted.n_queries.div_ceil(n_batches))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tier(scans: Scans) -> TierShape {
+        TierShape {
+            metric: Metric::L2,
+            dim: 768,
+            n_lists: 4096,
+            n_slots: 1_000_000,
+            longest: 2000,
+            scans,
+        }
+    }
+
+    fn wanted(n_queries: usize, probes: Option<usize>) -> Wanted {
+        Wanted {
+            n_queries,
+            k: 10,
+            probes,
+            spread: f32::INFINITY,
+            rounding: 1e-6,
+        }
+    }
+
+    #[test]
+    fn batches_are_cut_to_what_fits() {
+        for scans in [Scans::Fma, Scans::Mma, Scans::Wgmma] {
+            for probes in [Some(1), Some(128), None] {
+                let whole =
+                    BatchPlan::new(tier(scans), wanted(5000, probes), Tuning::default()).unwrap();
+                for share in [1, 2, 3, 10, 100] {
+                    let limit = (whole.bytes / share) as u64;
+                    let plan = fitting(tier(scans), wanted(5000, probes), Tuning::default(), limit)
+                        .unwrap();
+                    assert!(plan.bytes as u64 <= limit);
+                    assert!(
+                        plan.wanted.n_queries * share * 2 >= 4900,
+                        "{share}: {}",
+                        plan.wanted.n_queries
+                    );
+                }
+                let none = fitting(tier(scans), wanted(5, probes), Tuning::default(), 1000);
+                assert!(matches!(none, Err(GpuError::OutOfMemory { .. })));
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_kernels_do_not_take_is_refused() {
+        let refused = |wanted| {
+            matches!(
+                BatchPlan::new(tier(Scans::Wgmma), wanted, Tuning::default()),
+                Err(GpuError::Unsupported(_))
+            )
+        };
+        assert!(refused(Wanted {
+            k: 10_000,
+            ..wanted(1, None)
+        }));
+        assert!(!refused(Wanted {
+            k: 1000,
+            ..wanted(10_000, Some(4096))
+        }));
+    }
+
+    #[test]
+    fn the_first_round_has_room() {
+        for k in [1, 10, 100, 1000] {
+            let plan = BatchPlan::new(
+                tier(Scans::Mma),
+                Wanted {
+                    k,
+                    ..wanted(100, Some(64))
+                },
+                Tuning::default(),
+            )
+            .unwrap();
+            assert!(plan.cap >= plan.first_rows + plan.keep && plan.cap >= plan.tier.longest);
+            assert!(plan.first_rows > plan.keep);
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A batch on the simulated device: the steps of `engine/batch.rs`, by the twins.
+
+use super::SimulatedEngine;
+use crate::batch::plan::BatchPlan;
+use crate::context::Wait;
+use crate::engine::Scales;
+use crate::error::GpuError;
+use crate::params::{
+    Found, FoundHead, OVERFLOW_QUERY, QueryBound, QueryConsts, ScanItem, ScanMode,
+};
+use crate::query::{TierQuery, prepare};
+use crate::twin::finish::finish_one;
+use crate::twin::plan::{Round, plan_round};
+use crate::twin::probes::{Choice, Chosen, select_probes};
+use crate::twin::scan::{ScanArrays, centroid_rank, scan_item};
+use crate::twin::select::select_smallest;
+use bytemuck::{cast_slice, cast_slice_mut};
+use half::f16;
+
+/// What the batch's steps hand on.
+struct State {
+    queries: Vec<f32>,
+    consts: Vec<QueryConsts>,
+    thresholds: Vec<f32>,
+    counts: Vec<u32>,
+    overflows: Vec<u32>,
+    survivors: Vec<u64>,
+}
+
+impl State {
+    /// Twin of `prepare_queries`.
+    fn new(plan: &BatchPlan, raw: &[f32], bounds: &[QueryBound]) -> Self {
+        let (n, dim, pitch) = (plan.wanted.n_queries, plan.tier.dim, plan.pitch);
+        let mut state = Self {
+            queries: vec![0.0; n * pitch],
+            consts: Vec::with_capacity(n),
+            thresholds: vec![f32::INFINITY; n],
+            counts: vec![0; n],
+            overflows: vec![0; n],
+            survivors: vec![0; n * plan.cap],
+        };
+        let mut halves = vec![f16::ZERO; 2 * pitch];
+        for q in 0..n {
+            let padded = &mut state.queries[q * pitch..][..pitch];
+            let query = TierQuery {
+                q: &raw[q * dim..][..dim],
+                q_norm: bounds[q].q_norm,
+                q_err: bounds[q].q_err,
+                lists: &[],
+                k: 1,
+            };
+            let g = plan.wanted.rounding;
+            let consts = prepare(plan.tier.metric, &query, g, padded, &mut halves);
+            if consts.is_err() {
+                state.overflows[q] = OVERFLOW_QUERY;
+                padded.fill(0.0);
+            }
+            state.consts.push(consts.unwrap_or_default());
+        }
+        state
+    }
+}
+
+impl SimulatedEngine {
+    /// Runs the batch whose queries are in `host`, and writes its answer there.
+    pub(super) fn answer_batch(
+        &mut self,
+        plan: &BatchPlan,
+        scales: Scales,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let n = plan.wanted.n_queries;
+        let mut host = std::mem::take(&mut self.host);
+        let memory: &mut [u8] = cast_slice_mut(&mut host);
+        let raw = &memory[plan.host_raw..][..n * plan.tier.dim * 4];
+        let bounds = &memory[plan.host_bounds..][..n * size_of::<QueryBound>()];
+        let mut state = State::new(plan, cast_slice(raw), cast_slice(bounds));
+
+        let chosen = self.choose(plan, &state, wait)?;
+        for (q, chosen) in chosen.iter().enumerate() {
+            state.counts[q] = chosen.count;
+            state.overflows[q] |= chosen.overflow;
+        }
+        self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
+        select_all(plan, &mut state);
+        if plan.is_exact() {
+            state.counts.fill(0);
+            self.scan_everything(plan, scales, &mut state, wait)?;
+        } else {
+            self.scan_round(plan, scales, &mut state, &chosen, 1, wait)?;
+        }
+        select_all(plan, &mut state);
+
+        let k = plan.wanted.k;
+        let (heads, found) = memory.split_at_mut(plan.host_found);
+        let heads: &mut [FoundHead] = cast_slice_mut(&mut heads[plan.host_heads..][..n * 16]);
+        let found: &mut [Found] = cast_slice_mut(&mut found[..n * k * size_of::<Found>()]);
+        for (q, head) in heads.iter_mut().enumerate() {
+            let kept = (state.counts[q] as usize).min(plan.keep);
+            let (mut of_query, items) = finish_one(
+                &self.arrays(),
+                &state.queries[q * plan.pitch..][..plan.pitch],
+                &state.consts[q],
+                scales,
+                &state.survivors[q * plan.cap..][..kept],
+                state.thresholds[q],
+                k,
+            );
+            of_query.overflow = state.overflows[q];
+            *head = of_query;
+            found[q * k..][..items.len()].copy_from_slice(&items);
+        }
+        self.host = host;
+        self.fetched = vec![
+            (
+                plan.lists,
+                cast_slice(
+                    &chosen
+                        .iter()
+                        .flat_map(|c| c.lists.clone())
+                        .collect::<Vec<u32>>(),
+                )
+                .to_vec(),
+            ),
+            (
+                plan.n_probes,
+                cast_slice(&chosen.iter().map(|c| c.n_probes).collect::<Vec<u32>>()).to_vec(),
+            ),
+        ];
+        Ok(())
+    }
+
+    /// Ranks the centroids and chooses each query's lists.
+    fn choose(
+        &self,
+        plan: &BatchPlan,
+        state: &State,
+        wait: &mut Wait<'_>,
+    ) -> Result<Vec<Chosen>, GpuError> {
+        let directory = self
+            .directory
+            .as_ref()
+            .ok_or_else(|| GpuError::Unsupported("the tier does not know its centroids".into()))?;
+        let rows: Vec<u32> = directory.slots.iter().map(|s| s.n_slots).collect();
+        let choice = Choice {
+            metric: plan.tier.metric,
+            list_norms: &directory.norms,
+            list_rows: &rows,
+            probes: plan.probes,
+            first_rows: plan.first_rows as u32,
+            cap: plan.cap as u32,
+            spread: plan.wanted.spread,
+            only_first: plan.is_exact(),
+        };
+        let mut all = Vec::new();
+        for (query, consts) in state.queries.chunks_exact(plan.pitch).zip(&state.consts) {
+            (wait.poll)()?;
+            let rank = |(centroid, &norm): (&[f16], &f32)| {
+                let dot = query
+                    .iter()
+                    .zip(centroid)
+                    .map(|(x, c)| x * c.to_f32())
+                    .sum();
+                centroid_rank(plan.tier.metric, consts.norm_sq, dot, norm)
+            };
+            let centroids = directory.centroids.chunks_exact(plan.pitch);
+            let ranks: Vec<f32> = centroids.zip(&directory.norms).map(rank).collect();
+            all.push(select_probes(&choice, consts, &ranks));
+        }
+        Ok(all)
+    }
+
+    /// Scans the lists of one round.
+    fn scan_round(
+        &self,
+        plan: &BatchPlan,
+        scales: Scales,
+        state: &mut State,
+        chosen: &[Chosen],
+        round: usize,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
+        let mut places = Vec::new();
+        for of_query in chosen {
+            places.extend(&of_query.places);
+            places.resize(places.len().next_multiple_of(plan.probes), 0);
+        }
+        let slots = self.directory.as_ref().map_or(&[][..], |d| &d.slots);
+        let (rows, width) = (plan.width.rows() as u32, plan.width.queries() as u32);
+        let wanted = |q: usize, place: usize| {
+            let first = place < chosen[q].n_first as usize;
+            if round == 0 {
+                first
+            } else {
+                !first && place < chosen[q].n_probes as usize
+            }
+        };
+        let planned = plan_round(&lists, plan.probes, slots, rows, width, wanted);
+        let mode = if round == 0 {
+            ScanMode::Place
+        } else {
+            ScanMode::Append
+        };
+        self.scan_items(plan, scales, state, &planned, &places, mode, wait)
+    }
+
+    /// Scans every row against every query.
+    fn scan_everything(
+        &self,
+        plan: &BatchPlan,
+        scales: Scales,
+        state: &mut State,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let (rows, n) = (plan.width.rows(), plan.wanted.n_queries);
+        let mut planned = Round {
+            group: (0..n as u32).collect(),
+            ..Round::default()
+        };
+        for first in (0..plan.tier.n_slots).step_by(rows) {
+            for query in (0..n).step_by(plan.width.queries()) {
+                planned.items.push(ScanItem {
+                    first_slot: first as u32,
+                    first_row: first as u32,
+                    first_query: query as u32,
+                    n_rows: rows.min(plan.tier.n_slots - first) as u16,
+                    n_queries: plan.width.queries().min(n - query) as u16,
+                });
+            }
+        }
+        self.scan_items(plan, scales, state, &planned, &[], ScanMode::Append, wait)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn scan_items(
+        &self,
+        plan: &BatchPlan,
+        scales: Scales,
+        state: &mut State,
+        round: &Round,
+        places: &[u32],
+        mode: ScanMode,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let tier = self.arrays();
+        let mut arrays = ScanArrays {
+            queries: &state.queries,
+            consts: &state.consts,
+            group: &round.group,
+            pairs: &round.pairs,
+            places,
+            thresholds: &state.thresholds,
+            counts: &mut state.counts,
+            survivors: &mut state.survivors,
+            cap: plan.cap,
+            loose_scale: scales.loose,
+            mode,
+            n_halves: plan.n_halves,
+        };
+        for item in &round.items {
+            (wait.poll)()?;
+            scan_item(&tier, &mut arrays, item);
+        }
+        Ok(())
+    }
+}
+
+fn select_all(plan: &BatchPlan, state: &mut State) {
+    for (q, survivors) in state.survivors.chunks_exact_mut(plan.cap).enumerate() {
+        select_smallest(
+            survivors,
+            &mut state.counts[q],
+            &mut state.thresholds[q],
+            &mut state.overflows[q],
+            plan.keep,
+        );
+    }
+}

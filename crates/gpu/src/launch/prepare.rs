@@ -1,0 +1,22 @@
+//! Launcher of `prepare_queries` (`kernels/prepare.cu`).
+
+use super::{number_of, query_grid};
+use crate::context::{Context, Stream};
+use crate::error::GpuError;
+use crate::memory::PITCH_STEP;
+use crate::params::PrepareParams;
+
+const KERNEL: usize = number_of("prepare_queries");
+
+/// Prepares the queries and the state of a batch. Grid: one block of 128 threads a query. The addresses in `params` must be those of
+/// live arrays of the shapes [`PrepareParams`] gives, `raw` (16-byte aligned) and `bounds` on the device or page-locked.
+pub fn prepare_queries(
+    ctx: &Context,
+    stream: &Stream,
+    mut params: PrepareParams,
+) -> Result<(), GpuError> {
+    assert_eq!(params.pitch as usize % PITCH_STEP, 0);
+    assert!(params.dim <= params.pitch && params.raw.is_multiple_of(16));
+    let grid = (query_grid(params.n_queries as usize)?, 1, 1);
+    ctx.launch(stream, KERNEL, grid, 128, 0, &mut params)
+}

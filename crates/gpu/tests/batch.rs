@@ -1,0 +1,120 @@
+//! Batches that the device answers on its own, on the simulated device, against brute force.
+
+mod common;
+
+use common::{Fixture, Flavour, METRICS, centroids, check_batch, rng, search_batch};
+use omen_gpu::{Gpu, GpuError, Lists};
+use omen_ivf::Metric;
+use rand::Rng;
+use std::time::Duration;
+
+const NO_LIMIT: u64 = 1 << 32;
+const LONG: Duration = Duration::from_secs(60);
+
+/// Sizes of `n` lists that add up to about `total`, some empty, one longer than the others.
+fn sizes(rng: &mut impl Rng, n: usize, total: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> = (0..n)
+        .map(|_| rng.random_range(0..2 * total / n + 1))
+        .collect();
+    sizes[n / 2] = 0;
+    sizes[n / 3] += total / 4;
+    sizes
+}
+
+#[test]
+fn batches_match_brute_force() {
+    let mut rng = rng("batches_match_brute_force");
+    let gpu = Gpu::open_simulated();
+    for (dim, n_lists, rows, batch) in [(3, 40, 9000, 9), (96, 50, 6000, 33), (768, 20, 1500, 5)] {
+        for metric in METRICS {
+            let sizes = sizes(&mut rng, n_lists, rows);
+            let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
+            let tier = fixture.load(&gpu, NO_LIMIT).unwrap();
+            tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+            for k in [1, 10, 200] {
+                let queries = fixture.queries(&mut rng, batch, k);
+                let probes = rng.random_range(1..=n_lists as u32);
+                for lists in [
+                    Lists::Nearest {
+                        probes,
+                        spread: f32::INFINITY,
+                    },
+                    Lists::Nearest {
+                        probes,
+                        spread: rng.random_range(0.0..10.0),
+                    },
+                    Lists::All,
+                ] {
+                    for skipped in [&[][..], &[n_lists as u32 / 3, 7]] {
+                        let found = search_batch(&tier, &queries, lists, skipped).unwrap();
+                        let what = format!("{} dim {dim} {lists:?} k {k}", metric.name());
+                        check_batch(&fixture, &queries, lists, skipped, &found, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_rounds_lose_is_searched_again() {
+    let mut rng = rng("what_the_rounds_lose_is_searched_again");
+    for flavour in [Flavour::Offset, Flavour::Duplicates, Flavour::Approaching] {
+        for metric in METRICS {
+            let fixture = Fixture::random(&mut rng, metric, 8, &[20, 30_000, 500], flavour);
+            let tier = fixture.load(&Gpu::open_simulated(), NO_LIMIT).unwrap();
+            tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+            let queries = fixture.queries(&mut rng, 3, 10);
+            for lists in [
+                Lists::Nearest {
+                    probes: 2,
+                    spread: f32::INFINITY,
+                },
+                Lists::All,
+            ] {
+                let found = search_batch(&tier, &queries, lists, &[]).unwrap();
+                let what = format!("{flavour:?} {} {lists:?}", metric.name());
+                check_batch(&fixture, &queries, lists, &[], &found, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn little_scratch_means_small_parts() {
+    let mut rng = rng("little_scratch_means_small_parts");
+    let fixture = Fixture::random(&mut rng, Metric::L2, 64, &[2000, 1000, 40], Flavour::Plain);
+    let tier = fixture.load(&Gpu::open_simulated(), 20 << 20).unwrap();
+    tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+    let queries = fixture.queries(&mut rng, 700, 5);
+    let lists = Lists::Nearest {
+        probes: 2,
+        spread: f32::INFINITY,
+    };
+    let found = search_batch(&tier, &queries, lists, &[]).unwrap();
+    check_batch(&fixture, &queries, lists, &[], &found, "small parts");
+}
+
+#[test]
+fn batches_refuse_what_they_cannot_do() {
+    let mut rng = rng("batches_refuse_what_they_cannot_do");
+    let fixture = Fixture::random(&mut rng, Metric::L2, 16, &[100, 50], Flavour::Plain);
+    let tier = fixture.load(&Gpu::open_simulated(), NO_LIMIT).unwrap();
+    let mut queries = fixture.queries(&mut rng, 3, 5);
+    let unsupported = |queries: &common::Queries| {
+        let found = search_batch(&tier, queries, Lists::All, &[]);
+        assert!(matches!(found, Err(GpuError::Unsupported(_))), "{found:?}");
+    };
+    unsupported(&queries); // no centroids yet
+    assert!(matches!(
+        tier.set_centroids(&centroids(&fixture)[1..], LONG),
+        Err(GpuError::Other(_))
+    ));
+    tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+    assert!(search_batch(&tier, &queries, Lists::All, &[]).is_ok());
+    queries.k = 100_000;
+    unsupported(&queries);
+    queries.k = 5;
+    queries.items[1].q[3] = f32::NAN;
+    unsupported(&queries);
+}

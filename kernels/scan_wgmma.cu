@@ -1,0 +1,358 @@
+// scan_wgmma: exact scan of list tiles against the queries that probe them, for any number of queries (compute capability 9.0a).
+//
+// In:  ScanParams. Item: n_rows <= 128 rows of one list, n_queries <= 256 queries; pitch a multiple of 32.
+// Out: by mode, see params.h.
+// Grid: one block per multiprocessor, which share the items; block 384, dynamic shared memory sizeof(Shared) + 1,024.
+//
+// Warpgroup 0 brings tiles of 64 dimensions (rows, and queries gathered by `group`) into a ring of stages by 16-byte asynchronous
+// copies; warpgroups 1 and 2 take 64 rows each and multiply. The number of queries decides among four widths of the product, so
+// that lists which few queries probe cost memory time only. The epilogue compares with the thresholds in terms of the bare inner
+// product (three instructions a pair) and computes the loose key of what passes; survivors are gathered in shared memory, because
+// a round trip to device memory for each would take longer than the products.
+//
+// Two numbers, 1M x 768 at 1,024 queries: bytes 1.54 GB (0.51 ms at 3 TB/s); operations 2 * n_rows * pitch * n_queries, 1.57 T: 2.0 ms
+// at 790 TFLOP/s. Through L2 go n_rows * pitch * 2 bytes per 256 queries and as much for every 128 rows of queries: 12 GB/ms.
+#include "scan_items.h"
+#include "wgmma.h"
+
+#define WG_ROWS 128u
+#define WG_WIDTH 256u
+#define WG_COLUMNS 64u // dimensions of a stage: rows of 128 bytes
+#define WG_STAGES 4u
+#define WG_LOADERS 128u
+#define WG_WORKERS 256u
+#define WG_KEPT 1024u // survivors of an item gathered in shared memory; more go out one by one
+
+// What the epilogue knows of a row and of a query.
+struct RowInfo {
+    float norm_sq, norm, err;
+    u32 alive;
+};
+struct QueryInfo {
+    float base, per_norm_sq, per_norm; // passes if accumulator > base + per_norm_sq ||h||^2 - per_norm ||h||
+    u32 query;
+};
+
+struct Shared {
+    __half rows[WG_STAGES][WG_ROWS * WG_COLUMNS];
+    __half queries[WG_STAGES][WG_WIDTH * WG_COLUMNS];
+    RowInfo row_info[WG_ROWS];
+    QueryInfo query_info[WG_WIDTH];
+    u64 kept[WG_KEPT];
+    unsigned short kept_query[WG_KEPT];
+    u64 full[WG_STAGES], empty[WG_STAGES];
+    u32 n_kept;
+    float largest_err[4];
+    u32 reserved;
+};
+static_assert(sizeof(Shared) == 213080, "WGMMA_SHARED_BYTES in crates/gpu/src/launch/scan.rs");
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+__device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void barrier_init(u64* barrier, u32 arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u64* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u64* barrier, u32 parity) {
+    asm volatile(
+        "{\n.reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n}\n" ::"r"(shared_address(barrier)),
+        "r"(parity)
+        : "memory");
+}
+
+// `bytes` is 16, or 0 to write zeroes.
+__device__ __forceinline__ void copy16(u32 to, const void* from, u32 bytes) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+
+// The workers alone.
+__device__ __forceinline__ void sync_workers() { asm volatile("bar.sync 1, %0;" ::"n"(WG_WORKERS) : "memory"); }
+
+// Where chunk c (16 bytes) of row r lies in a tile of 128-byte rows, swizzled.
+__device__ __forceinline__ u32 swizzled(u32 row, u32 chunk) { return row * 128 + ((chunk ^ (row & 7)) << 4); }
+
+__device__ __forceinline__ u32 stages_of(const ScanParams& p) {
+    return (p.tier.pitch + WG_COLUMNS - 1) / WG_COLUMNS * p.n_halves;
+}
+
+// The number of queries rounded up to a width there is a product for.
+__device__ __forceinline__ u32 width_of(u32 n_queries) {
+    return n_queries <= 16 ? 16 : n_queries <= 64 ? 64 : n_queries <= 128 ? 128 : 256;
+}
+
+__device__ __forceinline__ void load_tiles(const ScanParams& p, Shared& s) {
+    const u32 chunk = threadIdx.x & 7, first = threadIdx.x >> 3; // this thread: a chunk of every 16th row
+    const u32 pitch = p.tier.pitch, per_half = (pitch + WG_COLUMNS - 1) / WG_COLUMNS;
+    const u32 n_items = item_count<WG_ROWS, WG_WIDTH>(p);
+    u32 stage = 0, parity = 1;
+    for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) {
+        const ScanItem item = item_of<WG_ROWS, WG_WIDTH>(p, i);
+        const u32 width = width_of(item.n_queries);
+        u32 query[WG_WIDTH / 16];
+#pragma unroll
+        for (u32 j = 0; j < WG_WIDTH / 16; ++j) {
+            if (16 * j < width) query[j] = query_at(p, item.first_query + min(first + 16 * j, item.n_queries - 1u));
+        }
+        for (u32 half = 0; half < p.n_halves; ++half) {
+            for (u32 k = 0; k < per_half; ++k) {
+                barrier_wait(&s.empty[stage], parity);
+                // A last stage of 32 dimensions is filled up with zeroes.
+                const u32 wanted = k * WG_COLUMNS + chunk * 8, bytes = wanted < pitch ? 16 : 0, column = wanted < pitch ? wanted : 0;
+                const u32 rows = shared_address(s.rows[stage]), queries = shared_address(s.queries[stage]);
+#pragma unroll
+                for (u32 j = 0; j < WG_ROWS / 16; ++j) {
+                    // Rows past the item's end read its last row instead; the epilogue drops them.
+                    const u32 row = first + 16 * j, slot = item.first_slot + min(row, item.n_rows - 1u);
+                    copy16(rows + swizzled(row, chunk), p.tier.rows + (size_t)slot * pitch + column, bytes);
+                }
+#pragma unroll
+                for (u32 j = 0; j < WG_WIDTH / 16; ++j) {
+                    if (16 * j < width) {
+                        copy16(queries + swizzled(first + 16 * j, chunk), p.halves + ((size_t)query[j] * 2 + half) * pitch + column, bytes);
+                    }
+                }
+                asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&s.full[stage])) : "memory");
+                if (++stage == WG_STAGES) stage = 0, parity ^= 1;
+            }
+        }
+    }
+    asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// What this worker's row and query contribute to the epilogue, loaded while the products run.
+struct Mine {
+    RowInfo row;
+    QueryConsts consts;
+    float threshold;
+    u32 query;
+};
+
+__device__ __forceinline__ Mine load_mine(const ScanParams& p, const ScanItem& item, u32 worker) {
+    Mine mine;
+    mine.query = query_at(p, item.first_query + min(worker, item.n_queries - 1u));
+    mine.consts = p.consts[mine.query];
+    mine.threshold = p.mode == SCAN_APPEND ? __ldg(p.thresholds + mine.query) : __uint_as_float(0x7F800000u);
+    const u32 slot = item.first_slot + min(worker, item.n_rows - 1u);
+    mine.row.norm_sq = __ldg(p.tier.norm_sq + slot);
+    mine.row.norm = norm_upper(mine.row.norm_sq);
+    mine.row.err = 0.0f;
+    mine.row.alive = worker < item.n_rows;
+    if (p.mode != SCAN_RANK) {
+        mine.row.err = __ldg(p.tier.err + slot);
+        mine.row.alive = mine.row.alive && ((__ldg(p.tier.live + (slot >> 5)) >> (slot & 31)) & 1u);
+    }
+    return mine;
+}
+
+__device__ __forceinline__ float slack_of(const ScanParams& p, const QueryConsts& consts) {
+    return p.n_halves == 2 ? consts.slack : consts.slack_high;
+}
+
+// The threshold in terms of the accumulator, not above where the loose key falls below it: 2^-19 pays for the roundings here.
+__device__ __forceinline__ QueryInfo query_info(const ScanParams& p, const Mine& mine, float largest_err) {
+    const float give = 1.9073486328125e-6f;
+    const QueryConsts& q = mine.consts;
+    const float slack = slack_of(p, q) * (1.0f + give);
+    QueryInfo info;
+    info.query = mine.query;
+    if (p.tier.metric == METRIC_NEG_IP) {
+        const float worst = largest_err * q.norm_up;
+        info.base = (-mine.threshold - worst - give * (fabsf(mine.threshold) + worst)) / q.dot_scale;
+        info.per_norm_sq = 0.0f;
+        info.per_norm = slack / q.dot_scale;
+    } else {
+        const float reach = (mine.threshold + largest_err + q.err) / p.loose_scale;
+        const float square = reach * reach, half_scale = 0.5f / q.dot_scale;
+        info.base = (q.norm_sq * (1.0f - give) - square * (1.0f + give)) * half_scale;
+        info.per_norm_sq = (1.0f - give) * half_scale;
+        info.per_norm = slack * half_scale;
+    }
+    // NaN: infinities met; then everything is looked at.
+    if (!(info.base == info.base)) info.base = __uint_as_float(0xFF800000u);
+    return info;
+}
+
+// A pair that may survive: its loose key decides.
+__device__ __forceinline__ void keep_pair(const ScanParams& p, Shared& s, const ScanItem& item, u32 row, u32 column, float sum) {
+    const u32 query = s.query_info[column].query;
+    const QueryConsts consts = p.consts[query];
+    const RowInfo info = s.row_info[row];
+    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack_of(p, consts), sum * consts.dot_scale, info.norm_sq,
+                                info.norm, info.err);
+    if (!(key < __ldg(p.thresholds + query))) return;
+    const u64 number = ((u64)ordered_bits(key) << 32) | (item.first_slot + row);
+    const u32 at = atomicAdd(&s.n_kept, 1u);
+    if (at < WG_KEPT) {
+        s.kept[at] = number;
+        s.kept_query[at] = (unsigned short)column;
+        return;
+    }
+    const u32 place = atomicAdd(p.counts + query, 1u);
+    if (place < p.cap) p.survivors[(size_t)query * p.cap + place] = number;
+}
+
+template <int N>
+__device__ __forceinline__ void epilogue(const ScanParams& p, Shared& s, const ScanItem& item, const float (&d)[N / 2]) {
+    const u32 worker = threadIdx.x - WG_LOADERS, lane = worker & 31;
+    const u32 first_row = (worker >> 5) * 16 + (lane >> 2), t = lane & 3;
+    const RowInfo rows[2] = {s.row_info[first_row], s.row_info[first_row + 8]};
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+        if (8 * j >= item.n_queries) break;
+        bool passes[4];
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const u32 column = 8 * j + 2 * t + e;
+            const QueryInfo q = s.query_info[column];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float limit = fmaf(q.per_norm_sq, rows[h].norm_sq, q.base) - q.per_norm * rows[h].norm;
+                // Negated, so that NaN passes.
+                passes[2 * h + e] = rows[h].alive && column < item.n_queries && !(d[4 * j + 2 * h + e] <= limit);
+            }
+        }
+        if (!__any_sync(0xFFFFFFFFu, passes[0] | passes[1] | passes[2] | passes[3])) continue;
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (passes[i]) keep_pair(p, s, item, first_row + 8 * (i >> 1), 8 * j + 2 * t + (i & 1), d[4 * j + i]);
+        }
+    }
+}
+
+// The modes that keep every row: placed among the survivors, or ranked.
+template <int N>
+__device__ __forceinline__ void put_all(const ScanParams& p, Shared& s, const ScanItem& item, const float (&d)[N / 2]) {
+    const u32 worker = threadIdx.x - WG_LOADERS, lane = worker & 31;
+    const u32 first_row = (worker >> 5) * 16 + (lane >> 2), t = lane & 3;
+#pragma unroll
+    for (int j = 0; j < N / 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const u32 column = 8 * j + 2 * t + e;
+            if (column >= item.n_queries) continue;
+            const u32 query = s.query_info[column].query;
+            const QueryConsts consts = p.consts[query];
+            const u32 start = p.mode == SCAN_PLACE ? p.places[p.pairs[item.first_query + column]] + item.first_row : 0;
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const u32 row = first_row + 8 * h;
+                if (row >= item.n_rows) continue;
+                const RowInfo info = s.row_info[row];
+                const float dot = d[4 * j + 2 * h + e] * consts.dot_scale;
+                if (p.mode == SCAN_RANK) {
+                    p.ranks[(size_t)query * p.n_rows + item.first_slot + row] =
+                        centroid_rank(p.tier.metric, consts.norm_sq, dot, info.norm_sq);
+                } else if (start + row < p.cap) {
+                    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack_of(p, consts), dot, info.norm_sq, info.norm,
+                                                info.err);
+                    p.survivors[(size_t)query * p.cap + start + row] =
+                        info.alive ? ((u64)ordered_bits(key) << 32) | (item.first_slot + row) : ~0ull;
+                }
+            }
+        }
+    }
+}
+
+template <int N>
+__device__ __forceinline__ void multiply(const ScanParams& p, Shared& s, const ScanItem& item, u32& stage, u32& parity) {
+    const u32 worker = threadIdx.x - WG_LOADERS, group = worker >> 7;
+    const Mine mine = load_mine(p, item, worker);
+    const u32 n_stages = stages_of(p);
+    float d[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) d[i] = 0.0f;
+    u32 before = WG_STAGES; // the stage whose products were issued last
+    for (u32 k = 0; k < n_stages; ++k) {
+        barrier_wait(&s.full[stage], parity);
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        const u64 a = matrix_descriptor(shared_address(s.rows[stage]) + group * 64 * 128);
+        const u64 b = matrix_descriptor(shared_address(s.queries[stage]));
+        wgmma_fence();
+#pragma unroll
+        for (u32 i = 0; i < WG_COLUMNS / 16; ++i) wgmma_step(d, a + 2 * i, b + 2 * i, 1);
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (before < WG_STAGES && (worker & 127) == 0) barrier_arrive(&s.empty[before]);
+        before = stage;
+        if (++stage == WG_STAGES) stage = 0, parity ^= 1;
+    }
+    wgmma_wait<0>();
+    if ((worker & 127) == 0) barrier_arrive(&s.empty[before]);
+
+    // The largest radius of a live row loosens the thresholds of all.
+    if (worker < WG_ROWS) {
+        const float err = mine.row.alive ? mine.row.err : 0.0f; // radii are not negative: their bits are in order
+        const u32 largest = __reduce_max_sync(0xFFFFFFFFu, __float_as_uint(err));
+        if ((worker & 31) == 0) s.largest_err[worker >> 5] = __uint_as_float(largest);
+        s.row_info[worker] = mine.row;
+    }
+    if (worker == 0) s.n_kept = 0;
+    sync_workers();
+    const float largest_err = fmaxf(fmaxf(s.largest_err[0], s.largest_err[1]), fmaxf(s.largest_err[2], s.largest_err[3]));
+    s.query_info[worker] = query_info(p, mine, largest_err);
+    sync_workers();
+    if (p.mode != SCAN_APPEND) {
+        put_all<N>(p, s, item, d);
+        sync_workers(); // before the infos are overwritten
+        return;
+    }
+    epilogue<N>(p, s, item, d);
+    sync_workers();
+    const u32 n_kept = min(s.n_kept, WG_KEPT);
+    for (u32 i = worker; i < n_kept; i += WG_WORKERS) {
+        const u32 query = s.query_info[s.kept_query[i]].query;
+        const u32 place = atomicAdd(p.counts + query, 1u);
+        if (place < p.cap) p.survivors[(size_t)query * p.cap + place] = s.kept[i];
+    }
+    sync_workers();
+}
+
+__device__ __forceinline__ void work(const ScanParams& p, Shared& s) {
+    const u32 n_items = item_count<WG_ROWS, WG_WIDTH>(p);
+    u32 stage = 0, parity = 0;
+    for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) {
+        const ScanItem item = item_of<WG_ROWS, WG_WIDTH>(p, i);
+        switch (width_of(item.n_queries)) {
+        case 16: multiply<16>(p, s, item, stage, parity); break;
+        case 64: multiply<64>(p, s, item, stage, parity); break;
+        case 128: multiply<128>(p, s, item, stage, parity); break;
+        default: multiply<256>(p, s, item, stage, parity); break;
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(WG_LOADERS + WG_WORKERS, 1) scan_wgmma(const __grid_constant__ ScanParams p) {
+    unsigned char* raw = reinterpret_cast<unsigned char*>(dynamic_shared);
+    // Swizzled tiles begin at multiples of 1,024.
+    Shared& s = *reinterpret_cast<Shared*>(raw + ((1024 - (shared_address(raw) & 1023)) & 1023));
+    if (threadIdx.x == 0) {
+        for (u32 i = 0; i < WG_STAGES; ++i) {
+            barrier_init(&s.full[i], WG_LOADERS);
+            barrier_init(&s.empty[i], WG_WORKERS / 128);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (threadIdx.x < WG_LOADERS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 72;");
+        load_tiles(p, s);
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 216;");
+        work(p, s);
+    }
+}
+
+#else // no wgmma: the launcher never picks this there
+
+extern "C" __global__ void scan_wgmma(const __grid_constant__ ScanParams p) { __trap(); }
+
+#endif

@@ -1,0 +1,149 @@
+//! Batches that a real GPU answers on its own, against brute force, with every kind of scan kernel. Without a GPU, every test prints
+//! `skipped: <reason>` and passes. `OMEN_GPU_TEST_SMALL=1` shrinks the sizes (for compute-sanitizer).
+
+#[path = "../../crates/gpu/tests/common/mod.rs"]
+mod common;
+#[path = "gpu_parity/real_gpu.rs"]
+mod real_gpu;
+
+use common::{Fixture, Flavour, METRICS, centroids, check_batch, rng, search_batch};
+use omen_gpu::context::Scans;
+use omen_gpu::{Gpu, Lists};
+use omen_ivf::Metric;
+use rand::Rng;
+use real_gpu::{gpu, small};
+use std::time::Duration;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// The device with each kind of scan kernels it runs.
+fn devices() -> Vec<(Scans, Gpu)> {
+    let Some(gpu) = gpu() else { return Vec::new() };
+    let best = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
+    let (major, minor) = omen_gpu::devices().unwrap()[0].capability;
+    let image = omen_gpu::module::image_for(major, minor).unwrap();
+    [Scans::Fma, Scans::Mma, Scans::Wgmma]
+        .into_iter()
+        .filter(|scans| *scans <= best)
+        .map(|scans| (scans, Gpu::open_image(0, &image, scans).unwrap()))
+        .collect()
+}
+
+/// Sizes of `n` lists that add up to about `total`, some empty, one longer than the others.
+fn sizes(rng: &mut impl Rng, n: usize, total: usize) -> Vec<usize> {
+    let mut sizes: Vec<usize> = (0..n)
+        .map(|_| rng.random_range(0..2 * total / n + 1))
+        .collect();
+    sizes[n / 2] = 0;
+    sizes[n / 3] += total / 4;
+    sizes
+}
+
+#[test]
+fn batches_match_brute_force() {
+    let mut rng = rng("batches_match_brute_force");
+    let shapes: &[(usize, usize, usize, usize)] = if small() {
+        &[(3, 20, 700, 5), (100, 12, 500, 40)]
+    } else {
+        // (dimensions, lists, rows, queries)
+        &[
+            (1, 30, 4000, 7),
+            (3, 40, 9000, 9),
+            (96, 200, 9000, 300),
+            (100, 50, 20_000, 33),
+            (768, 60, 6000, 150),
+            (1000, 20, 3000, 5),
+            (4096, 9, 700, 70),
+            (16_000, 3, 200, 2),
+        ]
+    };
+    for (scans, gpu) in devices() {
+        for &(dim, n_lists, rows, batch) in shapes {
+            for metric in METRICS {
+                let sizes = sizes(&mut rng, n_lists, rows);
+                let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
+                let tier = fixture.load(&gpu, 8 << 30).unwrap();
+                tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+                for k in [1, 10, 200] {
+                    let queries = fixture.queries(&mut rng, batch, k);
+                    let probes = rng.random_range(1..=n_lists as u32);
+                    let spread = rng.random_range(0.0..10.0);
+                    for lists in [
+                        Lists::Nearest {
+                            probes,
+                            spread: f32::INFINITY,
+                        },
+                        Lists::Nearest { probes, spread },
+                        Lists::All,
+                    ] {
+                        for skipped in [&[][..], &[n_lists as u32 / 3, 1]] {
+                            let what =
+                                format!("{scans:?} {} dim {dim} {lists:?} k {k}", metric.name());
+                            let found = search_batch(&tier, &queries, lists, skipped)
+                                .unwrap_or_else(|e| panic!("{what}: {e}"));
+                            check_batch(&fixture, &queries, lists, skipped, &found, &what);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_rounds_lose_is_searched_again() {
+    let mut rng = rng("what_the_rounds_lose_is_searched_again");
+    let n = if small() { 5000 } else { 60_000 };
+    for (scans, gpu) in devices() {
+        for flavour in [Flavour::Offset, Flavour::Duplicates, Flavour::Approaching] {
+            for metric in METRICS {
+                let fixture = Fixture::random(&mut rng, metric, 8, &[20, n, 500], flavour);
+                let tier = fixture.load(&gpu, 8 << 30).unwrap();
+                tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+                let queries = fixture.queries(&mut rng, 3, 10);
+                for lists in [
+                    Lists::Nearest {
+                        probes: 2,
+                        spread: f32::INFINITY,
+                    },
+                    Lists::All,
+                ] {
+                    let found = search_batch(&tier, &queries, lists, &[]).unwrap();
+                    let what = format!("{scans:?} {flavour:?} {} {lists:?}", metric.name());
+                    check_batch(&fixture, &queries, lists, &[], &found, &what);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_same_batch_gives_the_same_answer_again() {
+    // The second time a recorded graph answers; in between others use the memory.
+    let mut rng = rng("the_same_batch_gives_the_same_answer_again");
+    for (scans, gpu) in devices() {
+        let sizes = sizes(&mut rng, 30, 3000);
+        let fixture = Fixture::random(&mut rng, Metric::L2, 96, &sizes, Flavour::Plain);
+        let tier = fixture.load(&gpu, 8 << 30).unwrap();
+        tier.set_centroids(&centroids(&fixture), LONG).unwrap();
+        let lists = Lists::Nearest {
+            probes: 9,
+            spread: f32::INFINITY,
+        };
+        for batch in [1, 2, 16, 64, 65, 300] {
+            let queries = fixture.queries(&mut rng, batch, 10);
+            let first = search_batch(&tier, &queries, lists, &[]).unwrap();
+            let other = fixture.queries(&mut rng, batch, 10);
+            search_batch(&tier, &other, lists, &[]).unwrap();
+            search_batch(&tier, &other, Lists::All, &[]).unwrap();
+            let again = search_batch(&tier, &queries, lists, &[]).unwrap();
+            for q in 0..batch {
+                assert_eq!(
+                    first.of(q),
+                    again.of(q),
+                    "{scans:?} batch {batch} query {q}"
+                );
+            }
+        }
+    }
+}
