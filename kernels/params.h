@@ -55,7 +55,14 @@ static_assert(sizeof(ScanItem) == 16, "ScanItem");
 #define SCAN_PLACE 1u  // every entry's loose key goes to a place of its own among the survivors; ~0 for dead entries
 #define SCAN_RANK 2u   // the rows are centroids: l2sq, or minus the inner product, goes to ranks[query, slot]
 
+// A tensor map of the driver (cuTensorMapEncodeTiled): what the bulk copy engine needs to know of a matrix.
+struct alignas(64) TensorMap {
+    u64 opaque[16];
+};
+
 struct ScanParams {
+    TensorMap row_map;         // wgmma: rows [n_slots, pitch], boxes of 128 x 64, swizzled by 128 bytes
+    TensorMap query_map;       // wgmma, where group is null: halves [n_queries, 2, pitch], boxes of 64 x 1 x 64, likewise
     TierView tier;
     const __half* halves;      // [n_queries, 2, pitch] high and low half of the scaled queries
     const float* queries;      // [n_queries, pitch]
@@ -76,9 +83,10 @@ struct ScanParams {
     u32 n_rows;
     u32 n_queries;
     u32 n_halves;              // 2: both halves of the queries; 1: the high ones alone (wgmma only)
-    u32 reserved;
+    u32 tier_slots;            // wgmma: rows of tier.rows
+    u32 reserved[4];
 };
-static_assert(sizeof(ScanParams) == 176, "ScanParams");
+static_assert(sizeof(ScanParams) == 448, "ScanParams");
 
 struct SelectParams {
     u64* survivors;    // [n_queries, cap]

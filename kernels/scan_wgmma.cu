@@ -4,8 +4,8 @@
 // Out: by mode, see params.h.
 // Grid: one block per multiprocessor, which share the items; block 384, dynamic shared memory sizeof(Shared) + 1,024.
 //
-// Warpgroup 0 brings tiles of 64 dimensions (rows, and queries gathered by `group`) into a ring of stages by 16-byte asynchronous
-// copies; warpgroups 1 and 2 take 64 rows each and multiply. The number of queries decides among four widths of the product, so
+// Warpgroup 0 brings tiles of 64 dimensions into a ring of stages: the rows by the bulk copy engine, the queries too where they follow
+// each other, and by 16-byte asynchronous copies where `group` gathers them; warpgroups 1 and 2 take 64 rows each and multiply. The number of queries decides among four widths of the product, so
 // that lists which few queries probe cost memory time only. The epilogue compares with the thresholds in terms of the bare inner
 // product (three instructions a pair) and computes the loose key of what passes; survivors are gathered in shared memory, because
 // a round trip to device memory for each would take longer than the products.
@@ -89,38 +89,70 @@ __device__ __forceinline__ u32 width_of(u32 n_queries) {
     return n_queries <= 16 ? 16 : n_queries <= 64 ? 64 : n_queries <= 128 ? 128 : 256;
 }
 
+// One thread: `bytes` will come to the barrier by bulk copies.
+__device__ __forceinline__ void barrier_expect(u64* barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void bulk_rows(void* to, const TensorMap& map, u32 column, u32 row, u64* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_address(to)),
+        "l"(&map), "r"(column), "r"(row), "r"(shared_address(barrier))
+        : "memory");
+}
+
+__device__ __forceinline__ void bulk_queries(void* to, const TensorMap& map, u32 column, u32 half, u32 query, u64* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
+            shared_address(to)),
+        "l"(&map), "r"(column), "r"(half), "r"(query), "r"(shared_address(barrier))
+        : "memory");
+}
+
+#define WG_BOX 64u // queries of a bulk copy
+
+// Rows and columns beyond the matrices come as zeroes; rows past an item's end are those of the next list: the epilogue drops them.
 __device__ __forceinline__ void load_tiles(const ScanParams& p, Shared& s) {
-    const u32 chunk = threadIdx.x & 7, first = threadIdx.x >> 3; // this thread: a chunk of every 16th row
+    const bool gathers = p.group != nullptr;
+    const u32 thread = threadIdx.x;
+    if (!gathers && thread != 0) return;
+    const u32 chunk = thread & 7, first = thread >> 3; // this thread: a chunk of every 16th query
     const u32 pitch = p.tier.pitch, per_half = (pitch + WG_COLUMNS - 1) / WG_COLUMNS;
     const u32 n_items = item_count<WG_ROWS, WG_WIDTH>(p);
     u32 stage = 0, parity = 1;
     for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) {
         const ScanItem item = item_of<WG_ROWS, WG_WIDTH>(p, i);
         const u32 width = width_of(item.n_queries);
+        const u32 boxes = (width + WG_BOX - 1) / WG_BOX;
+        const u32 bytes = (WG_ROWS + (gathers ? 0 : boxes * WG_BOX)) * 2 * WG_COLUMNS;
         u32 query[WG_WIDTH / 16];
 #pragma unroll
         for (u32 j = 0; j < WG_WIDTH / 16; ++j) {
-            if (16 * j < width) query[j] = query_at(p, item.first_query + min(first + 16 * j, item.n_queries - 1u));
+            if (gathers && 16 * j < width) query[j] = query_at(p, item.first_query + min(first + 16 * j, item.n_queries - 1u));
         }
         for (u32 half = 0; half < p.n_halves; ++half) {
             for (u32 k = 0; k < per_half; ++k) {
                 barrier_wait(&s.empty[stage], parity);
-                // A last stage of 32 dimensions is filled up with zeroes.
-                const u32 wanted = k * WG_COLUMNS + chunk * 8, bytes = wanted < pitch ? 16 : 0, column = wanted < pitch ? wanted : 0;
-                const u32 rows = shared_address(s.rows[stage]), queries = shared_address(s.queries[stage]);
-#pragma unroll
-                for (u32 j = 0; j < WG_ROWS / 16; ++j) {
-                    // Rows past the item's end read its last row instead; the epilogue drops them.
-                    const u32 row = first + 16 * j, slot = item.first_slot + min(row, item.n_rows - 1u);
-                    copy16(rows + swizzled(row, chunk), p.tier.rows + (size_t)slot * pitch + column, bytes);
-                }
-#pragma unroll
-                for (u32 j = 0; j < WG_WIDTH / 16; ++j) {
-                    if (16 * j < width) {
-                        copy16(queries + swizzled(first + 16 * j, chunk), p.halves + ((size_t)query[j] * 2 + half) * pitch + column, bytes);
+                if (thread == 0) {
+                    barrier_expect(&s.full[stage], bytes);
+                    bulk_rows(s.rows[stage], p.row_map, k * WG_COLUMNS, item.first_slot, &s.full[stage]);
+                    for (u32 b = 0; !gathers && b < boxes; ++b) {
+                        bulk_queries(s.queries[stage] + b * WG_BOX * WG_COLUMNS, p.query_map, k * WG_COLUMNS, half,
+                                     item.first_query + b * WG_BOX, &s.full[stage]);
                     }
                 }
-                asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&s.full[stage])) : "memory");
+                if (gathers) {
+                    // A last stage of 32 dimensions is filled up with zeroes.
+                    const u32 wanted = k * WG_COLUMNS + chunk * 8, n = wanted < pitch ? 16 : 0, column = wanted < pitch ? wanted : 0;
+                    const u32 queries = shared_address(s.queries[stage]);
+#pragma unroll
+                    for (u32 j = 0; j < WG_WIDTH / 16; ++j) {
+                        if (16 * j < width) {
+                            copy16(queries + swizzled(first + 16 * j, chunk), p.halves + ((size_t)query[j] * 2 + half) * pitch + column, n);
+                        }
+                    }
+                    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&s.full[stage])) : "memory");
+                }
                 if (++stage == WG_STAGES) stage = 0, parity ^= 1;
             }
         }
@@ -267,13 +299,15 @@ __device__ __forceinline__ void multiply(const ScanParams& p, Shared& s, const S
     const u32 worker = threadIdx.x - WG_LOADERS, group = worker >> 7;
     const Mine mine = load_mine(p, item, worker);
     const u32 n_stages = stages_of(p);
+    const bool gathers = p.group != nullptr;
     float d[N / 2];
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) d[i] = 0.0f;
     u32 before = WG_STAGES; // the stage whose products were issued last
     for (u32 k = 0; k < n_stages; ++k) {
         barrier_wait(&s.full[stage], parity);
-        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        // What plain copies wrote becomes visible to the tensor cores.
+        if (gathers) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
         const u64 a = matrix_descriptor(shared_address(s.rows[stage]) + group * 64 * 128);
         const u64 b = matrix_descriptor(shared_address(s.queries[stage]));
         wgmma_fence();
@@ -336,7 +370,7 @@ extern "C" __global__ void __launch_bounds__(WG_LOADERS + WG_WORKERS, 1) scan_wg
     Shared& s = *reinterpret_cast<Shared*>(raw + ((1024 - (shared_address(raw) & 1023)) & 1023));
     if (threadIdx.x == 0) {
         for (u32 i = 0; i < WG_STAGES; ++i) {
-            barrier_init(&s.full[i], WG_LOADERS);
+            barrier_init(&s.full[i], p.group == nullptr ? 1 : 1 + WG_LOADERS);
             barrier_init(&s.empty[i], WG_WORKERS / 128);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

@@ -23,6 +23,7 @@ pub mod params;
 pub mod plan;
 pub mod query;
 mod search;
+mod tensor_map;
 pub mod tier;
 pub mod tier_builder;
 pub mod twin;

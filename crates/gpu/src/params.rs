@@ -76,10 +76,22 @@ pub enum ScanMode {
 /// A survivor that stands for nothing.
 pub const NOTHING: u64 = u64::MAX;
 
+/// A tensor map of the driver: what the bulk copy engine needs to know of a matrix.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct TensorMap {
+    /// The driver's.
+    pub opaque: [u64; 16],
+}
+
 /// Argument of the scan kernels.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct ScanParams {
+    /// `scan_wgmma`: the rows, set by its launcher.
+    pub row_map: TensorMap,
+    /// `scan_wgmma`, where `group` is 0: the halves, set by its launcher.
+    pub query_map: TensorMap,
     /// The tier.
     pub tier: TierView,
     /// f16 `[n_queries, 2, pitch]`: high and low halves of the scaled queries.
@@ -120,8 +132,10 @@ pub struct ScanParams {
     pub n_queries: u32,
     /// 2: both halves of the queries; 1: the high ones alone (`scan_wgmma` only).
     pub n_halves: u32,
+    /// `scan_wgmma`: rows of the tier.
+    pub tier_slots: u32,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u32; 4],
 }
 
 /// Argument of `select_smallest`.
@@ -361,7 +375,7 @@ const _: () = {
     assert!(size_of::<TierView>() == 48);
     assert!(size_of::<QueryConsts>() == 32);
     assert!(size_of::<ScanItem>() == 16);
-    assert!(size_of::<ScanParams>() == 176);
+    assert!(size_of::<ScanParams>() == 448);
     assert!(size_of::<SelectParams>() == 40);
     assert!(size_of::<Found>() == 16);
     assert!(size_of::<FoundHead>() == 16);

@@ -100,6 +100,7 @@ pub struct DeviceTier {
     buffers: [DeviceBuffer; 5],
     pitch: u32,
     metric: u32,
+    pub n_slots: u32,
 }
 
 impl DeviceTier {
@@ -118,6 +119,7 @@ impl DeviceTier {
             buffers,
             pitch: host.pitch as u32,
             metric: host.metric as u32,
+            n_slots: host.err.len() as u32,
         }
     }
 

@@ -166,14 +166,14 @@ const MAX_CAP: usize = 1 << 17;
 /// The scan kernel for `queries` queries that meet the same rows.
 fn width_for(scans: Scans, queries: usize) -> Width {
     match scans {
-        Scans::Wgmma => Width::Wgmma,
-        Scans::Mma => match queries {
+        Scans::Fma => Width::Fma,
+        Scans::Mma | Scans::Wgmma => match queries {
             0..=4 => Width::Mma4,
             5..=8 => Width::Mma8,
             9..=16 => Width::Mma16,
+            _ if scans == Scans::Wgmma => Width::Wgmma,
             _ => Width::Mma32,
         },
-        Scans::Fma => Width::Fma,
     }
 }
 

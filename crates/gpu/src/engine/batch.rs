@@ -235,6 +235,7 @@ impl BatchMemory {
             loose_scale: scales.loose,
             n_queries: n as u32,
             n_halves: plan.n_halves,
+            tier_slots: plan.tier.n_slots as u32,
             ..ScanParams::default()
         };
         let rank = ScanParams {
@@ -248,6 +249,7 @@ impl BatchMemory {
             ranks: at(plan.ranks),
             mode: ScanMode::Rank as u32,
             n_rows: n_lists as u32,
+            tier_slots: n_lists as u32,
             n_halves: 2,
             ..scan
         };

@@ -5,6 +5,7 @@ use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
 use crate::params::{ScanItem, ScanMode, ScanParams};
+use crate::tensor_map::matrix;
 
 /// Dynamic shared memory of `scan_wgmma`: its `Shared`, and what aligns it.
 pub const WGMMA_SHARED_BYTES: usize = 213_080 + 1024;
@@ -101,6 +102,19 @@ pub fn scan_planned(
     launch(ctx, stream, width, params, grid)
 }
 
+/// Describes rows and queries to the bulk copy engine.
+fn set_maps(params: &mut ScanParams) -> Result<(), GpuError> {
+    // An empty tier has no items.
+    let n_rows = u64::from(params.tier_slots.max(1));
+    let pitch = u64::from(params.tier.pitch);
+    params.row_map = matrix(params.tier.rows, &[pitch, n_rows], &[64, 128])?;
+    if params.group == 0 {
+        let n_queries = u64::from(params.n_queries);
+        params.query_map = matrix(params.halves, &[pitch, 2, n_queries], &[64, 1, 64])?;
+    }
+    Ok(())
+}
+
 fn launch(
     ctx: &Context,
     stream: &Stream,
@@ -110,7 +124,10 @@ fn launch(
 ) -> Result<(), GpuError> {
     assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
     let (block, shared) = match width {
-        Width::Wgmma => (384, WGMMA_SHARED_BYTES),
+        Width::Wgmma => {
+            set_maps(&mut params)?;
+            (384, WGMMA_SHARED_BYTES)
+        }
         _ => {
             assert_eq!(params.n_halves, 2, "halves of the queries");
             (256, 0)
