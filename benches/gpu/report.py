@@ -44,12 +44,14 @@ def search_table(s: dict) -> list[str]:
     rows = []
     for k, target in dict.fromkeys((p["k"], p["target"]) for p in points):
         by_size = {p["batch"]: p for p in points if (p["k"], p["target"]) == (k, target)}
-        one, first = by_size.get(1), next(iter(by_size.values()))
-        rows.append([f"omen, {first['probes']} lists", str(k), f"{first['recall']:.3f}", *(number(by_size[b]["qps"] if b in by_size else None) for b in sizes),
-                     number(one and one["p50_ms"], 3), number(one and one["p95_ms"], 3)])
+        one, first = by_size.get(1, {}), next(iter(by_size.values()))
+        speeds = [number(by_size.get(b, {}).get("qps")) for b in sizes]
+        rows.append([f"omen, {first['probes']} lists", str(k), f"{first['recall']:.3f}", *speeds,
+                     number(one.get("p50_ms"), 3), number(one.get("p95_ms"), 3)])
     peers = peers_for(s["data"][0])
     for peer in peers:
-        rows.append([peer["name"], str(peer["k"]), f"{peer['recall']:.3f}", *(number(peer["qps"].get(str(b))) for b in sizes), number(peer.get("p50_ms"), 3), "-"])
+        speeds = [number(peer["qps"].get(str(b))) for b in sizes]
+        rows.append([peer["name"], str(peer["k"]), f"{peer['recall']:.3f}", *speeds, number(peer.get("p50_ms"), 3), "-"])
     note = [f"other libraries: {PEERS['source']}"] if peers else []
     return table(["queries/s", "k", "recall", *(f"batch {b:,}" for b in sizes), "1: p50 ms", "p95 ms"], rows) + note if rows else []
 
@@ -72,7 +74,6 @@ def exact_rows(s: dict) -> list[dict]:
         if "ceilings" in s:
             row["floor_ms"], row["bound"] = floor_ms(s["data"][0], batch, s["ceilings"][0])
             row["share"] = row["floor_ms"] / line["p50_ms"]
-            row["device_share"] = row["floor_ms"] / (line["split_us"].get("device", float("nan")) / 1e3)
         rows.append(row)
     return rows
 
@@ -89,7 +90,8 @@ def sql_table(s: dict) -> list[str]:
         rows.append([f"single, {line['asked']} ({line['last_scan'].get('engine')})", number(line["qps"]), number(line["p50_ms"], 3),
                      number(line["p95_ms"], 3), f"{line['recall']:.3f}"])
     for line in s.get("sql_batch", []):
-        rows.append([f"omen_search of {line['batch']:,}, {line['how']}, {line['asked']}", number(line["qps"]), number(line["p50_ms"], 3), "-",
+        join = f" ({line['plan'].partition(chr(10))[0]})" if "plan" in line else ""
+        rows.append([f"omen_search of {line['batch']:,}, {line['how']}{join}, {line['asked']}", number(line["qps"]), number(line["p50_ms"], 3), "-",
                      number(line.get("recall"), 3)])
     out = table(["SQL, k 10", "queries/s", "p50 ms", "p95 ms", "recall"], rows) if rows else []
     for line in s.get("sql_build", []):
@@ -105,11 +107,13 @@ def facts(s: dict) -> list[str]:
     data = s["data"][0]
     out = [f"{data['n']:,} x {data['dim']} ({data['origin']}), {data['lists']:,} lists of {data['smallest_list']:,} to {data['largest_list']:,} rows"]
     for line in s.get("load", []):
-        out.append(f"tier: {line['bytes_per_vector']:,.0f} bytes a vector, loaded in {line['seconds']:.1f} s ({line['gb_per_s']:.1f} GB/s, files read included)")
+        rate = f"{line['gb_per_s']:.1f} GB/s, files read included"
+        out.append(f"tier: {line['bytes_per_vector']:,.0f} bytes a vector, loaded in {line['seconds']:.1f} s ({rate})")
     for line in s.get("memory", []):
         out.append(f"with scratch: {line['bytes_per_vector_with_scratch']:,.0f} bytes a vector")
     for line in s.get("ceilings", []):
-        out.append(f"this card: copies {line['copy_gb_s']:,.0f} GB/s within its memory (read and written), fp16 products of 8192^3 {line['gemm_tflop_s']:,.0f} TFLOP/s")
+        out.append(f"this card: copies {line['copy_gb_s']:,.0f} GB/s within its memory (read and written), "
+                   f"fp16 products of 8192^3 {line['gemm_tflop_s']:,.0f} TFLOP/s")
     for line in s.get("latency", []):
         at = ", ".join(f"p{p:g} {ms:.3f}" for p, ms in line["percentiles_ms"] if p >= 50)
         out.append(f"single queries, {line['probes']} lists, ms: {at}")

@@ -23,10 +23,13 @@ out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
 gpu_search=${GPU_SEARCH:-$repo/.device/gpu/gpu_search}
 scale=${SCALE:-1000000}
-simulated=${SIMULATED:+--simulated}
+simulated=() tiny=()
+[[ -z ${SIMULATED:-} ]] || simulated=(--simulated --seconds 0.02) tiny=(--dim 40 --nq 200)
+read -ra sql_arguments <<<"${SQL_ARGUMENTS:-}"
 lines=$out/measurements.jsonl log=$out/run.log
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-: >"$lines" >"$log"
+: >"$lines"
+: >"$log"
 data=''
 failures=0
 
@@ -72,10 +75,9 @@ make_data() {
 search() { # SECONDS ARGUMENTS...
   local bound=$1
   shift
-  # shellcheck disable=SC2086  # one word or none
-  step search $((bound + 60)) "$gpu_search" "$data" --limit "$bound" $simulated "$@"
+  step search $((bound + 60)) "$gpu_search" "$data" --limit "$bound" "${simulated[@]}" "$@"
 }
-torch() { [[ -n $simulated ]] || step torch 60 "$python" "$here/torch_baseline.py" "$data"; }
+torch() { ((${#simulated[@]})) || step torch 60 "$python" "$here/torch_baseline.py" "$data"; }
 
 sql() {
   local memory=${MEMORY_MB:-48000} site=/tmp/pg_omen_site
@@ -83,25 +85,31 @@ sql() {
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$repo"/.device/whl/*.whl >>"$log" 2>&1
     export PYTHONPATH=$site
     # Durability costs loading time only: searches write nothing.
-    server=$("$repo/.device/pg" up -m "$memory" -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off \
-      -c wal_level=minimal -c max_wal_senders=0 2>>"$log") || { echo "the server did not start"; tail -n 20 "$log"; failures=$((failures + 1)); return 1; }
+    local settings=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal -c max_wal_senders=0)
+    if ! server=$("$repo/.device/pg" up -m "$memory" "${settings[@]}" 2>>"$log"); then
+      echo "the server did not start"
+      tail -n 20 "$log"
+      failures=$((failures + 1))
+      return 1
+    fi
     eval "$server"
   fi
-  step sql "$((${1:-240} + 20))" "$python" "$here/sql.py" "$data" --limit "${1:-240}" ${SQL_ARGUMENTS:-}
+  step sql "$((${1:-240} + 20))" "$python" "$here/sql.py" "$data" --limit "${1:-240}" "${sql_arguments[@]}"
   if [[ -n ${PGLOG:-} ]]; then grep -E 'WARNING|ERROR|LOG:.*omen' "$PGLOG" | tail -n 40 >>"$log"; fi
   return 0
 }
 
 [[ -x $gpu_search ]] || { echo "no $gpu_search: make bench-gpu packs it"; exit 2; }
 "$python" "$here/machine.py" | tee -a "$lines"
-tiny=()
-[[ -z $simulated ]] || tiny=(--dim 40 --nq 200 --k 100)
 for part in "${parts[@]}"; do
   case $part in
     quick) make_data "$scale" 120 "${tiny[@]}" && { search 150; torch; } ;;
     full) make_data "$scale" 120 "${tiny[@]}" && { search 110; torch; sql 240; } ;;
     sql) make_data "$scale" 120 "${tiny[@]}" && sql 240 ;;
-    10m) make_data $((10 * scale)) 240 "${tiny[@]}" && search 200 --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512 ;;
+    10m)
+      make_data $((10 * scale)) 240 "${tiny[@]}" &&
+        search 200 --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512
+      ;;
     real)
       found=("$repo"/.device-real/*.npz)
       [[ -f ${found[0]} ]] || { echo "no .device-real/*.npz: make bench-gpu REAL=... packs them"; failures=$((failures + 1)); }

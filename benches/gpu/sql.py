@@ -192,7 +192,8 @@ class Bench:
         data, cur = self.data, conn.cursor(binary=True)
         element = conn.execute("SELECT 'vector'::regtype::oid").fetchone()[0]
         for size in dict.fromkeys(min(size, data.nq) for size in BATCHES):
-            sets = [Vectors(data.queries[first:first + size], element) for first in range(0, data.nq - size + 1, size)][:50]
+            firsts = list(range(0, data.nq - size + 1, size))[:50]
+            sets = [Vectors(data.queries[first:first + size], element) for first in firsts]
             for how, sql in CALLS.items():
                 if not self.time_left(f"batches of {size}, {how}, {engine}", 8):
                     return
@@ -207,15 +208,17 @@ class Bench:
                 steady = seconds[1:] or seconds
                 more = {}
                 if how == "joined":
-                    cur.execute(sql, (sets[0],))
-                    more["recall"] = self.recall_of(cur.fetchall(), size)
+                    plan = "\n".join(r[0] for r in conn.execute("EXPLAIN " + sql, (sets[0],)).fetchall())
+                    more["plan"] = "Tid Scan" if "Tid Scan" in plan else "Hash Join" if "Hash Join" in plan else plan
+                    found = [self.answers(cur.execute(sql, (each,)).fetchall(), size) for each in sets[:max(1, 2_000 // size)]]
+                    more["recall"] = recall(np.concatenate(found), data.neighbors)
                 p50 = float(np.median(steady))
                 self.line("sql_batch", asked=engine, batch=size, how=how, p50_ms=p50 * 1e3, qps=size / p50, repeats=len(steady), **more)
         last = self.row(conn, "SELECT * FROM omen_last_scan()")
         self.line("sql_last", asked=engine, **last)
 
-    def recall_of(self, rows: list, size: int) -> float:
-        """Recall of (query number, id) rows, the numbers counted from their least."""
+    def answers(self, rows: list, size: int) -> np.ndarray:
+        """Ids [size, K] from (query number, id) rows; the numbers are counted from their least, -1 stands where a query found fewer."""
         found, used = np.full((size, K), -1, np.int64), np.zeros(size, int)
         least = min((r[0] for r in rows), default=0)
         for number, id in rows:
@@ -223,7 +226,7 @@ class Bench:
             if used[i] < K:
                 found[i, used[i]] = id
                 used[i] += 1
-        return recall(found, self.data.neighbors)
+        return found
 
 
 def main():
