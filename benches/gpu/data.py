@@ -52,6 +52,7 @@ def default_lists(n: int) -> int:
 def with_torch(args, steps: Steps) -> dict:
     """The folder's arrays by name; `rows.f16` as a generator of parts."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = False
     if args.npz:
         base, queries = unpack(args.npz)
         rows, queries = torch.from_numpy(base).to(device), torch.from_numpy(queries[:args.nq]).to(device)

@@ -2,8 +2,9 @@
 
   real.py FILE.hdf5 OUT.npz [--megabytes 56] [--queries 10000]
 
-HDF5 in the layout of ann-benchmarks (`train`, `test`, attribute `distance`). As many of the first rows are taken as fit. Vectors of
-angular data are brought to unit length, so that the Euclidean order is the cosine's. What a benchmark measures are the rows as
+HDF5 in the layout of ann-benchmarks (`train`, `test`, attribute `distance`). As many of the first rows are taken as fit. Where `test`
+has too few queries, the last rows of `train` are the others, but no more than a tenth, and are not among the rows. Vectors of angular data
+are brought to unit length, so that the Euclidean order is the cosine's. What a benchmark measures are the rows as
 packed: it computes their neighbours itself.
 """
 
@@ -50,8 +51,10 @@ def main():
 
     with h5py.File(args.hdf5, "r") as f:
         angular = f.attrs.get("distance") in ("angular", "cosine")
-        queries = f["test"][:args.queries].astype(np.float32)
-        n = len(f["train"])
+        n, queries = len(f["train"]), f["test"][:args.queries]
+        held_out = min(n // 10, args.queries - len(queries))
+        n -= held_out
+        queries = np.concatenate([queries, f["train"][n:]]).astype(np.float32)
         write(args.out, angular, base=f["train"][:PIECE].astype(np.float32), queries=queries[:1])
         row_bytes = os.path.getsize(args.out) / min(PIECE, n)
         n = min(n, int((0.98 * args.megabytes * 1e6 - len(queries) * row_bytes) / row_bytes))

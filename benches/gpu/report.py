@@ -137,10 +137,13 @@ def plot(sets: list[dict], machine: str, path: Path):
             for batch in ("10000", "1"):
                 if peer["k"] == 10 and batch in peer["qps"]:
                     curves.setdefault(f"{peer['name']}, batch {int(batch):,}", []).append((peer["recall"], peer["qps"][batch]))
+        colours = {}
         for name, points in curves.items():
-            ours = name.startswith("omen")
-            style = "-" if name.endswith(",000") else ":"
-            axes.plot(*zip(*sorted(points)), style, marker="o" if ours else "x", linewidth=2 if ours else 1, label=name)
+            index, _, batch = name.rpartition(", batch ")
+            ours = index == "omen"
+            colour = colours.setdefault(index, f"C{len(colours)}")
+            axes.plot(*zip(*sorted(points)), ":" if batch == "1" else "-", marker="o" if ours else "x", linewidth=2 if ours else 1,
+                      color=colour, label=name)
         axes.set(xlabel="recall@10", ylabel="queries/s", yscale="log", title=f"{data['n']:,} x {data['dim']}, {data['origin']}")
         axes.grid(True, which="both", alpha=0.3)
         if curves:

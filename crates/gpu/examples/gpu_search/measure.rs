@@ -125,17 +125,22 @@ impl<'a, W: Write> Run<'a, W> {
         cut
     }
 
-    /// The fewest probes with this recall, to a thirtieth; `None` if not even the most reach it.
+    /// The fewest probes with this recall, to a thirtieth; `None`, and a line, if not even the most reach it or time is up.
     fn fewest_probes(&mut self, k: usize, recall: f64) -> Outcome<Option<usize>> {
         let most = self.searcher.max_probes();
         let (mut low, mut high) = (0, 8.min(most));
         while self.recall(k, high)? < recall {
             if high == most {
+                let text = format!("recall@{k} {recall} is out of reach");
+                self.line("note", json!({"text": text}))?;
                 return Ok(None);
             }
             (low, high) = (high, (2 * high).min(most));
         }
         while high - low > (high / 30).max(1) {
+            if !self.time_left("the probes of a target are found") {
+                return Ok(None);
+            }
             let middle = (low + high) / 2;
             if self.recall(k, middle)? < recall {
                 low = middle;
