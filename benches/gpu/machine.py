@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 
 
 def gpus() -> list[str]:
@@ -23,10 +24,8 @@ def cpu() -> str:
 
 def torch_version() -> str:
     try:
-        import torch
-
-        return f"{torch.__version__}, CUDA {torch.version.cuda}"
-    except ImportError:
+        return version("torch")  # without importing it, which takes seconds
+    except PackageNotFoundError:
         return "none"
 
 

@@ -56,6 +56,15 @@ def search_table(s: dict) -> list[str]:
     return table(["queries/s", "k", "recall", *(f"batch {b:,}" for b in sizes), "1: p50 ms", "p95 ms"], rows) + note if rows else []
 
 
+def split_table(s: dict) -> list[str]:
+    """Where the time of one batch went, for the first target, microseconds."""
+    points = s.get("point", [])
+    points = [p for p in points if (p["k"], p["target"]) == (points[0]["k"], points[0]["target"])]
+    parts = list(points[0]["split_us"]) if points else []
+    rows = [[f"{p['batch']:,}", *(number(p["split_us"][part], 0) for part in parts), number(1e3 * p["p50_ms"], 0)] for p in points]
+    return table([f"us, {points[0]['probes']} lists: batch", *parts, "p50"], rows) if parts else []
+
+
 def floor_ms(data: dict, batch: int, ceilings: dict) -> tuple[float, str]:
     """The least time of an exact search: every row read once, every product made once, at what the card was seen to do."""
     reading = data["n"] * data["dim"] * 2 / ceilings["copy_gb_s"] / 1e6
@@ -161,7 +170,7 @@ def main():
     name = f"{'; '.join(machine.get('gpus', [])) or 'no GPU'}; {machine.get('cores')} cores {machine.get('cpu')}; {machine.get('date')}"
     text = [name]
     for s in sets:
-        for block in (facts(s), search_table(s), exact_table(s), sql_table(s)):
+        for block in (facts(s), search_table(s), split_table(s), exact_table(s), sql_table(s)):
             text += ["", *block] if block else []
         s["roofline"] = exact_rows(s)
     text += [f"note: {line['text']}" for line in lines if line["part"] == "note"]

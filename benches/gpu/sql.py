@@ -137,7 +137,10 @@ class Bench:
         with connect({"omen.engine": engine, "omen.recall": self.args.recall} | dict(s.split("=", 1) for s in self.args.settings)) as conn:
             functions = {r[0] for r in conn.execute("SELECT proname FROM pg_proc WHERE proname LIKE 'omen%'")}
             if engine != "cpu":
-                self.load_tier(conn, functions)
+                try:
+                    self.load_tier(conn, functions)
+                except psycopg.Error as e:
+                    self.line("note", text=f"SQL: loading the hot tier: {e}")
             if self.time_left(f"single queries, {engine}", 15):
                 self.single(conn, engine)
             if "omen_search" not in functions:
