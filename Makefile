@@ -3,6 +3,7 @@
 # make test       everything that can be checked here; PG=18 for another major, PG="14 15 18" for several
 # make demo       real vectors, a private server, recall and speed (see demo/)
 # make bench      beside other vector indexes, on any data (see benches/sql/)
+# make bench-gpu  packs what a machine with a GPU needs to measure everything there (see benches/gpu/)
 PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
 PG ?= 15
 PYTHON = build/venv/bin/python
@@ -37,10 +38,12 @@ bench: package
 	@tools/setup.sh server 15
 	@PEERS='$(PEERS)' tools/bench.sh $(BENCH)
 
-# What a GPU machine without registries needs, in build/gpu: server, data, Python packages. There: tests/gpu/server.sh
+# What a GPU machine without registries needs, in .device: server, programs, Python packages. There: benches/gpu/run.sh OUT (see
+# benches/gpu/), tests/gpu/server.sh. REAL="FILE.hdf5 ..." packs real vectors too, in .device-real.
 bench-gpu: package
 	@tools/setup.sh npm
-	@tools/gpu_kit.sh
+	@tools/setup.sh bench
+	@tools/gpu_kit.sh $(REAL)
 
 kernels:
 	@tools/setup.sh python

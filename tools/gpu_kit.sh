@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts into .device (ignored by git) what tests/gpu/server.sh needs on a GPU machine without registries:
-# the server with the release build (by the script $PACK), the demo's vectors in int8, and Python packages as wheels.
+# Puts into .device (ignored by git) what benches/gpu/run.sh and tests/gpu/server.sh need on a GPU machine without registries:
+# the server with the release build (by the script $PACK), the program gpu_search, the demo's vectors in int8 (for the tests alone),
+# and Python packages as wheels. Real data sets, HDF5 files named as arguments, go into .device-real, each as small as $MEGABYTES.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 
@@ -13,6 +14,9 @@ kit=$REPO/.device
 mkdir -p "$kit/whl"
 "$PACK" -o "$kit" "$BUILD/package"
 [[ -f $kit/glove.npz ]] || "$VENV/bin/python" "$REPO/demo/data.py" kit "$BUILD/cache" "$kit/glove.npz"
+cargo build --locked --release -p omen_gpu --example gpu_search --manifest-path "$REPO/Cargo.toml"
+mkdir -p "$kit/gpu"
+strip -o "$kit/gpu/gpu_search" "$TARGET/release/examples/gpu_search"
 wheels=(psycopg==3.2.13 psycopg-binary==3.2.13 typing_extensions==4.15.0 pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 packaging==25.0 pygments==2.19.2)
 if [[ $(cat "$kit/whl/.wheels" 2>/dev/null) != "${wheels[*]}" ]]; then
   rm -f "$kit"/whl/*.whl
@@ -20,5 +24,13 @@ if [[ $(cat "$kit/whl/.wheels" 2>/dev/null) != "${wheels[*]}" ]]; then
     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$kit/whl" "${wheels[@]}"
   echo "${wheels[*]}" > "$kit/whl/.wheels"
 fi
-du -sh "$kit"
-echo "carry $kit to the GPU machine, beside the repository, and run tests/gpu/server.sh there"
+if (($#)); then
+  real=$REPO/.device-real
+  rm -rf "$real"
+  mkdir -p "$real"
+  for file in "$@"; do
+    "$VENV/bin/python" "$REPO/benches/gpu/real.py" "$file" "$real/$(basename "${file%.*}").npz" --megabytes "${MEGABYTES:-56}"
+  done
+fi
+du -sh "$kit"/* "$kit"
+echo "carry $kit to the GPU machine, beside the repository, and run benches/gpu/run.sh OUT there (and tests/gpu/server.sh)"

@@ -44,6 +44,11 @@ clippy() { PGRX_PG_CONFIG_PATH=$(pg_build_config 15) cargo clippy --locked --wor
 crate_tests() {
   cargo test --locked --no-fail-fast -p omen_distance -p omen_ivf -p omen_gpu -p omen_tests --features omen_gpu/simulated -- --show-output
 }
+# The scripts that measure on a GPU machine, at tiny sizes on the simulated device.
+gpu_benchmark() {
+  cargo build --locked -q -p omen_gpu --features simulated --example gpu_search &&
+    GPU_SEARCH=$TARGET/debug/examples/gpu_search "$VENV/bin/python" -m pytest -ra -q -p no:cacheprovider --tb=short benches/gpu
+}
 server_env() {
   local major=$1
   shift
@@ -77,7 +82,10 @@ if wants static; then
   step checks 'architecture' tools/architecture.sh || true
   step command 'clippy' clippy || true
 fi
-if wants crates; then step cargo 'crate tests' crate_tests || true; fi
+if wants crates; then
+  step cargo 'crate tests' crate_tests || true
+  step pytest 'GPU benchmark scripts' gpu_benchmark || true
+fi
 if wants kernels; then step command 'kernel pack' "$VENV/bin/python" tools/build_kernels.py --check || true; fi
 if wants server; then
   for major in "${majors[@]}"; do

@@ -1,0 +1,70 @@
+"""The benchmark's scripts at tiny sizes, without a GPU: `python -m pytest benches/gpu`. OMEN_TEST_SEED repeats a run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import real  # noqa: E402
+from folder import Folder, recall  # noqa: E402
+
+SEED = int(os.environ.get("OMEN_TEST_SEED") or np.random.SeedSequence().entropy % 2**31) % 2**31
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or HERE.parents[1] / "target")
+GPU_SEARCH = Path(os.environ.get("GPU_SEARCH") or TARGET / "debug/examples/gpu_search")
+
+
+def make(folder: Path, *arguments) -> Folder:
+    subprocess.run([sys.executable, HERE / "data.py", folder, *map(str, arguments)], check=True)
+    return Folder(folder)
+
+
+def check(data: Folder, rows: np.ndarray, queries: np.ndarray):
+    """The folder holds these rows [n, dim], each once and in the list of the nearest centroid, and the true neighbours."""
+    assert sorted(data.ids) == list(range(len(rows)))
+    np.testing.assert_allclose(data.rows, rows[data.ids], atol=1e-3)
+    np.testing.assert_array_equal(data.queries, queries)
+    sizes = np.diff(data.offsets.astype(np.int64))
+    assert data.offsets[0] == 0 and sizes.sum() == data.n and sizes.min() >= 1
+    list_of = np.repeat(np.arange(data.lists), sizes)
+    distance = np.linalg.norm(data.rows.astype(np.float64)[:, None] - data.centroids.astype(np.float64), axis=2)
+    assert (distance[np.arange(data.n), list_of] <= distance.min(axis=1) + 1e-3).mean() > 0.9
+    exact = np.linalg.norm(rows.astype(np.float64) - queries.astype(np.float64)[:, None], axis=2)
+    assert recall(np.argsort(exact, axis=1)[:, :data.k], data.neighbors) > 0.999
+
+
+def test_real_vectors_become_a_folder(tmp_path):
+    print(f"OMEN_TEST_SEED={SEED}")
+    rng = np.random.default_rng(SEED)
+    base, queries = (rng.standard_normal((n, 20)).astype(np.float32) * 50 for n in (700, 30))
+    real.write(tmp_path / "set.npz", True, base=base, queries=queries)
+    rows, unpacked = real.unpack(tmp_path / "set.npz")
+    unit = base / np.linalg.norm(base, axis=1, keepdims=True)
+    assert np.abs(rows - unit).max() < 0.02, "a byte a coordinate is enough for two digits"
+    check(make(tmp_path / "data", "--npz", tmp_path / "set.npz", "--k", 15, "--lists", 9, "--seed", SEED), rows, unpacked)
+
+
+def test_a_run_measures_everything_and_reports_it(tmp_path):
+    if not GPU_SEARCH.exists():
+        pytest.skip(f"no {GPU_SEARCH}: cargo build -p omen_gpu --features simulated --example gpu_search")
+    environment = dict(os.environ, SIMULATED="1", SCALE="3000", PYTHON=sys.executable, GPU_SEARCH=str(GPU_SEARCH), WORK=str(tmp_path))
+    done = subprocess.run([HERE / "run.sh", tmp_path / "out", "quick", "10m"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    out = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"measurements.jsonl", "results.json", "table.txt", "run.log"} <= out and len(out) <= 8
+    assert not list(tmp_path.glob("omen-bench.*")), "the data are left behind"
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    for part, n in zip(results["data_sets"], (3_000, 30_000)):
+        assert part["data"][0]["n"] == part["load"][0]["rows"] == n
+        assert all(line["recall"] > 0.999 for line in part["exact"]), part["exact"]
+        for target in {line["target"] for line in part["point"]}:
+            at_target = [line for line in part["point"] if line["target"] == target]
+            assert at_target[0]["batch"] == 200 and at_target[0]["recall"] >= target
+        assert [row["batch"] for row in part["roofline"]] == [line["batch"] for line in part["exact"]]
+    table = (tmp_path / "out/table.txt").read_text()
+    assert "3,000 x 40" in table and "30,000 x 40" in table and "CAGRA" not in table, "peers belong to other data"
