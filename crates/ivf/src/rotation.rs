@@ -55,6 +55,23 @@ impl Rotation {
         self.code_dim
     }
 
+    /// The flips packed for a GPU, `[ROUNDS, code_dim / 32]`: bit `i` of word `w` is set where dimension `32 w + i` changes its
+    /// sign. The code dimension must be a multiple of 32.
+    pub fn flip_bits(&self) -> Vec<u32> {
+        assert!(
+            self.code_dim.is_multiple_of(32),
+            "words of {} flips",
+            self.code_dim
+        );
+        let word = |flips: &[u32]| {
+            flips
+                .iter()
+                .rev()
+                .fold(0, |bits, flip| bits << 1 | flip >> 31)
+        };
+        self.flips.chunks_exact(32).map(word).collect()
+    }
+
     /// Rotates `x` (`[dim]`) into `out` (`[code_dim]`).
     pub fn apply(&self, x: &[f32], out: &mut [f32]) {
         assert!(

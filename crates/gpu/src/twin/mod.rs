@@ -1,8 +1,11 @@
 //! CPU twins of the kernels: what each must compute, written plainly. They are the oracles of the GPU's parity tests and the
 //! kernels of the simulated device.
 
+pub mod prepare_codes;
 pub mod rerank;
+pub mod rerank_survivors;
 pub mod scan;
+pub mod scan_codes;
 pub mod select;
 
 use half::f16;
