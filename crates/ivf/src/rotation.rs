@@ -150,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn flips_are_packed_in_order() {
+        let rotation = Rotation::new(crate::testing::seed(), 100, 128);
+        let bits = rotation.flip_bits();
+        assert_eq!(bits.len(), ROUNDS * 128 / 32);
+        for (i, flip) in rotation.flips.iter().enumerate() {
+            assert_eq!(bits[i / 32] >> (i % 32) << 31, *flip, "flip {i}");
+        }
+    }
+
+    #[test]
     fn spreads_a_unit_vector() {
         let seed = crate::testing::seed();
         for (dim, code_dim) in [(100, 104), (100, 128), (200, 200), (768, 768), (1536, 1536)] {

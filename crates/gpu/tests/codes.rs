@@ -1,0 +1,431 @@
+//! The code scan's bounds, on the kernels' CPU twins: how often they hold, how tight they are, and what a scan by them loses.
+
+mod common;
+
+use common::{METRICS, normal, rng};
+use half::f16;
+use omen_gpu::TierQuery;
+use omen_gpu::memory::pitch_of;
+use omen_gpu::params::{CodeConsts, QueryConsts, ScanItem, from_ordered_bits};
+use omen_gpu::query::{prepare, scales};
+use omen_gpu::twin::prepare_codes::prepare_codes;
+use omen_gpu::twin::scan_codes::{
+    CodeArrays, CodeEstimate, CodeScanArrays, estimate, level_sum, lower_key, scan_codes_item,
+    upper_key,
+};
+use omen_ivf::layout::group::{Filter, GROUP, GroupHeader, GroupShape};
+use omen_ivf::rabitq::{Encoder, epsilon};
+use omen_ivf::rotation::Rotation;
+use omen_ivf::{Metric, Tid};
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+const LIST_ROWS: usize = 200;
+
+/// Lists of clustered rows with their codes, and queries near the rows.
+struct Data {
+    metric: Metric,
+    dim: usize,
+    rotation: Rotation,
+    code_pitch: usize,
+    /// `[n_lists, dim]`
+    centroids: Vec<Vec<f16>>,
+    /// `[n_lists * LIST_ROWS, dim]`
+    rows: Vec<Vec<f16>>,
+    /// `[n_rows, code_pitch]`
+    codes: Vec<u32>,
+    /// `[3, n_rows]`
+    factors: Vec<f32>,
+    err: Vec<f32>,
+    /// `[n_queries, dim]`
+    queries: Vec<Vec<f32>>,
+}
+
+fn scaled(metric: Metric, mut v: Vec<f32>) -> Vec<f32> {
+    if metric == Metric::Cosine {
+        let norm = v.iter().map(|x| x * x).sum::<f32>().sqrt();
+        v.iter_mut().for_each(|x| *x /= norm);
+    }
+    v
+}
+
+impl Data {
+    fn random(
+        rng: &mut ChaCha8Rng,
+        metric: Metric,
+        dim: usize,
+        n_lists: usize,
+        n_queries: usize,
+    ) -> Self {
+        let code_dim = dim.next_multiple_of(64);
+        let rotation = Rotation::new(rng.random(), dim, code_dim);
+        let mut data = Self {
+            metric,
+            dim,
+            code_pitch: (code_dim / 32).next_multiple_of(8),
+            rotation,
+            centroids: Vec::new(),
+            rows: Vec::new(),
+            codes: Vec::new(),
+            factors: vec![0.0; 3 * n_lists * LIST_ROWS],
+            err: vec![1e-3; n_lists * LIST_ROWS],
+            queries: Vec::new(),
+        };
+        // Some dimensions matter more than others, and all rows share an offset: as embeddings do.
+        let scales: Vec<f32> = (0..dim).map(|_| normal(rng).exp()).collect();
+        let offset: Vec<f32> = scales.iter().map(|s| 0.5 * s * normal(rng)).collect();
+        let near = |rng: &mut ChaCha8Rng, middle: &[f32], width: f32| -> Vec<f32> {
+            let pairs = middle.iter().zip(&scales);
+            pairs.map(|(m, s)| m + width * s * normal(rng)).collect()
+        };
+        let half = |v: &[f32]| -> Vec<f16> { v.iter().map(|&x| f16::from_f32(x)).collect() };
+        for list in 0..n_lists {
+            let middle = near(rng, &offset, 1.0);
+            let rows: Vec<Vec<f16>> = (0..LIST_ROWS)
+                .map(|_| half(&scaled(metric, near(rng, &middle, 0.7))))
+                .collect();
+            let mut mean = vec![0f32; dim];
+            for row in &rows {
+                mean.iter_mut()
+                    .zip(row)
+                    .for_each(|(m, x)| *m += x.to_f32() / LIST_ROWS as f32);
+            }
+            data.centroids.push(half(&mean));
+            data.encode(list, &rows);
+            data.rows.extend(rows);
+        }
+        for _ in 0..n_queries {
+            let row = &data.rows[rng.random_range(0..data.rows.len())];
+            let size = row.iter().map(|x| x.to_f32().powi(2)).sum::<f32>().sqrt();
+            let spread = scales.iter().map(|s| s * s).sum::<f32>().sqrt();
+            let row: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
+            let width = 0.3 * size / spread;
+            data.queries.push(scaled(metric, near(rng, &row, width)));
+        }
+        data
+    }
+
+    /// Codes and factors as the index has them.
+    fn encode(&mut self, list: usize, rows: &[Vec<f16>]) {
+        let n_rows = self.err.len();
+        let code_dim = self.rotation.code_dim();
+        let encoder = Encoder::new(
+            self.metric,
+            Filter::OneBit,
+            &self.rotation,
+            &self.centroids[list],
+        );
+        let shape = GroupShape::new(Filter::OneBit, self.dim as u32);
+        for (group, rows) in rows.chunks(GROUP).enumerate() {
+            let refs: Vec<&[f16]> = rows.iter().map(Vec::as_slice).collect();
+            let tids = vec![Tid::new(0, 1); rows.len()];
+            let mut bytes = vec![0u8; shape.bytes()];
+            encoder.encode_group(&refs, &vec![0.0; rows.len()], &tids, &mut bytes);
+            let (head, packed) = bytes.split_at(size_of::<GroupHeader>());
+            let header: GroupHeader = bytemuck::pod_read_unaligned(head);
+            let words = code_dim / 64;
+            let mut bits = vec![0u64; GROUP * words];
+            omen_distance::unpack_codes(packed, words, code_dim, &mut bits);
+            for i in 0..rows.len() {
+                let slot = list * LIST_ROWS + group * GROUP + i;
+                self.factors[slot] = header.f_add[i];
+                self.factors[n_rows + slot] = header.f_rescale[i];
+                self.factors[2 * n_rows + slot] = header.f_error[i];
+                let mut code: Vec<u32> = bits[i * words..(i + 1) * words]
+                    .iter()
+                    .flat_map(|word| [*word as u32, (word >> 32) as u32])
+                    .collect();
+                code.resize(self.code_pitch, 0);
+                self.codes.extend(code);
+            }
+        }
+    }
+
+    fn factors(&self, slot: usize) -> [f32; 3] {
+        [0, 1, 2].map(|column| self.factors[column * self.rows.len() + slot])
+    }
+
+    fn code(&self, slot: usize) -> &[u32] {
+        &self.codes[slot * self.code_pitch..][..self.code_pitch]
+    }
+
+    /// `|q-h|^2` or `-<q,h>`.
+    fn truth(&self, query: &[f32], row: &[f16]) -> f64 {
+        let pairs = query
+            .iter()
+            .zip(row)
+            .map(|(q, h)| (f64::from(*q), h.to_f64()));
+        match self.metric {
+            Metric::NegIp => -pairs.map(|(q, h)| q * h).sum::<f64>(),
+            Metric::L2 | Metric::Cosine => pairs.map(|(q, h)| (q - h) * (q - h)).sum(),
+        }
+    }
+
+    /// `add` and `distance` of a query and a list.
+    fn pair(&self, query: &[f32], list: usize) -> (f32, f32) {
+        let centroid = &self.centroids[list];
+        let pairs = || {
+            query
+                .iter()
+                .zip(centroid)
+                .map(|(q, c)| (f64::from(*q), c.to_f64()))
+        };
+        let square: f64 = pairs().map(|(q, c)| (q - c) * (q - c)).sum();
+        let add = match self.metric {
+            Metric::NegIp => -pairs().map(|(q, c)| q * c).sum::<f64>(),
+            Metric::L2 | Metric::Cosine => square,
+        };
+        (add as f32, square.sqrt() as f32)
+    }
+
+    fn consts(&self, query: &[f32]) -> QueryConsts {
+        let pitch = pitch_of(self.dim);
+        let norm = query.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+        let prepared = TierQuery {
+            q: query,
+            q_norm: norm.sqrt() as f32,
+            q_err: 0.0,
+            lists: &[],
+            k: 1,
+        };
+        let (mut padded, mut halves) = (vec![0.0; pitch], vec![f16::ZERO; 2 * pitch]);
+        prepare(
+            self.metric,
+            &prepared,
+            omen_ivf::bound::rounding(self.dim as u32),
+            &mut padded,
+            &mut halves,
+        )
+        .unwrap()
+    }
+
+    fn estimate(
+        &self,
+        slot: usize,
+        planes: &[u32],
+        codes: &CodeConsts,
+        (add, distance): (f32, f32),
+    ) -> CodeEstimate {
+        estimate(
+            self.factors(slot),
+            level_sum(self.code(slot), planes),
+            codes,
+            add,
+            distance,
+            epsilon(Filter::OneBit),
+        )
+    }
+}
+
+/// A prepared query.
+struct Prepared {
+    planes: Vec<u32>,
+    codes: CodeConsts,
+    rotated: Vec<f32>,
+    consts: QueryConsts,
+}
+
+fn prepared(data: &Data, query: &[f32]) -> Prepared {
+    let mut planes = vec![0; 4 * data.code_pitch];
+    let (codes, rotated) =
+        prepare_codes(&data.rotation, query, epsilon(Filter::OneBit), &mut planes);
+    Prepared {
+        planes,
+        codes,
+        rotated,
+        consts: data.consts(query),
+    }
+}
+
+fn shapes() -> impl Iterator<Item = (Metric, usize)> {
+    METRICS
+        .into_iter()
+        .flat_map(|metric| [512, 700, 768, 1024].map(|dim| (metric, dim)))
+}
+
+#[test]
+fn estimates_are_unbiased_and_bounds_hold() {
+    let mut rng = rng("estimates_are_unbiased_and_bounds_hold");
+    for (metric, dim) in shapes() {
+        let data = Data::random(&mut rng, metric, dim, 6, 40);
+        let what = format!("{} {dim}", metric.name());
+        // Errors in standard errors: of the whole estimate, and of the query's four bits alone.
+        let (mut n, mut sum, mut squares, mut broken, mut bits_squares) = (0.0, 0.0, 0.0, 0, 0.0);
+        let g = scales(omen_ivf::bound::rounding(dim as u32));
+        for query in &data.queries {
+            let q = prepared(&data, query);
+            for slot in 0..data.rows.len() {
+                let pair = data.pair(query, slot / LIST_ROWS);
+                let guess = data.estimate(slot, &q.planes, &q.codes, pair);
+                let truth = data.truth(query, &data.rows[slot]);
+                let z = (f64::from(guess.estimate) - truth) * 4.0 / f64::from(guess.margin);
+                n += 1.0;
+                sum += z;
+                squares += z * z;
+                let err = data.err[slot];
+                let tight = match metric {
+                    Metric::NegIp => truth as f32 - err * q.consts.norm,
+                    _ => ((truth.sqrt() as f32) * g.tight - err).max(0.0),
+                };
+                let low = lower_key(metric, &guess, g.loose, &q.consts, err);
+                let high = upper_key(metric, &guess, &q.consts, err);
+                broken += usize::from(low > tight) + usize::from(high < tight);
+
+                // The index's own estimate has the exact <o, q'>.
+                let [f_add, f_rescale, _] = data.factors(slot).map(f64::from);
+                let code = data.code(slot);
+                let inner: f64 = (q.rotated.iter().enumerate())
+                    .map(|(i, &x)| {
+                        let positive = code[i / 32] >> (i % 32) & 1 == 1;
+                        f64::from(if positive { x } else { -x })
+                    })
+                    .sum();
+                let exact = f_add + f64::from(pair.0) + f_rescale * inner;
+                let unit = f_rescale.abs() * f64::from(q.codes.slack) / 4.0;
+                bits_squares += ((exact - f64::from(guess.estimate)) / unit).powi(2);
+            }
+        }
+        let (mean, rms) = (sum / n, (squares / n).sqrt());
+        let bits_rms = (bits_squares / n).sqrt();
+        println!(
+            "{what}: mean {mean:.3}, rms {rms:.3}, of the four bits {bits_rms:.3}, {broken} of {n} broken"
+        );
+        assert!(mean.abs() < 0.15, "{what}: bias of {mean} standard errors");
+        assert!((0.6..1.15).contains(&rms), "{what}: standard error {rms}");
+        assert!(
+            (0.7..1.3).contains(&bits_rms),
+            "{what}: four bits {bits_rms}"
+        );
+        // Two bounds of four standard errors: 6e-5 of a normal variable.
+        assert!(
+            f64::from(broken as u32) <= 3e-4 * n + 3.0,
+            "{what}: {broken} of {n} bounds broken"
+        );
+    }
+}
+
+#[test]
+fn a_scan_keeps_the_nearest_and_drops_most() {
+    let mut rng = rng("a_scan_keeps_the_nearest_and_drops_most");
+    let k = 10;
+    for (metric, dim) in shapes() {
+        let data = Data::random(&mut rng, metric, dim, 8, 60);
+        let n_rows = data.rows.len();
+        let g = scales(omen_ivf::bound::rounding(dim as u32));
+        let live = vec![u32::MAX; n_rows.div_ceil(32)];
+        let tier = CodeArrays {
+            codes: &data.codes,
+            factors: &data.factors,
+            err: &data.err,
+            live: &live,
+            code_pitch: data.code_pitch,
+            metric,
+        };
+        let (mut lost, mut wanted, mut passed, mut by_upper) = (0, 0, 0, 0);
+        for query in &data.queries {
+            let q = prepared(&data, query);
+            let pairs: Vec<(f32, f32)> = (0..8).map(|list| data.pair(query, list)).collect();
+            let mut keys: Vec<(f32, u32)> = (0..n_rows)
+                .map(|slot| {
+                    let truth = data.truth(query, &data.rows[slot]);
+                    let key = match metric {
+                        Metric::NegIp => truth as f32 - data.err[slot] * q.consts.norm,
+                        _ => ((truth.sqrt() as f32) * g.tight - data.err[slot]).max(0.0),
+                    };
+                    (key, slot as u32)
+                })
+                .collect();
+            keys.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let run = |upper: bool, threshold: f32| -> Vec<u64> {
+                let (mut counts, mut survivors) = (vec![0], vec![u64::MAX; n_rows]);
+                let mut scan = CodeScanArrays {
+                    planes: &q.planes,
+                    codes: &[q.codes],
+                    consts: &[q.consts],
+                    group: &[0; 8],
+                    pair: &[0, 1, 2, 3, 4, 5, 6, 7],
+                    add: &pairs.iter().map(|p| p.0).collect::<Vec<f32>>(),
+                    distance: &pairs.iter().map(|p| p.1).collect::<Vec<f32>>(),
+                    thresholds: &[threshold],
+                    counts: &mut counts,
+                    survivors: &mut survivors,
+                    pair_base: &[0; 8],
+                    cap: n_rows,
+                    upper,
+                    loose_scale: g.loose,
+                    epsilon: epsilon(Filter::OneBit),
+                };
+                for list in 0..8 {
+                    let item = ScanItem {
+                        first_slot: (list * LIST_ROWS) as u32,
+                        n_rows: LIST_ROWS as u32,
+                        first_query: list as u32,
+                        n_queries: 1,
+                    };
+                    scan_codes_item(&tier, &mut scan, &item);
+                }
+                if !upper {
+                    survivors.truncate(counts[0] as usize);
+                }
+                survivors
+            };
+            // The threshold just above the k-th: all k pass unless a bound is broken.
+            let survivors = run(false, keys[k].0);
+            passed += survivors.len();
+            wanted += keys[..k].iter().filter(|x| x.0 < keys[k].0).count();
+            lost += keys[..k]
+                .iter()
+                .filter(|x| x.0 < keys[k].0)
+                .filter(|x| !survivors.iter().any(|s| *s as u32 == x.1))
+                .count();
+            // The k-th upper bound is a threshold that no row of the k nearest exceeds.
+            let mut uppers: Vec<f32> = run(true, 0.0)
+                .iter()
+                .map(|x| from_ordered_bits((x >> 32) as u32))
+                .collect();
+            uppers.sort_by(f32::total_cmp);
+            by_upper += usize::from(uppers[k - 1] >= keys[k - 1].0);
+        }
+        let n = data.queries.len();
+        let what = format!("{} {dim}", metric.name());
+        println!(
+            "{what}: {lost} of {wanted} lost, {passed} of {} passed",
+            n * n_rows
+        );
+        assert!(lost <= 2, "{what}: {lost} of {wanted} lost");
+        assert!(
+            passed < n * n_rows / 2,
+            "{what}: {passed} of {} passed",
+            n * n_rows
+        );
+        assert_eq!(by_upper, n, "{what}: thresholds from upper bounds");
+    }
+}
+
+#[test]
+fn special_queries_have_harmless_planes() {
+    let mut rng = rng("special_queries_have_harmless_planes");
+    let rotation = Rotation::new(rng.random(), 512, 512);
+    for (scale, zero) in [(0.0f32, true), (1e-30, true), (1e-18, false), (1e16, false)] {
+        let query: Vec<f32> = (0..512).map(|_| scale * normal(&mut rng)).collect();
+        let mut planes = vec![u32::MAX; 4 * 16];
+        let (codes, rotated) = prepare_codes(&rotation, &query, 4.0, &mut planes);
+        assert_eq!(planes.iter().all(|word| *word == 0), zero, "scale {scale}");
+        for x in [codes.step, codes.base, codes.slack] {
+            assert!(x.is_finite(), "scale {scale}: {codes:?}");
+        }
+        // The slack is what it says: four times the norm of what the levels lose.
+        let lost: f64 = (0..512)
+            .map(|i| {
+                let bit = |plane: usize| (planes[plane * 16 + i / 32] >> (i % 32) & 1) as i32;
+                let level = bit(0) + 2 * bit(1) + 4 * bit(2) - 8 * bit(3);
+                let kept = f64::from(codes.step) / 2.0 * f64::from(level);
+                (f64::from(rotated[i]) - kept).powi(2)
+            })
+            .sum();
+        if !zero {
+            let ratio = f64::from(codes.slack) / (4.0 * lost.sqrt());
+            assert!((0.999..1.01).contains(&ratio), "scale {scale}: {ratio}");
+        }
+    }
+}
