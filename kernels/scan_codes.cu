@@ -54,6 +54,16 @@ __device__ __forceinline__ int level_sum(const uint4& code, const u32 (*planes)[
     return counts[0] + 2 * counts[1] + 4 * counts[2] - 8 * counts[3];
 }
 
+template <Finish FINISH>
+__device__ __forceinline__ void finish_rows(const ScanCodesParams& p, const ScanItem& item, u32 row_number, const QueryTerms* terms, u32 n,
+                                            const int (&sums)[4]) {
+    const RowTerms row = load_row(p, item, row_number);
+#pragma unroll
+    for (int q = 0; q < 4; ++q) {
+        if (q < n) finish_pair<FINISH>(p, row, terms[q], sums[q], row.inside, 0xFFFFFFFFu);
+    }
+}
+
 // A lane has a row; queries in rounds of 4.
 __device__ __forceinline__ void scan_popc(const ScanCodesParams& p) {
     __shared__ __align__(16) u32 planes[16][CODE_STRIDE];
@@ -62,12 +72,12 @@ __device__ __forceinline__ void scan_popc(const ScanCodesParams& p) {
     const u32 code_pitch = p.tier.code_pitch, n_items = *p.n_items;
     for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) {
         const ScanItem item = p.items[i];
+        prefetch_rows(p, item);
         for (u32 first = 0; first < item.n_queries; first += 4) {
             const u32 n = min(4u, item.n_queries - first), from = item.first_query + first;
             for (u32 pass = 0; pass < item.n_rows; pass += CODE_PASS) {
                 const u32 warp_row = pass + warp * 32;
                 const bool busy = warp_row < item.n_rows;
-                prefetch_row(p, item, warp_row + lane);
                 const u32 slot = item.first_slot + min(warp_row + lane, item.n_rows - 1);
                 const u32* code = p.tier.codes + (size_t)slot * code_pitch;
                 int sums[4] = {};
@@ -94,10 +104,12 @@ __device__ __forceinline__ void scan_popc(const ScanCodesParams& p) {
                     }
                 }
                 if (!busy) continue;
-                const RowTerms row = load_row(p, item, warp_row + lane);
-#pragma unroll
-                for (int q = 0; q < 4; ++q) {
-                    if (q < n) finish_pair(p, row, terms[q], sums[q], row.inside, 0xFFFFFFFFu);
+                if (p.upper) {
+                    finish_rows<STORE_UPPER>(p, item, warp_row + lane, terms, n, sums);
+                } else if (p.tier.metric == METRIC_NEG_IP) {
+                    finish_rows<APPEND_DOT>(p, item, warp_row + lane, terms, n, sums);
+                } else {
+                    finish_rows<APPEND_ROOT>(p, item, warp_row + lane, terms, n, sums);
                 }
             }
         }
@@ -113,16 +125,39 @@ __device__ __forceinline__ void bit_mma(int (&c)[4], u32 a0, u32 a1, u32 a2, u32
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+// A thread's columns 2t, 2t+1 are planes 0, 1 (t even) or 2, 3 (t odd) of query t / 2, in rows g and g + 8: neighbours exchange halves, and the
+// even one ends up with row g, the odd one with row g + 8.
+template <Finish FINISH, int PAIRS>
+__device__ __forceinline__ void finish_tiles(const ScanCodesParams& p, const ScanItem& item, u32 warp_row, const QueryTerms* terms, u32 n,
+                                             const int (&sums)[2][PAIRS][4]) {
+    const u32 lane = threadIdx.x & 31, odd = lane & 1, mine = (lane >> 1) & 1;
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+        const RowTerms row = load_row(p, item, warp_row + 16 * m + (lane >> 2) + 8 * odd);
+#pragma unroll
+        for (int j = 0; j < PAIRS; ++j) {
+            if (2 * j >= n) break;
+            const int(&c)[4] = sums[m][j];
+            const int low = odd ? 4 * c[0] - 8 * c[1] : c[0] + 2 * c[1];
+            const int high = odd ? 4 * c[2] - 8 * c[3] : c[2] + 2 * c[3];
+            const int sum = (odd ? high : low) + __shfl_xor_sync(0xFFFFFFFFu, odd ? low : high, 1);
+            const u32 q = 2 * j + mine;
+            finish_pair<FINISH>(p, row, terms[min(q, n - 1)], sum, row.inside && q < n, 0x33333333u << (2 * mine));
+        }
+    }
+}
+
 // A warp has 2 tiles of 16 rows and up to PAIRS tiles of 2 queries.
 template <int PAIRS>
 __device__ __forceinline__ void scan_mma_bits(const ScanCodesParams& p) {
     __shared__ __align__(16) u32 planes[PAIRS * 8][CODE_STRIDE];
     __shared__ QueryTerms terms[PAIRS * 2];
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const u32 g = lane >> 2, t = lane & 3, odd = t & 1;
+    const u32 g = lane >> 2, t = lane & 3;
     const u32 code_pitch = p.tier.code_pitch, n_items = *p.n_items;
     for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) {
         const ScanItem item = p.items[i];
+        prefetch_rows(p, item);
         for (u32 first = 0; first < item.n_queries; first += PAIRS * 2) {
             const u32 n = min((u32)PAIRS * 2, item.n_queries - first), from = item.first_query + first;
             const u32 tiles = (n + 1) / 2;
@@ -133,7 +168,6 @@ __device__ __forceinline__ void scan_mma_bits(const ScanCodesParams& p) {
                 u32 code[4]; // where the codes of rows g, g + 8 of the first tile are, then of the second
 #pragma unroll
                 for (int r = 0; r < 4; ++r) code[r] = min(warp_row + r * 8 + g, item.n_rows - 1) * code_pitch + 2 * t;
-                prefetch_row(p, item, warp_row + lane);
                 int sums[2][PAIRS][4] = {};
                 for (u32 base = 0; base < code_pitch; base += CODE_SLAB) {
                     const u32 here = min((u32)CODE_SLAB, code_pitch - base);
@@ -171,22 +205,12 @@ __device__ __forceinline__ void scan_mma_bits(const ScanCodesParams& p) {
                     }
                 }
                 if (!busy) continue;
-                // A thread's columns 2t, 2t+1 are planes 0, 1 (t even) or 2, 3 (t odd) of query t / 2: neighbours exchange halves.
-                const u32 mine = t >> 1;
-#pragma unroll
-                for (int m = 0; m < 2; ++m) {
-                    // The lane has the sums of one row of each tile: g, or g + 8 if t is odd.
-                    const RowTerms row = load_row(p, item, warp_row + 16 * m + g + 8 * odd);
-#pragma unroll
-                    for (int j = 0; j < PAIRS; ++j) {
-                        if (j >= tiles) break;
-                        const int(&c)[4] = sums[m][j];
-                        const int low = odd ? 4 * c[0] - 8 * c[1] : c[0] + 2 * c[1];
-                        const int high = odd ? 4 * c[2] - 8 * c[3] : c[2] + 2 * c[3];
-                        const int sum = (odd ? high : low) + __shfl_xor_sync(0xFFFFFFFFu, odd ? low : high, 1);
-                        const u32 q = 2 * j + mine;
-                        finish_pair(p, row, terms[min(q, n - 1)], sum, row.inside && q < n, 0x33333333u << (2 * mine));
-                    }
+                if (p.upper) {
+                    finish_tiles<STORE_UPPER, PAIRS>(p, item, warp_row, terms, n, sums);
+                } else if (p.tier.metric == METRIC_NEG_IP) {
+                    finish_tiles<APPEND_DOT, PAIRS>(p, item, warp_row, terms, n, sums);
+                } else {
+                    finish_tiles<APPEND_ROOT, PAIRS>(p, item, warp_row, terms, n, sums);
                 }
             }
         }
