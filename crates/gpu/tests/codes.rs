@@ -27,11 +27,13 @@ fn shapes() -> impl Iterator<Item = (Metric, usize)> {
 #[test]
 fn estimates_are_unbiased_and_bounds_hold() {
     let mut rng = rng("estimates_are_unbiased_and_bounds_hold");
+    let mut all = (0u32, 0f64);
     for (metric, dim) in shapes() {
-        let data = Data::random(&mut rng, metric, dim, 6, 40);
+        let data = Data::random(&mut rng, metric, dim, 6, 25);
         let what = format!("{} {dim}", metric.name());
         // Errors in standard errors: of the whole estimate, and of the query's four bits alone.
-        let (mut n, mut sum, mut squares, mut broken, mut bits_squares) = (0.0, 0.0, 0.0, 0, 0.0);
+        let (mut n, mut sum, mut squares, mut broken, mut bits_squares) =
+            (0.0, 0.0, 0.0, 0u32, 0.0);
         let g = scales(omen_ivf::bound::rounding(dim as u32));
         for query in &data.queries {
             let q = prepared(&data, query);
@@ -50,7 +52,7 @@ fn estimates_are_unbiased_and_bounds_hold() {
                 };
                 let low = lower_key(metric, &guess, g.loose, &q.consts, err);
                 let high = upper_key(metric, &guess, &q.consts, err);
-                broken += usize::from(low > tight) + usize::from(high < tight);
+                broken += u32::from(low > tight) + u32::from(high < tight);
 
                 // The index's own estimate has the exact <o, q'>.
                 let [f_add, f_rescale, _] = data.factors(slot).map(f64::from);
@@ -77,12 +79,21 @@ fn estimates_are_unbiased_and_bounds_hold() {
             (0.7..1.3).contains(&bits_rms),
             "{what}: four bits {bits_rms}"
         );
-        // Two bounds of four standard errors: 6e-5 of a normal variable.
+        // A query whose direction is unlucky for a list has many of them.
         assert!(
-            f64::from(broken as u32) <= 3e-4 * n + 3.0,
+            f64::from(broken) <= 2e-3 * n,
             "{what}: {broken} of {n} bounds broken"
         );
+        all.0 += broken;
+        all.1 += n;
     }
+    // Two bounds of four standard errors: 6e-5 of a normal variable.
+    let (broken, n) = all;
+    println!("{broken} of {n} bounds broken");
+    assert!(
+        f64::from(broken) <= 3e-4 * n,
+        "{broken} of {n} bounds broken"
+    );
 }
 
 #[test]
