@@ -13,8 +13,8 @@
 // Planes are in shared memory, 2,048 dimensions at a time; then rows follow in passes of 128.
 //
 // Two numbers, 1M x 768: bytes 112 MB (codes 96, factors and err 16 a row; 37 us at 3 TB/s), once per 16 queries of a list;
-// operations 2 * 4 * 768 a pair: 16 queries 98 T bit operations: 25 us at the 3,900 T/s of bit mma (as the A100's rate, on 132 SMs),
-// and about 15 instructions a pair for the bound: 26 us at 132 x 4 x 32 lanes; popc: 4 * 24 POPC a pair, 16 a clock and SM: 26 us a query.
+// operations 2 * 4 * 768 a pair: 98 G for 16 queries, 13 us if bit mma does per SM what it does on an A100 (7,600 T/s; not measured on
+// an H100), and about 30 instructions a pair for the bound, 16 us. By POPC 96 a pair, 16 a clock and SM: 26 us a query.
 #include "code_bound.h"
 
 #define CODE_THREADS 128
