@@ -221,3 +221,77 @@ __device__ __forceinline__ u32 ordered_bits(float x) {
 __device__ __forceinline__ float from_ordered_bits(u32 bits) {
     return __uint_as_float((bits & 0x80000000u) ? (bits & 0x7FFFFFFFu) : ~bits);
 }
+
+// What a query's four bit planes are worth: <o, q'> is about step * (sum of weights * popc(code & plane)) + base.
+struct CodeConsts {
+    float step;
+    float base;
+    float slack; // that many standard errors of it, from the four bits: epsilon of them
+    u32 reserved;
+};
+static_assert(sizeof(CodeConsts) == 16, "CodeConsts");
+
+struct PrepareCodesParams {
+    const float* queries; // [n_queries, pitch]
+    const u32* flips;     // [4, code_dim / 32] sign flips of the rotation: bit i of word w is dimension 32 w + i
+    float* rotated;       // [n_queries, code_dim] or null (only where code_dim <= 8,192): the rotated queries
+    u32* planes;          // [n_queries, 4, code_pitch] bits of weight 1, 2, 4, -8 of the rotated query's levels
+    CodeConsts* codes;    // [n_queries]
+    u32 pitch;
+    u32 code_dim;         // a multiple of 64, not below pitch
+    u32 code_pitch;       // words of a code, a multiple of 8; beyond code_dim / 32 they are zero
+    float epsilon;        // standard errors to allow for
+};
+static_assert(sizeof(PrepareCodesParams) == 56, "PrepareCodesParams");
+
+// The part of the tier that the code scan reads.
+struct CodeView {
+    const u32* codes;     // [n_slots, code_pitch] signs of the rotated residuals
+    const float* factors; // [3, n_slots] f_add, f_rescale, f_error
+    const float* err;     // [n_slots] radius of the hard bound, may be +inf
+    const u32* live;      // [ceil(n_slots / 32)]
+    u32 n_slots;
+    u32 code_pitch;
+    u32 metric;
+    u32 reserved;
+};
+static_assert(sizeof(CodeView) == 48, "CodeView");
+
+struct ScanCodesParams {
+    CodeView tier;
+    const u32* planes;         // [n_queries, 4, code_pitch]
+    const CodeConsts* codes;   // [n_queries]
+    const QueryConsts* consts; // [n_queries]
+    const ScanItem* items;     // [*n_items] any number of rows and queries
+    const u32* n_items;        // one number
+    const u32* group;          // query numbers, referred to by the items
+    const u32* pair;           // (query, list) pair of each entry of group
+    const float* add;          // [n_pairs] |q-c|^2 (L2, Cosine) or -<q,c> (NegIp)
+    const float* distance;     // [n_pairs] |q-c|
+    const float* thresholds;   // [n_queries]; lower bounds only
+    u32* counts;               // [n_queries] survivors appended; may pass cap; lower bounds only
+    u64* survivors;            // [n_queries, cap] ordered(key) << 32 | slot
+    const u32* pair_base;      // [n_pairs] upper bounds only: position of slot 0 in the query's survivors, modulo 2^32
+    u32 cap;
+    u32 upper;                 // 0: append by lower bounds; 1: store the upper bounds' keys of all rows
+    float loose_scale;         // 1 - 4g
+    float epsilon;             // standard errors to allow for
+};
+static_assert(sizeof(ScanCodesParams) == 168, "ScanCodesParams");
+
+struct RerankSurvivorsParams {
+    const __half* rows;        // [n_slots, pitch]
+    const float* err;          // [n_slots]
+    const float* queries;      // [n_queries, pitch]
+    const QueryConsts* consts; // [n_queries]
+    const u32* base;           // [n_queries] survivors before this one have their keys, or null: none has
+    const u32* counts;         // [n_queries]
+    u64* survivors;            // [n_queries, cap]
+    u32 n_slots;
+    u32 pitch;
+    u32 metric;
+    u32 cap;
+    float tight_scale;         // 1 - 2g
+    u32 reserved;
+};
+static_assert(sizeof(RerankSurvivorsParams) == 80, "RerankSurvivorsParams");

@@ -55,6 +55,23 @@ impl Rotation {
         self.code_dim
     }
 
+    /// The flips packed for a GPU, `[ROUNDS, code_dim / 32]`: bit `i` of word `w` is set where dimension `32 w + i` changes its
+    /// sign. The code dimension must be a multiple of 32.
+    pub fn flip_bits(&self) -> Vec<u32> {
+        assert!(
+            self.code_dim.is_multiple_of(32),
+            "words of {} flips",
+            self.code_dim
+        );
+        let word = |flips: &[u32]| {
+            flips
+                .iter()
+                .rev()
+                .fold(0, |bits, flip| bits << 1 | flip >> 31)
+        };
+        self.flips.chunks_exact(32).map(word).collect()
+    }
+
     /// Rotates `x` (`[dim]`) into `out` (`[code_dim]`).
     pub fn apply(&self, x: &[f32], out: &mut [f32]) {
         assert!(
@@ -129,6 +146,16 @@ mod tests {
                 (dot(&a, &a) - dot(&ra, &ra)).abs() < 1e-5 * dot(&a, &a),
                 "dim {dim}"
             );
+        }
+    }
+
+    #[test]
+    fn flips_are_packed_in_order() {
+        let rotation = Rotation::new(crate::testing::seed(), 100, 128);
+        let bits = rotation.flip_bits();
+        assert_eq!(bits.len(), ROUNDS * 128 / 32);
+        for (i, flip) in rotation.flips.iter().enumerate() {
+            assert_eq!(bits[i / 32] >> (i % 32) << 31, *flip, "flip {i}");
         }
     }
 

@@ -3,14 +3,18 @@
 pub mod finish;
 pub mod plan;
 pub mod prepare;
+pub mod prepare_codes;
 pub mod probes;
 pub mod rerank;
+pub mod rerank_survivors;
 pub mod scan;
+pub mod scan_codes;
 pub mod select;
 
 use crate::error::GpuError;
 use crate::params::{
-    PlanParams, PrepareParams, ProbeParams, RerankParams, ScanParams, SelectParams,
+    PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
+    RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams,
 };
 
 /// A kernel as its launcher sees it; `tests/tests/kernel_table.rs` compares this with the compiled code.
@@ -73,6 +77,11 @@ pub const KERNELS: &[Kernel] = &[
     kernel("plan_count", &[size_of::<PlanParams>()]),
     kernel("plan_items", &[size_of::<PlanParams>()]),
     kernel("plan_scatter", &[size_of::<PlanParams>()]),
+    kernel("prepare_codes", &[size_of::<PrepareCodesParams>()]),
+    kernel("scan_codes_mma_4", &[size_of::<ScanCodesParams>()]),
+    kernel("scan_codes_mma_16", &[size_of::<ScanCodesParams>()]),
+    kernel("scan_codes_popc", &[size_of::<ScanCodesParams>()]),
+    kernel("rerank_survivors", &[size_of::<RerankSurvivorsParams>()]),
 ];
 
 /// The number of a kernel by its symbol.

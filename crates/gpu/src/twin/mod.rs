@@ -3,9 +3,12 @@
 
 pub mod finish;
 pub mod plan;
+pub mod prepare_codes;
 pub mod probes;
 pub mod rerank;
+pub mod rerank_survivors;
 pub mod scan;
+pub mod scan_codes;
 pub mod select;
 
 use half::f16;

@@ -30,7 +30,7 @@ use crate::{Metric, Tid};
 /// How many standard errors the filter allows for: so many that an entry it should have let through is one in tens of thousands,
 /// and the CPU returns the rows that the GPU returns, which has no filter. Four-bit codes can afford more than one-bit
 /// codes: their standard error is a seventh.
-const fn epsilon(filter: Filter) -> f32 {
+pub const fn epsilon(filter: Filter) -> f32 {
     match filter {
         Filter::FourBit => 5.0,
         Filter::None | Filter::OneBit => 4.0,
