@@ -12,7 +12,8 @@ typedef unsigned long long u64;
 #define METRIC_NEG_IP 2u
 #define METRIC_COSINE 3u
 
-// The hot tier: entries in slots, the slots of a list contiguous.
+// The hot tier: entries in slots, the slots of a list contiguous. Without rows (a tier of codes alone) rows, norm_sq and tids
+// are null; without codes codes and factors are.
 struct TierView {
     const __half* rows;   // [n_slots, pitch] stored vectors
     const float* norm_sq; // [n_slots] squared norm of the stored vector, rounded to nearest
@@ -21,8 +22,12 @@ struct TierView {
     const u64* tids;      // [n_slots] block in the low, line pointer in the high half
     u32 pitch;
     u32 metric;
+    const u32* codes;     // [n_slots, code_pitch] bit d % 32 of word d / 32: sign of dimension d of the rotated residual, 1 = positive
+    const float* factors; // [3, n_slots] f_add, f_rescale, f_error (crates/ivf/src/rabitq)
+    u32 code_pitch;       // 32-bit words per code, a multiple of 8; zeros after the code's dimensions
+    u32 n_slots;
 };
-static_assert(sizeof(TierView) == 48, "TierView");
+static_assert(sizeof(TierView) == 72, "TierView");
 
 // What one query brings to the keys, besides its coordinates (crates/gpu/src/query.rs derives the numbers).
 struct QueryConsts {
@@ -58,7 +63,7 @@ struct ScanParams {
     u32 cap;
     float loose_scale;         // 1 - 4g
 };
-static_assert(sizeof(ScanParams) == 120, "ScanParams");
+static_assert(sizeof(ScanParams) == 144, "ScanParams");
 
 struct SelectParams {
     u64* survivors;    // [n_queries, cap]
@@ -90,7 +95,7 @@ struct RerankParams {
     float tight_scale;         // 1 - 2g
     u32 reserved;
 };
-static_assert(sizeof(RerankParams) == 104, "RerankParams");
+static_assert(sizeof(RerankParams) == 128, "RerankParams");
 
 // Floats as unsigned numbers in the same order (no NaN comes in).
 __device__ __forceinline__ u32 ordered_bits(float x) {

@@ -83,16 +83,7 @@ impl CudaEngine {
         plan: TierPlan,
         metric: Metric,
     ) -> Result<Self, GpuError> {
-        let at = |offset: usize| tier.address() + offset as u64;
-        let view = TierView {
-            rows: at(plan.rows),
-            norm_sq: at(plan.norm_sq),
-            err: at(plan.err),
-            live: at(plan.live),
-            tids: at(plan.tids),
-            pitch: plan.pitch as u32,
-            metric: metric as u32,
-        };
+        let view = TierView::new(tier.address(), &plan, metric);
         Ok(Self {
             stream: Stream::new(ctx)?,
             ctx: ctx.clone(),

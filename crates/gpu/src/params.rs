@@ -1,26 +1,58 @@
 //! Structs shared with the kernels. Twin of `kernels/params.h`: change both together.
 //! Device addresses are `u64`; lengths of the arrays behind them are given as `[n]`.
 
+use crate::memory::TierPlan;
 use bytemuck::{Pod, Zeroable};
+use omen_ivf::Metric;
 
 /// The hot tier's arrays in device memory.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct TierView {
-    /// f16 `[n_slots, pitch]`: stored vectors.
+    /// f16 `[n_slots, pitch]`: stored vectors; 0 in a tier of codes alone.
     pub rows: u64,
-    /// f32 `[n_slots]`: squared norms of the stored vectors.
+    /// f32 `[n_slots]`: squared norms of the stored vectors; 0 in a tier of codes alone.
     pub norm_sq: u64,
     /// f32 `[n_slots]`: radius of the hard bound.
     pub err: u64,
     /// u32 `[ceil(n_slots / 32)]`: bit `slot % 32` of word `slot / 32` is set for live entries.
     pub live: u64,
-    /// u64 `[n_slots]`: heap block in the low half, line pointer in the high half.
+    /// u64 `[n_slots]`: heap block in the low half, line pointer in the high half; 0 in a tier of codes alone.
     pub tids: u64,
     /// Halves per row, a multiple of 32.
     pub pitch: u32,
     /// Discriminant of `omen_ivf::Metric`.
     pub metric: u32,
+    /// u32 `[n_slots, code_pitch]`: one-bit codes, bit `d % 32` of word `d / 32` is the sign of dimension `d` of the rotated
+    /// residual (1: positive), zeros from the code's dimension on; 0 in a tier without codes.
+    pub codes: u64,
+    /// f32 `[3, n_slots]`: `f_add`, `f_rescale`, `f_error` (`omen_ivf::rabitq`); 0 in a tier without codes.
+    pub factors: u64,
+    /// 32-bit words per code, a multiple of 8.
+    pub code_pitch: u32,
+    /// Slots of the tier.
+    pub n_slots: u32,
+}
+
+impl TierView {
+    /// The view of a tier laid out by `plan` at the device address `start`.
+    pub fn new(start: u64, plan: &TierPlan, metric: Metric) -> Self {
+        let at = |there: bool, offset: usize| if there { start + offset as u64 } else { 0 };
+        let (rows, codes) = (plan.parts.rows(), plan.parts.codes());
+        Self {
+            rows: at(rows, plan.rows),
+            norm_sq: at(rows, plan.norm_sq),
+            err: at(true, plan.err),
+            live: at(true, plan.live),
+            tids: at(rows, plan.tids),
+            pitch: plan.pitch as u32,
+            metric: metric as u32,
+            codes: at(codes, plan.codes),
+            factors: at(codes, plan.factors),
+            code_pitch: plan.code_pitch as u32,
+            n_slots: plan.n_slots as u32,
+        }
+    }
 }
 
 /// What one query brings to the keys besides its coordinates; `query.rs` derives the numbers.
@@ -144,13 +176,13 @@ pub struct RerankParams {
 }
 
 const _: () = {
-    assert!(size_of::<TierView>() == 48);
+    assert!(size_of::<TierView>() == 72);
     assert!(size_of::<QueryConsts>() == 32);
     assert!(size_of::<ScanItem>() == 16);
-    assert!(size_of::<ScanParams>() == 120);
+    assert!(size_of::<ScanParams>() == 144);
     assert!(size_of::<SelectParams>() == 40);
     assert!(size_of::<RerankOut>() == 16);
-    assert!(size_of::<RerankParams>() == 104);
+    assert!(size_of::<RerankParams>() == 128);
 };
 
 /// Floats as unsigned numbers in the same order; not for NaN. Twin of `ordered_bits` in `kernels/params.h`.

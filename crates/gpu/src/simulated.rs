@@ -4,7 +4,7 @@
 use crate::context::Wait;
 use crate::engine::{Engine, N_STAGES, STAGE_BYTES, Scales};
 use crate::error::GpuError;
-use crate::memory::{ScratchPlan, TierPlan};
+use crate::memory::{N_FACTORS, ScratchPlan, TierPlan};
 use crate::params::{QueryConsts, RerankOut, ScanItem};
 use crate::plan::Rounds;
 use crate::twin::TierArrays;
@@ -48,6 +48,25 @@ impl SimulatedEngine {
 /// The first `n` elements at `at`.
 fn array<T: AnyBitPattern>(memory: &[u8], at: usize, n: usize) -> &[T] {
     cast_slice(&memory[at..at + n * size_of::<T>()])
+}
+
+/// The arrays of a tier in its memory.
+fn tier_arrays<'a>(memory: &'a [u8], plan: &TierPlan, metric: Metric) -> TierArrays<'a> {
+    let n = plan.n_slots;
+    let with_rows = if plan.parts.rows() { n } else { 0 };
+    let with_codes = if plan.parts.codes() { n } else { 0 };
+    TierArrays {
+        rows: array(memory, plan.rows, with_rows * plan.pitch),
+        norm_sq: array(memory, plan.norm_sq, with_rows),
+        err: array(memory, plan.err, n),
+        live: array(memory, plan.live, n.div_ceil(32)),
+        tids: array(memory, plan.tids, with_rows),
+        codes: array(memory, plan.codes, with_codes * plan.code_pitch),
+        factors: array(memory, plan.factors, with_codes * N_FACTORS),
+        pitch: plan.pitch,
+        code_pitch: plan.code_pitch,
+        metric,
+    }
 }
 
 /// The arrays of a batch, apart from each other. `parts`: (offset, bytes), ascending.
@@ -109,17 +128,7 @@ impl Engine for SimulatedEngine {
     ) -> Result<&[u8], GpuError> {
         let shape = plan.shape;
         let (n, keep, cap) = (shape.n_queries, shape.keep, shape.cap);
-        let slots = self.plan.n_slots;
-        let tier_memory: &[u8] = cast_slice(&self.tier);
-        let tier = TierArrays {
-            rows: array(tier_memory, self.plan.rows, slots * self.plan.pitch),
-            norm_sq: array(tier_memory, self.plan.norm_sq, slots),
-            err: array(tier_memory, self.plan.err, slots),
-            live: array(tier_memory, self.plan.live, slots.div_ceil(32)),
-            tids: array(tier_memory, self.plan.tids, slots),
-            pitch: self.plan.pitch,
-            metric: self.metric,
-        };
+        let tier = tier_arrays(cast_slice(&self.tier), &self.plan, self.metric);
         let [
             queries,
             consts,

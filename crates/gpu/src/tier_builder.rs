@@ -4,7 +4,7 @@ use crate::context::Wait;
 use crate::device::Gpu;
 use crate::engine::{Engine, N_STAGES, STAGE_BYTES};
 use crate::error::GpuError;
-use crate::memory::{ALIGN, TierPlan};
+use crate::memory::{ALIGN, Parts, TierPlan};
 use crate::tier::{Catalog, Tier, TierList, TierSpec};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -12,8 +12,6 @@ use omen_ivf::Tid;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// Least scratch a tier is given besides its entries; see [`TierBuilder::bytes_needed`].
-pub const MIN_SCRATCH_BYTES: u64 = 16 << 20;
 /// Longest wait for a copy of one staging area.
 const COPY_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -40,7 +38,7 @@ pub struct TierBuilder {
 impl TierBuilder {
     /// Bytes of device memory a tier of `n_slots` entries takes at least, scratch for searches included.
     pub fn bytes_needed(spec: &TierSpec, n_slots: u64) -> Result<u64, GpuError> {
-        Ok(TierPlan::new(spec.dim, n_slots)?.bytes as u64 + MIN_SCRATCH_BYTES)
+        Ok(TierPlan::new(spec, Parts::Rows, n_slots)?.bytes_needed())
     }
 
     /// Allocates device memory for `n_slots` entries. The tier and its scratch never take more than `byte_limit`.
@@ -51,8 +49,8 @@ impl TierBuilder {
         n_slots: u64,
         byte_limit: u64,
     ) -> Result<Self, GpuError> {
-        let plan = TierPlan::new(spec.dim, n_slots)?;
-        let needed = plan.bytes as u64 + MIN_SCRATCH_BYTES;
+        let plan = TierPlan::new(&spec, Parts::Rows, n_slots)?;
+        let needed = plan.bytes_needed();
         let available = byte_limit.min(gpu.memory()?.0);
         if needed > available {
             return Err(GpuError::OutOfMemory { needed, available });
@@ -113,7 +111,7 @@ impl TierBuilder {
             self.rewind(at)?;
         }
         if at >= self.plan.n_slots {
-            let needed = TierPlan::new(self.spec.dim, at as u64 + 1)?.bytes as u64;
+            let needed = TierPlan::new(&self.spec, self.plan.parts, at as u64 + 1)?.bytes as u64;
             return Err(GpuError::OutOfMemory {
                 needed,
                 available: self.plan.bytes as u64,

@@ -70,7 +70,10 @@ impl HostTier {
             err: &self.err,
             live: &self.live,
             tids: &self.tids,
+            codes: &[],
+            factors: &[],
             pitch: self.pitch,
+            code_pitch: 0,
             metric: self.metric,
         }
     }
@@ -100,6 +103,7 @@ pub struct DeviceTier {
     buffers: [DeviceBuffer; 5],
     pitch: u32,
     metric: u32,
+    n_slots: u32,
 }
 
 impl DeviceTier {
@@ -118,6 +122,7 @@ impl DeviceTier {
             buffers,
             pitch: host.pitch as u32,
             metric: host.metric as u32,
+            n_slots: host.norm_sq.len() as u32,
         }
     }
 
@@ -131,6 +136,8 @@ impl DeviceTier {
             tids,
             pitch: self.pitch,
             metric: self.metric,
+            n_slots: self.n_slots,
+            ..TierView::default()
         }
     }
 }

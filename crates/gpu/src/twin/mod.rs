@@ -20,8 +20,14 @@ pub struct TierArrays<'a> {
     pub live: &'a [u32],
     /// `[n_slots]`
     pub tids: &'a [u64],
+    /// `[n_slots, code_pitch]`
+    pub codes: &'a [u32],
+    /// `[3, n_slots]`
+    pub factors: &'a [f32],
     /// Halves per row.
     pub pitch: usize,
+    /// Words per code; 0 without codes.
+    pub code_pitch: usize,
     /// The metric.
     pub metric: omen_ivf::Metric,
 }
