@@ -97,6 +97,26 @@ struct RerankParams {
 };
 static_assert(sizeof(RerankParams) == 128, "RerankParams");
 
+// What a block unpacks: n rows or n entries of groups from byte `at` of the area (a multiple of 16) on, to slots of one list.
+struct UnpackItem {
+    u32 at;
+    u32 first_slot;
+    u32 n;
+    u32 reserved;
+};
+static_assert(sizeof(UnpackItem) == 16, "UnpackItem");
+
+struct UnpackParams {
+    TierView tier;
+    const unsigned char* area;
+    const UnpackItem* items; // [gridDim.x]
+    u32 dim;
+    u32 group_bytes;         // from one group in the area to the next
+    u32 code_words;          // 32-bit words per code in the area, 0: none
+    u32 reserved;
+};
+static_assert(sizeof(UnpackParams) == 104, "UnpackParams");
+
 // Floats as unsigned numbers in the same order (no NaN comes in).
 __device__ __forceinline__ u32 ordered_bits(float x) {
     const u32 bits = __float_as_uint(x);

@@ -6,8 +6,8 @@ use crate::params::{QueryConsts, RerankOut, ScanItem};
 mod tier;
 
 pub use tier::{
-    LadderShape, MIN_SCRATCH_BYTES, N_FACTORS, Parts, Rung, TierPlan, code_pitch_of, rung,
-    with_spare,
+    CODE_PITCH_STEP, LadderShape, MIN_SCRATCH_BYTES, N_FACTORS, Parts, Rung, TierPlan,
+    code_pitch_of, rung, with_spare,
 };
 
 /// Rows are padded with zeros to a multiple of this many halves (64 bytes).

@@ -175,7 +175,43 @@ pub struct RerankParams {
     pub reserved: u32,
 }
 
+/// What a block of the unpack kernels does: `n` rows or `n` entries of groups to slots of one list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnpackItem {
+    /// Byte in the area, a multiple of 16.
+    pub at: u32,
+    /// First slot.
+    pub first_slot: u32,
+    /// Rows, or entries (at most 256).
+    pub n: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Argument of the unpack kernels.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnpackParams {
+    /// The tier, written to.
+    pub tier: TierView,
+    /// The area: parts of the streams of lists.
+    pub area: u64,
+    /// [`UnpackItem`] `[n_items]`.
+    pub items: u64,
+    /// Halves per row in the area.
+    pub dim: u32,
+    /// From one group in the area to the next.
+    pub group_bytes: u32,
+    /// 32-bit words per code in the area; 0: none.
+    pub code_words: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 const _: () = {
+    assert!(size_of::<UnpackItem>() == 16);
+    assert!(size_of::<UnpackParams>() == 104);
     assert!(size_of::<TierView>() == 72);
     assert!(size_of::<QueryConsts>() == 32);
     assert!(size_of::<ScanItem>() == 16);

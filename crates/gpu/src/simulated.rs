@@ -2,15 +2,16 @@
 //! launches (staging, plans, rounds, overflow, results) is the real device's code.
 
 use crate::context::Wait;
-use crate::engine::{Engine, N_STAGES, STAGE_BYTES, Scales};
+use crate::engine::{Engine, N_STAGES, STAGE_BYTES, Scales, Unpack};
 use crate::error::GpuError;
 use crate::memory::{N_FACTORS, ScratchPlan, TierPlan};
-use crate::params::{QueryConsts, RerankOut, ScanItem};
+use crate::params::{QueryConsts, RerankOut, ScanItem, UnpackItem};
 use crate::plan::Rounds;
 use crate::twin::TierArrays;
 use crate::twin::rerank::rerank_one;
 use crate::twin::scan::{ScanArrays, scan_item};
 use crate::twin::select::select_smallest;
+use crate::twin::unpack::{UnpackArrays, unpack_groups, unpack_rows};
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use omen_ivf::Metric;
 use std::ops::Range;
@@ -39,7 +40,7 @@ impl SimulatedEngine {
             tier: words(plan.bytes),
             plan,
             metric,
-            stages: [Vec::new(), Vec::new()],
+            stages: Default::default(),
             scratch: Vec::new(),
         }
     }
@@ -48,6 +49,34 @@ impl SimulatedEngine {
 /// The first `n` elements at `at`.
 fn array<T: AnyBitPattern>(memory: &[u8], at: usize, n: usize) -> &[T] {
     cast_slice(&memory[at..at + n * size_of::<T>()])
+}
+
+/// The arrays of a tier that are unpacked into, in its memory.
+fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> {
+    let n = plan.n_slots;
+    let with_rows = if plan.parts.rows() { n } else { 0 };
+    let with_codes = if plan.parts.codes() { n } else { 0 };
+    let [rows, norm_sq, err, tids, codes, factors] = split(
+        memory,
+        [
+            (plan.rows, with_rows * plan.pitch * 2),
+            (plan.norm_sq, with_rows * 4),
+            (plan.err, n * 4),
+            (plan.tids, with_rows * 8),
+            (plan.codes, with_codes * plan.code_pitch * 4),
+            (plan.factors, with_codes * N_FACTORS * 4),
+        ],
+    );
+    UnpackArrays {
+        rows: array_mut(rows),
+        norm_sq: array_mut(norm_sq),
+        err: array_mut(err),
+        tids: array_mut(tids),
+        codes: array_mut(codes),
+        factors: array_mut(factors),
+        pitch: plan.pitch,
+        code_pitch: plan.code_pitch,
+    }
 }
 
 /// The arrays of a tier in its memory.
@@ -107,8 +136,22 @@ impl Engine for SimulatedEngine {
         Ok(())
     }
 
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
+        let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
+        let mut tier = unpack_arrays(cast_slice_mut(&mut self.tier), &self.plan);
+        let shape = &work.shape;
+        for item in &items[work.groups.first..][..work.groups.n] {
+            unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
+        }
+        for item in &items[work.rows.first..][..work.rows.n] {
+            unpack_rows(&mut tier, area, item, shape.dim);
+        }
+        Ok(())
+    }
+
     fn end_writes(&mut self, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        self.stages = [Vec::new(), Vec::new()];
+        self.stages = Default::default();
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use crate::context::Wait;
 use crate::engine::Engine;
 use crate::error::GpuError;
-use crate::memory::TierPlan;
+use crate::memory::{Parts, TierPlan};
 use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{Search, SearchTimes};
@@ -44,6 +44,8 @@ pub(crate) struct Catalog {
     pieces: Vec<Piece>,
     /// `[n_lists + 1]`: first piece of each list.
     first_piece: Vec<u32>,
+    /// First slot and number of each list that has slots, in the order of slots.
+    by_slot: Vec<(u32, u32)>,
 }
 
 impl Catalog {
@@ -56,13 +58,30 @@ impl Catalog {
             }
             first_piece.push(pieces.len() as u32);
         }
+        let mut by_slot: Vec<(u32, u32)> = lists
+            .iter()
+            .zip(0..)
+            .filter_map(|(list, number)| {
+                list.filter(|l| l.n_slots > 0)
+                    .map(|l| (l.first_slot, number))
+            })
+            .collect();
+        by_slot.sort_unstable();
         Self {
             spec,
             pitch,
             lists,
             pieces,
             first_piece,
+            by_slot,
         }
+    }
+
+    fn place_of(&self, slot: u32) -> Option<(u32, u32)> {
+        let i = self.by_slot.partition_point(|(first, _)| *first <= slot);
+        let (first, number) = self.by_slot[i.checked_sub(1)?];
+        let list = self.lists[number as usize]?;
+        (slot - first < list.n_slots).then_some((number, slot - first))
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -103,6 +122,7 @@ impl Catalog {
 pub struct Tier {
     catalog: Catalog,
     plan: TierPlan,
+    has_centroids: bool,
     byte_limit: u64,
     engine: Mutex<Box<dyn Engine>>,
     last_times: Mutex<SearchTimes>,
@@ -112,12 +132,14 @@ impl Tier {
     pub(crate) fn new(
         catalog: Catalog,
         plan: TierPlan,
+        has_centroids: bool,
         byte_limit: u64,
         engine: Box<dyn Engine>,
     ) -> Self {
         Self {
             catalog,
             plan,
+            has_centroids,
             byte_limit,
             engine: Mutex::new(engine),
             last_times: Mutex::default(),
@@ -127,6 +149,21 @@ impl Tier {
     /// What the tier is for.
     pub fn spec(&self) -> TierSpec {
         self.catalog.spec
+    }
+
+    /// What the tier holds of its entries.
+    pub fn parts(&self) -> Parts {
+        self.plan.parts
+    }
+
+    /// Whether the centroids are here, so that the device can choose lists.
+    pub fn has_centroids(&self) -> bool {
+        self.has_centroids
+    }
+
+    /// The list that `slot` belongs to, and its number in the list; None for slots that no list uses.
+    pub fn place_of(&self, slot: u32) -> Option<(u32, u32)> {
+        self.catalog.place_of(slot)
     }
 
     /// Bytes of device memory held: entries and, once searched, scratch.
@@ -167,6 +204,11 @@ impl Tier {
         deadline: Duration,
         poll: &mut dyn FnMut() -> Result<(), GpuError>,
     ) -> Result<Vec<Candidates>, GpuError> {
+        if !self.plan.parts.rows() {
+            return Err(GpuError::Unsupported(
+                "searching rows in a tier of codes alone".into(),
+            ));
+        }
         let mut engine = match self.engine.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),

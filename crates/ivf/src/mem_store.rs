@@ -14,6 +14,7 @@
 mod bulk;
 mod control;
 mod locks;
+mod pins;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

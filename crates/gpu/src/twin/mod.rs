@@ -4,6 +4,7 @@
 pub mod rerank;
 pub mod scan;
 pub mod select;
+pub mod unpack;
 
 use half::f16;
 
