@@ -73,6 +73,9 @@ pub trait Engine: Send {
     /// Queues the copy of a staging area to the device and the unpacking of its items into the tier's arrays.
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError>;
 
+    /// Copies the tier's memory from offset `at` on back. While nothing else is under way.
+    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
     /// Waits for all writes and gives the staging areas back.
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
@@ -199,6 +202,18 @@ impl Engine for CudaEngine {
         };
         unpack_groups(&self.ctx, stream, params, work.groups)?;
         unpack_rows(&self.ctx, stream, params, work.rows)
+    }
+
+    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        let mut pinned = PinnedBuffer::new(&self.ctx, STAGE_BYTES)?;
+        for (i, part) in to.chunks_mut(STAGE_BYTES).enumerate() {
+            let start = at + i * STAGE_BYTES;
+            self.stream
+                .download(&mut pinned, &self.tier, start..start + part.len())?;
+            self.stream.wait(wait)?;
+            part.copy_from_slice(&pinned.bytes()[..part.len()]);
+        }
+        Ok(())
     }
 
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {

@@ -28,6 +28,7 @@ pub mod simulated;
 mod staging;
 pub mod tier;
 pub mod tier_builder;
+pub mod tier_image;
 pub mod twin;
 
 pub use copiers::Copiers;

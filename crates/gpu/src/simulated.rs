@@ -7,7 +7,7 @@ use crate::error::GpuError;
 use crate::memory::{N_FACTORS, ScratchPlan, TierPlan};
 use crate::params::{QueryConsts, RerankOut, ScanItem, UnpackItem};
 use crate::plan::Rounds;
-use crate::twin::TierArrays;
+use crate::tier_image::tier_arrays;
 use crate::twin::rerank::rerank_one;
 use crate::twin::scan::{ScanArrays, scan_item};
 use crate::twin::select::select_smallest;
@@ -46,11 +46,6 @@ impl SimulatedEngine {
     }
 }
 
-/// The first `n` elements at `at`.
-fn array<T: AnyBitPattern>(memory: &[u8], at: usize, n: usize) -> &[T] {
-    cast_slice(&memory[at..at + n * size_of::<T>()])
-}
-
 /// The arrays of a tier that are unpacked into, in its memory.
 fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> {
     let n = plan.n_slots;
@@ -76,25 +71,6 @@ fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> 
         factors: array_mut(factors),
         pitch: plan.pitch,
         code_pitch: plan.code_pitch,
-    }
-}
-
-/// The arrays of a tier in its memory.
-fn tier_arrays<'a>(memory: &'a [u8], plan: &TierPlan, metric: Metric) -> TierArrays<'a> {
-    let n = plan.n_slots;
-    let with_rows = if plan.parts.rows() { n } else { 0 };
-    let with_codes = if plan.parts.codes() { n } else { 0 };
-    TierArrays {
-        rows: array(memory, plan.rows, with_rows * plan.pitch),
-        norm_sq: array(memory, plan.norm_sq, with_rows),
-        err: array(memory, plan.err, n),
-        live: array(memory, plan.live, n.div_ceil(32)),
-        tids: array(memory, plan.tids, with_rows),
-        codes: array(memory, plan.codes, with_codes * plan.code_pitch),
-        factors: array(memory, plan.factors, with_codes * N_FACTORS),
-        pitch: plan.pitch,
-        code_pitch: plan.code_pitch,
-        metric,
     }
 }
 
@@ -147,6 +123,16 @@ impl Engine for SimulatedEngine {
         for item in &items[work.rows.first..][..work.rows.n] {
             unpack_rows(&mut tier, area, item, shape.dim);
         }
+        Ok(())
+    }
+
+    fn read_tier(
+        &mut self,
+        at: usize,
+        to: &mut [u8],
+        _wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        to.copy_from_slice(&cast_slice::<u64, u8>(&self.tier)[at..at + to.len()]);
         Ok(())
     }
 

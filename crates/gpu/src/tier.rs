@@ -7,6 +7,8 @@ use crate::memory::{Parts, TierPlan};
 use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{Search, SearchTimes};
+use crate::staging::bounded;
+use crate::tier_image::TierImage;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
 use std::sync::{Mutex, TryLockError};
@@ -231,6 +233,18 @@ impl Tier {
             *last = times;
         }
         results
+    }
+
+    /// A copy of the tier's arrays. Errors: `Busy`, and those of the device.
+    pub fn read_back(&self) -> Result<TierImage, GpuError> {
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        };
+        TierImage::new(self.plan.clone(), self.catalog.metric(), |bytes| {
+            bounded(|wait| engine.read_tier(0, bytes, wait))
+        })
     }
 
     /// Where the time of the last search went.

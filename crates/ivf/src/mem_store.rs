@@ -50,6 +50,7 @@ pub struct MemStore {
     hook: Mutex<Option<Hook>>,
     calls_until_failure: AtomicI64,
     n_reads: AtomicU64,
+    n_pins: AtomicU64,
     accesses: Mutex<Option<Vec<Access>>>,
 }
 

@@ -30,6 +30,7 @@ unsafe impl PinStore for MemStore {
         self.record(|| Access::Read(block));
         let cell = self.cell(block)?;
         let image = image_of(&cell);
+        self.n_pins.fetch_add(1, Ordering::Relaxed);
         Ok(MemPin { cell, image })
     }
 
@@ -39,6 +40,7 @@ unsafe impl PinStore for MemStore {
 
     fn release<R>(&self, pin: MemPin, f: impl FnOnce(&[u8]) -> R) -> R {
         let _inside = enter();
+        self.n_pins.fetch_sub(1, Ordering::Relaxed);
         let image = pin.cell.read().unwrap_or_else(PoisonError::into_inner);
         f(bytemuck::cast_slice(image.as_slice()))
     }
