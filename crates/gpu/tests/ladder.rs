@@ -27,6 +27,7 @@ fn the_best_rung_that_fits() {
                 n_lists,
             },
             filter: [Filter::None, Filter::FourBit, Filter::OneBit][rng.random_range(0..3)],
+            codes_alone: rng.random(),
             list_sizes: &sizes,
         };
         let budget = 1u64 << rng.random_range(10..40);
@@ -44,11 +45,17 @@ fn the_best_rung_that_fits() {
         match chosen {
             Rung::CodesAndRows => seen[0] += 1,
             Rung::CodesOnly => {
-                assert!(parts.codes() && fits(Parts::Codes, all), "{what}");
+                assert!(
+                    shape.codes_alone && parts.codes() && fits(Parts::Codes, all),
+                    "{what}"
+                );
                 seen[1] += 1;
             }
             Rung::HottestLists { n_lists, n_slots } => {
-                assert!(!(parts.codes() && fits(Parts::Codes, all)), "{what}");
+                assert!(
+                    !(shape.codes_alone && parts.codes() && fits(Parts::Codes, all)),
+                    "{what}"
+                );
                 assert_eq!(n_slots, first(n_lists), "{what}");
                 assert!(n_slots > 0 && fits(parts, n_slots), "{what}");
                 assert!(!fits(parts, first(n_lists + 1)), "{what}");

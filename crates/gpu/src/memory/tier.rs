@@ -142,6 +142,8 @@ pub struct LadderShape<'a> {
     pub spec: TierSpec,
     /// Codes of the index.
     pub filter: Filter,
+    /// Whether a tier of codes alone is of use.
+    pub codes_alone: bool,
     /// Entries of each list, the hottest list first.
     pub list_sizes: &'a [u32],
 }
@@ -175,7 +177,7 @@ pub fn rung(shape: &LadderShape<'_>, budget: u64) -> Rung {
     if fits(parts, all) {
         return Rung::CodesAndRows;
     }
-    if parts.codes() && fits(Parts::Codes, all) {
+    if shape.codes_alone && parts.codes() && fits(Parts::Codes, all) {
         return Rung::CodesOnly;
     }
     // `fits` is monotone in the entries, so the longest prefix that fits is found by halving.
@@ -268,6 +270,7 @@ mod tests {
         let shape = LadderShape {
             spec: spec(768, 100),
             filter: Filter::OneBit,
+            codes_alone: true,
             list_sizes: &sizes,
         };
         let need = |parts, n| {
@@ -289,6 +292,15 @@ mod tests {
             ..shape
         };
         assert_eq!(rung(&rows_only, need(Parts::Rows, 3000)), fewer);
+        let no_codes_alone = LadderShape {
+            codes_alone: false,
+            ..shape
+        };
+        let most = Rung::HottestLists {
+            n_lists: 99,
+            n_slots: 99_000,
+        };
+        assert_eq!(rung(&no_codes_alone, whole - 1), most);
         let one = need(Parts::RowsAndCodes, 1000);
         assert_eq!(rung(&shape, one - 1), Rung::Nothing);
         let nothing = LadderShape {
