@@ -15,7 +15,8 @@ extern __shared__ uint4 dynamic_shared[];
 #define METRIC_NEG_IP 2u
 #define METRIC_COSINE 3u
 
-// The hot tier: entries in slots, the slots of a list contiguous.
+// The hot tier: entries in slots, the slots of a list contiguous. Without rows (a tier of codes alone) rows, norm_sq and tids
+// are null; without codes codes and factors are.
 struct TierView {
     const __half* rows;   // [n_slots, pitch] stored vectors
     const float* norm_sq; // [n_slots] squared norm of the stored vector, rounded to nearest
@@ -24,8 +25,12 @@ struct TierView {
     const u64* tids;      // [n_slots] block in the low, line pointer in the high half
     u32 pitch;
     u32 metric;
+    const u32* codes;     // [n_slots, code_pitch] bit d % 32 of word d / 32: sign of dimension d of the rotated residual, 1 = positive
+    const float* factors; // [3, n_slots] f_add, f_rescale, f_error (crates/ivf/src/rabitq)
+    u32 code_pitch;       // 32-bit words per code, a multiple of 8; zeros after the code's dimensions
+    u32 n_slots;
 };
-static_assert(sizeof(TierView) == 48, "TierView");
+static_assert(sizeof(TierView) == 72, "TierView");
 
 // What one query brings to the keys, besides its coordinates (crates/gpu/src/query.rs derives the numbers).
 struct QueryConsts {
@@ -83,10 +88,9 @@ struct ScanParams {
     u32 n_rows;
     u32 n_queries;
     u32 n_halves;              // 2: both halves of the queries; 1: the high ones alone (wgmma only)
-    u32 tier_slots;            // wgmma: rows of tier.rows
-    u32 reserved[4];
+    u32 reserved[15];
 };
-static_assert(sizeof(ScanParams) == 448, "ScanParams");
+static_assert(sizeof(ScanParams) == 512, "ScanParams");
 
 struct SelectParams {
     u64* survivors;    // [n_queries, cap]
@@ -133,7 +137,7 @@ struct RerankParams {
     u32 k;
     u32 reserved;
 };
-static_assert(sizeof(RerankParams) == 136, "RerankParams");
+static_assert(sizeof(RerankParams) == 160, "RerankParams");
 
 struct PrepareParams {
     const float* raw;          // [n_queries, dim], perhaps in the host's memory
@@ -211,6 +215,26 @@ struct PlanParams {
     u32 width[2];
 };
 static_assert(sizeof(PlanParams) == 128, "PlanParams");
+
+// What a block unpacks: n rows or n entries of groups from byte `at` of the area (a multiple of 16) on, to slots of one list.
+struct UnpackItem {
+    u32 at;
+    u32 first_slot;
+    u32 n;
+    u32 reserved;
+};
+static_assert(sizeof(UnpackItem) == 16, "UnpackItem");
+
+struct UnpackParams {
+    TierView tier;
+    const unsigned char* area;
+    const UnpackItem* items; // [gridDim.x]
+    u32 dim;
+    u32 group_bytes;         // from one group in the area to the next
+    u32 code_words;          // 32-bit words per code in the area, 0: none
+    u32 reserved;
+};
+static_assert(sizeof(UnpackParams) == 104, "UnpackParams");
 
 // Floats as unsigned numbers in the same order (no NaN comes in).
 __device__ __forceinline__ u32 ordered_bits(float x) {

@@ -17,7 +17,7 @@ use pgrx::PgLogLevel;
 
 use super::stats::{self, ScanRecord};
 use super::tiers::{self, Device, LoadedTier, Stop};
-use super::{SearchRequest, choice, merge, scan};
+use super::{SearchRequest, choice, heat, merge, scan};
 use crate::error::{PgError, Result};
 use crate::guc::{self, EngineSetting};
 
@@ -116,6 +116,11 @@ fn attempt(
         // Keys of such a query need the CPU's case by case look.
         return Ok(None);
     }
+    heat::note(
+        choice::file_of(request),
+        request.index.n_lists(),
+        request.lists,
+    );
     if wants_loading(device, setting, request) {
         let began = Instant::now();
         let outcome = device.load(request.pages, request.index, choice::file_of(request));
@@ -207,7 +212,14 @@ fn search_tier(
         }
     }
     record.add(&did);
-    loaded.stale = split.stale.len() * STALE_SHARE > request.lists.len();
+    // Lists that did not fit are not out of date.
+    let absent = |probe: &&Probe| loaded.tier.lists()[probe.list as usize].is_none();
+    let by_design = if loaded.is_whole {
+        0
+    } else {
+        split.stale.iter().filter(absent).count()
+    };
+    loaded.stale = (split.stale.len() - by_design) * STALE_SHARE > request.lists.len();
     if fresh.is_empty() {
         return Ok(None);
     }

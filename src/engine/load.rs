@@ -3,17 +3,22 @@
 
 use std::time::Instant;
 
-use omen_gpu::{Gpu, GpuError, TierBuilder, TierSpec};
+use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_spare};
+use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 
+use super::heat;
 use super::tiers::{Device, LoadedTier, Stop};
 use crate::compat::FileId;
-use crate::error::Result;
 use crate::storage::IndexPages;
 use crate::{guc, threads};
 
 /// Share of the free device memory that tiers take when `omen.gpu_memory_limit` is 0.
 const DEFAULT_SHARE: f64 = 0.8;
+/// Smaller tiers are loaded before threads to copy them would have started.
+const THREADS_FROM_BYTES: usize = 16 << 20;
+/// Whether searches can use a tier of codes alone. Until they can, an index whose rows do not all fit has its hottest lists loaded.
+const CODES_ALONE: bool = false;
 
 impl Device {
     fn open(&mut self) -> std::result::Result<Gpu, GpuError> {
@@ -39,7 +44,7 @@ impl Device {
         open_real()
     }
 
-    /// Loads the tier of an index, in place of the one that is there.
+    /// Loads the tier of an index, in place of the one that is there: all of it if that fits, else what fits best.
     pub(super) fn load(
         &mut self,
         pages: &IndexPages,
@@ -54,43 +59,58 @@ impl Device {
             dim: index.dim(),
             n_lists: index.n_lists() as usize,
         };
-        let n_slots = slots_wanted(pages, index)?;
-        let needed = TierBuilder::bytes_needed(&spec, n_slots)?;
-        let limit = self.make_room(&gpu, needed)?;
-        let mut builder = TierBuilder::begin(&gpu, spec, n_slots, limit)?;
-        for list in 0..index.n_lists() {
-            // Device memory goes with the builder if the user cancels here.
-            pgrx::check_for_interrupts!();
-            builder.begin_list(list);
-            let entry = omen_ivf::export::export_list(
-                pages,
-                index,
-                list,
-                &mut |slot, tid, live, err, row| builder.push(slot, tid, live, err, row),
-            )?;
-            let loaded = builder.end_list(entry.frozen_count, entry.layout_gen, entry.delete_gen);
-            // A list that grew beyond the room left meanwhile stays out: the CPU searches it.
-            if let Err(error @ (GpuError::Lost(_) | GpuError::TimedOut)) = loaded {
-                return Err(error.into());
-            }
-        }
+        let lists = heat::hottest_first(file, index.n_lists());
+        let sizes: Vec<u32> = read_entries(pages, index, &lists)?
+            .iter()
+            .map(|entry| entry.frozen_count)
+            .collect();
+        let shape = LadderShape {
+            spec,
+            filter: index.meta.shape().filter,
+            codes_alone: CODES_ALONE,
+            list_sizes: &sizes,
+        };
+        let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
+        let rung = rung(&shape, self.limit(&gpu)?);
+        let (parts, n_lists, n_slots) = match rung {
+            Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists.len(), all),
+            Rung::CodesOnly => (Parts::Codes, lists.len(), all),
+            Rung::HottestLists { n_lists, n_slots } => (Parts::of(shape.filter), n_lists, n_slots),
+        };
+        let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
+        // Of an index of which nothing fits this says how much would be needed.
+        let limit = self.make_room(&gpu, plan.bytes_needed())?;
+        let copiers = if plan.bytes < THREADS_FROM_BYTES {
+            Copiers::none()
+        } else {
+            threads::with_signals_blocked(Copiers::start)
+        };
+        let n_slots = plan.n_slots as u64;
+        let mut builder = TierBuilder::with_parts(&gpu, spec, parts, n_slots, limit, copiers)?;
+        // Should the user cancel within, the builder ends its threads and gives the memory back.
+        builder.load_centroids(pages, index)?;
+        builder.load_lists(pages, index, &lists[..n_lists])?;
         let tier = builder.finish()?;
         // SAFETY: `IndexPages` holds an open relation.
         let relation = unsafe { (*pages.rel()).rd_id };
-        self.tiers.insert(
-            file,
-            LoadedTier::new(tier, began.elapsed(), relation, index),
-        );
+        let mut loaded = LoadedTier::new(tier, began.elapsed(), relation, index);
+        loaded.is_whole = n_lists == lists.len();
+        self.tiers.insert(file, loaded);
         Ok(())
+    }
+
+    /// What all tiers together may take.
+    fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
+        let (free, _) = gpu.memory()?;
+        let share = ((free + self.tier_bytes()) as f64 * DEFAULT_SHARE) as u64;
+        Ok(guc::gpu_memory_limit().unwrap_or(share))
     }
 
     /// Drops tiers until `needed` bytes fit the limit. Returns what one more tier may take.
     fn make_room(&mut self, gpu: &Gpu, needed: u64) -> std::result::Result<u64, GpuError> {
         loop {
             let used = self.tier_bytes();
-            let (free, _) = gpu.memory()?;
-            let limit =
-                guc::gpu_memory_limit().unwrap_or(((free + used) as f64 * DEFAULT_SHARE) as u64);
+            let limit = self.limit(gpu)?;
             let available = limit.saturating_sub(used);
             let oldest = self
                 .tiers
@@ -118,13 +138,11 @@ fn open_real() -> std::result::Result<Gpu, GpuError> {
     Gpu::open(device.ordinal)
 }
 
-/// Entries to make room for: those there are, and some for lists that are rewritten while the tier is loaded.
-fn slots_wanted(pages: &IndexPages, index: &Index) -> Result<u64> {
-    let lists: Vec<u32> = (0..index.n_lists()).collect();
-    let entries = read_entries(pages, index, &lists)?;
-    let frozen: u64 = entries
-        .iter()
-        .map(|entry| u64::from(entry.frozen_count))
-        .sum();
-    Ok(frozen + frozen / 64 + 4096)
+impl From<LoadError> for Stop {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Index(error) => error.into(),
+            LoadError::Gpu(error) => error.into(),
+        }
+    }
 }

@@ -6,11 +6,13 @@
 //! | `choice.rs` | which engine, from what both have cost so far |
 //! | `gpu.rs` | the GPU side of a search, and **the one point where it falls back to the CPU** |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
+//! | `heat.rs` | which lists it searches most |
 //! | `status.rs` | what the status functions ask |
 //! | `stats.rs` | what searches did: for the status functions and for choosing |
 
 mod choice;
 mod gpu;
+mod heat;
 mod load;
 pub(crate) mod stats;
 pub(crate) mod status;

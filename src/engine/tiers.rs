@@ -52,6 +52,8 @@ pub(super) struct LoadedTier {
     /// How long loading took, and when it ended.
     pub load_time: Duration,
     pub loaded_at: Instant,
+    /// Whether it was to hold all lists.
+    pub is_whole: bool,
     /// Set when the last search found so many lists out of date that the tier should be loaded again.
     pub stale: bool,
     relation: pg_sys::Oid,
@@ -72,6 +74,7 @@ impl LoadedTier {
             tier,
             load_time,
             loaded_at: now,
+            is_whole: true,
             stale: false,
             relation,
             identity: identity_of(index),

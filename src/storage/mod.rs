@@ -5,6 +5,7 @@
 //! | `relation.rs` | [`IndexPages`]: read, update, allocate, free |
 //! | `buffer.rs` | pin, lock, bytes of a page |
 //! | `recent.rs` | where blocks were found last: pins without a look-up |
+//! | `pins.rs` | pages pinned while other threads copy them |
 //! | `ahead.rs` | reading ahead of a scan that told its pages |
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged when it is done |
@@ -20,6 +21,7 @@ mod buffer;
 mod bulk;
 mod cache;
 mod lock;
+mod pins;
 mod recent;
 mod relation;
 mod temp;

@@ -31,6 +31,8 @@ pub(crate) struct IndexPages {
     cold: Cell<u32>,
     recent: Recent,
     ahead: Ahead,
+    /// Buffer pinned last to be copied, 0 if none was.
+    pub(super) last_pin: Cell<pg_sys::Buffer>,
 }
 
 /// After a page that was not in memory, so many pages are prefetched: asking for pages that are there costs as much as a
@@ -54,6 +56,7 @@ impl IndexPages {
             // SAFETY: by this function's contract.
             recent: unsafe { Recent::new(rel) },
             ahead: Ahead::default(),
+            last_pin: Cell::new(0),
         }
     }
 
@@ -114,6 +117,28 @@ impl IndexPages {
             }
         }
         self.pin(block)
+    }
+
+    /// As `pin_ahead`, of a page of many that are read once: leaves those alone that searches come back to.
+    pub(super) fn pin_to_copy(&self, block: u32) -> pg_sys::Buffer {
+        let buf = if self.ahead.is_active() {
+            self.pin_ahead(block)
+        } else {
+            // SAFETY: `rel` and `strategy` are valid, by `new`.
+            unsafe { buffer::pin(self.rel, MAIN, block, self.strategy) }
+        };
+        self.note_misses();
+        buf
+    }
+
+    /// Looks whether the last page had to be read from disk.
+    #[inline]
+    fn note_misses(&self) {
+        if self.n_misses.replace(misses()) == self.n_misses.get() {
+            self.cold.set(self.cold.get().saturating_sub(1));
+        } else {
+            self.cold.set(COLD_PAGES);
+        }
     }
 
     /// A pinned, exclusively locked page that nobody uses: a free one, or a new one at the end of the file.
@@ -182,11 +207,7 @@ impl PageStore for IndexPages {
 
     fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
         let buf = self.pin_ahead(block);
-        if self.n_misses.replace(misses()) == self.n_misses.get() {
-            self.cold.set(self.cold.get().saturating_sub(1));
-        } else {
-            self.cold.set(COLD_PAGES);
-        }
+        self.note_misses();
         // SAFETY: pinned just now; locked while `f` reads; `f` cannot keep the slice beyond the call.
         unsafe {
             buffer::lock_shared(buf);

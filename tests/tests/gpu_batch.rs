@@ -6,15 +6,12 @@ mod common;
 #[path = "gpu_parity/real_gpu.rs"]
 mod real_gpu;
 
-use common::{Fixture, Flavour, METRICS, centroids, check_batch, rng, search_batch};
+use common::{Fixture, Flavour, METRICS, check_batch, rng, search_batch};
 use omen_gpu::context::Scans;
 use omen_gpu::{Gpu, Lists};
 use omen_ivf::Metric;
 use rand::Rng;
 use real_gpu::{gpu, small};
-use std::time::Duration;
-
-const LONG: Duration = Duration::from_secs(60);
 
 /// The device with each kind of scan kernels it runs.
 fn devices() -> Vec<(Scans, Gpu)> {
@@ -63,7 +60,6 @@ fn batches_match_brute_force() {
                 let sizes = sizes(&mut rng, n_lists, rows);
                 let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
                 let tier = fixture.load(&gpu, 8 << 30).unwrap();
-                tier.set_centroids(&centroids(&fixture), LONG).unwrap();
                 for k in [1, 10, 200] {
                     let queries = fixture.queries(&mut rng, batch, k);
                     let probes = rng.random_range(1..=n_lists as u32);
@@ -99,7 +95,6 @@ fn what_the_rounds_lose_is_searched_again() {
             for metric in METRICS {
                 let fixture = Fixture::random(&mut rng, metric, 8, &[20, n, 500], flavour);
                 let tier = fixture.load(&gpu, 8 << 30).unwrap();
-                tier.set_centroids(&centroids(&fixture), LONG).unwrap();
                 let queries = fixture.queries(&mut rng, 3, 10);
                 for lists in [
                     Lists::Nearest {
@@ -125,7 +120,6 @@ fn the_same_batch_gives_the_same_answer_again() {
         let sizes = sizes(&mut rng, 30, 3000);
         let fixture = Fixture::random(&mut rng, Metric::L2, 96, &sizes, Flavour::Plain);
         let tier = fixture.load(&gpu, 8 << 30).unwrap();
-        tier.set_centroids(&centroids(&fixture), LONG).unwrap();
         let lists = Lists::Nearest {
             probes: 9,
             spread: f32::INFINITY,

@@ -90,10 +90,9 @@ impl Data {
                 builder.end_list(self.rows_per_list as u32, 1, 0)?;
             }
         }
-        let tier = builder.finish()?;
         let centroids: Vec<f16> = self.centroids.iter().map(|c| f16::from_f32(*c)).collect();
-        tier.set_centroids(&centroids, Duration::from_secs(20))?;
-        Ok(tier)
+        builder.set_centroids(&centroids)?;
+        builder.finish()
     }
 
     /// A query and the lists nearest to it.

@@ -164,7 +164,6 @@ impl Gpu {
         &self,
         plan: &TierPlan,
         metric: Metric,
-        dim: usize,
     ) -> Result<Box<dyn Engine>, GpuError> {
         match &self.backend {
             Backend::Cuda(ctx) => {
@@ -174,7 +173,6 @@ impl Gpu {
                     memory,
                     plan.clone(),
                     metric,
-                    dim,
                 )?))
             }
             #[cfg(feature = "simulated")]

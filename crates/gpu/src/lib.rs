@@ -1,6 +1,6 @@
 //! The GPU engine: a hot tier of an index in device memory, searched by CUDA kernels. No Postgres here.
 //!
-//! Use: [`Gpu::open`], [`TierBuilder`] (fed by `omen_ivf::export`), then [`Tier::search`] with the lists that the CPU chose.
+//! Use: [`Gpu::open`], [`TierBuilder`] (from an index's pages, or row by row), then [`Tier::search`] with the lists that the CPU chose.
 //! At run time only the NVIDIA driver is needed; without it everything returns [`GpuError::NoDriver`]. Nothing here panics,
 //! waits without a deadline, or survives a fork; every error means "answer on the CPU".
 //!
@@ -11,26 +11,32 @@
 pub mod batch;
 pub mod buffers;
 pub mod context;
+pub mod copiers;
 pub mod device;
-pub mod directory;
+mod directory;
 mod driver;
 pub mod engine;
 pub mod error;
 pub mod launch;
+pub mod load;
 pub mod memory;
 pub mod module;
 pub mod params;
 pub mod plan;
 pub mod query;
 mod search;
+mod staging;
 mod tensor_map;
 pub mod tier;
 pub mod tier_builder;
+pub mod tier_image;
 pub mod twin;
 
 pub use batch::{Batch, BatchFound, Lists};
+pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;
+pub use load::LoadError;
 pub use query::TierQuery;
 pub use search::SearchTimes;
 pub use tier::{Tier, TierList, TierSpec};

@@ -3,6 +3,13 @@
 use crate::error::GpuError;
 use crate::params::{Found, QueryConsts, ScanItem};
 
+mod tier;
+
+pub use tier::{
+    CODE_PITCH_STEP, LadderShape, MIN_SCRATCH_BYTES, N_FACTORS, Parts, Rung, TierPlan,
+    code_pitch_of, rung, with_spare,
+};
+
 /// Rows are padded with zeros to a multiple of this many halves (64 bytes).
 pub const PITCH_STEP: usize = 32;
 /// Arrays within an allocation start at multiples of this.
@@ -50,51 +57,6 @@ impl Layout {
     /// Bytes taken so far.
     pub(crate) fn end(&self) -> usize {
         self.at
-    }
-}
-
-/// Offsets of a tier's arrays in its one allocation; shapes as in [`crate::params::TierView`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TierPlan {
-    /// Slots planned for.
-    pub n_slots: usize,
-    /// Halves per row.
-    pub pitch: usize,
-    /// Offset of the rows.
-    pub rows: usize,
-    /// Offset of the squared norms.
-    pub norm_sq: usize,
-    /// Offset of the error radii.
-    pub err: usize,
-    /// Offset of the live bits.
-    pub live: usize,
-    /// Offset of the tids.
-    pub tids: usize,
-    /// Bytes in all.
-    pub bytes: usize,
-}
-
-impl TierPlan {
-    /// The plan for `n_slots` entries of `dim` dimensions. Errors: `Unsupported` beyond [`MAX_SLOTS`].
-    pub fn new(dim: usize, n_slots: u64) -> Result<Self, GpuError> {
-        if n_slots > MAX_SLOTS {
-            return Err(GpuError::Unsupported(format!(
-                "{n_slots} entries in one tier"
-            )));
-        }
-        let n = n_slots as usize; // at most 2^31
-        let pitch = pitch_of(dim);
-        let mut layout = Layout::default();
-        Ok(Self {
-            n_slots: n,
-            pitch,
-            rows: layout.take(n * pitch * 2),
-            norm_sq: layout.take(n * 4),
-            err: layout.take(n * 4),
-            live: layout.take(n.div_ceil(32) * 4),
-            tids: layout.take(n * 8),
-            bytes: layout.at,
-        })
     }
 }
 
@@ -221,21 +183,6 @@ pub fn batch_len(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tier_plan_counts_every_array() {
-        let plan = TierPlan::new(100, 1000).unwrap();
-        assert_eq!(plan.pitch, 128);
-        assert!(plan.norm_sq >= plan.rows + 1000 * 256);
-        assert!(plan.err >= plan.norm_sq + 4000 && plan.live >= plan.err + 4000);
-        assert!(plan.tids >= plan.live + 128 && plan.bytes >= plan.tids + 8000);
-        assert!(plan.bytes < 1000 * (256 + 16) + 125 + 6 * ALIGN);
-        assert!(matches!(
-            TierPlan::new(4, MAX_SLOTS + 1),
-            Err(GpuError::Unsupported(_))
-        ));
-        assert_eq!(TierPlan::new(16_000, 0).unwrap().bytes, 0);
-    }
 
     #[test]
     fn caps_hold_what_is_kept_and_one_piece() {

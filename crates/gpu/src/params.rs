@@ -1,26 +1,58 @@
 //! Structs shared with the kernels. Twin of `kernels/params.h`: change both together.
 //! Device addresses are `u64`; lengths of the arrays behind them are given as `[n]`.
 
+use crate::memory::TierPlan;
 use bytemuck::{Pod, Zeroable};
+use omen_ivf::Metric;
 
 /// The hot tier's arrays in device memory.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct TierView {
-    /// f16 `[n_slots, pitch]`: stored vectors.
+    /// f16 `[n_slots, pitch]`: stored vectors; 0 in a tier of codes alone.
     pub rows: u64,
-    /// f32 `[n_slots]`: squared norms of the stored vectors.
+    /// f32 `[n_slots]`: squared norms of the stored vectors; 0 in a tier of codes alone.
     pub norm_sq: u64,
     /// f32 `[n_slots]`: radius of the hard bound.
     pub err: u64,
     /// u32 `[ceil(n_slots / 32)]`: bit `slot % 32` of word `slot / 32` is set for live entries.
     pub live: u64,
-    /// u64 `[n_slots]`: heap block in the low half, line pointer in the high half.
+    /// u64 `[n_slots]`: heap block in the low half, line pointer in the high half; 0 in a tier of codes alone.
     pub tids: u64,
     /// Halves per row, a multiple of 32.
     pub pitch: u32,
     /// Discriminant of `omen_ivf::Metric`.
     pub metric: u32,
+    /// u32 `[n_slots, code_pitch]`: one-bit codes, bit `d % 32` of word `d / 32` is the sign of dimension `d` of the rotated
+    /// residual (1: positive), zeros from the code's dimension on; 0 in a tier without codes.
+    pub codes: u64,
+    /// f32 `[3, n_slots]`: `f_add`, `f_rescale`, `f_error` (`omen_ivf::rabitq`); 0 in a tier without codes.
+    pub factors: u64,
+    /// 32-bit words per code, a multiple of 8.
+    pub code_pitch: u32,
+    /// Slots of the tier.
+    pub n_slots: u32,
+}
+
+impl TierView {
+    /// The view of a tier laid out by `plan` at the device address `start`.
+    pub fn new(start: u64, plan: &TierPlan, metric: Metric) -> Self {
+        let at = |there: bool, offset: usize| if there { start + offset as u64 } else { 0 };
+        let (rows, codes) = (plan.parts.rows(), plan.parts.codes());
+        Self {
+            rows: at(rows, plan.rows),
+            norm_sq: at(rows, plan.norm_sq),
+            err: at(true, plan.err),
+            live: at(true, plan.live),
+            tids: at(rows, plan.tids),
+            pitch: plan.pitch as u32,
+            metric: metric as u32,
+            codes: at(codes, plan.codes),
+            factors: at(codes, plan.factors),
+            code_pitch: plan.code_pitch as u32,
+            n_slots: plan.n_slots as u32,
+        }
+    }
 }
 
 /// What one query brings to the keys besides its coordinates; `query.rs` derives the numbers.
@@ -132,10 +164,8 @@ pub struct ScanParams {
     pub n_queries: u32,
     /// 2: both halves of the queries; 1: the high ones alone (`scan_wgmma` only).
     pub n_halves: u32,
-    /// `scan_wgmma`: rows of the tier.
-    pub tier_slots: u32,
     /// Zero.
-    pub reserved: [u32; 4],
+    pub reserved: [u32; 15],
 }
 
 /// Argument of `select_smallest`.
@@ -371,15 +401,51 @@ pub struct PlanParams {
     pub width: [u32; 2],
 }
 
+/// What a block of the unpack kernels does: `n` rows or `n` entries of groups to slots of one list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnpackItem {
+    /// Byte in the area, a multiple of 16.
+    pub at: u32,
+    /// First slot.
+    pub first_slot: u32,
+    /// Rows, or entries (at most 256).
+    pub n: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Argument of the unpack kernels.
+#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct UnpackParams {
+    /// The tier, written to.
+    pub tier: TierView,
+    /// The area: parts of the streams of lists.
+    pub area: u64,
+    /// [`UnpackItem`] `[n_items]`.
+    pub items: u64,
+    /// Halves per row in the area.
+    pub dim: u32,
+    /// From one group in the area to the next.
+    pub group_bytes: u32,
+    /// 32-bit words per code in the area; 0: none.
+    pub code_words: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 const _: () = {
-    assert!(size_of::<TierView>() == 48);
+    assert!(size_of::<UnpackItem>() == 16);
+    assert!(size_of::<UnpackParams>() == 104);
+    assert!(size_of::<TierView>() == 72);
     assert!(size_of::<QueryConsts>() == 32);
     assert!(size_of::<ScanItem>() == 16);
-    assert!(size_of::<ScanParams>() == 448);
+    assert!(size_of::<ScanParams>() == 512);
     assert!(size_of::<SelectParams>() == 40);
     assert!(size_of::<Found>() == 16);
     assert!(size_of::<FoundHead>() == 16);
-    assert!(size_of::<RerankParams>() == 136);
+    assert!(size_of::<RerankParams>() == 160);
     assert!(size_of::<PrepareParams>() == 88);
     assert!(size_of::<ProbeParams>() == 136);
     assert!(size_of::<ListSlots>() == 8);

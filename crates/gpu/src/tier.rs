@@ -2,15 +2,16 @@
 
 use crate::batch::{Batch, BatchFound, BatchSearch};
 use crate::context::Wait;
-use crate::directory::{Directory, slots_of};
+use crate::directory::slots_of;
 use crate::engine::Engine;
 use crate::error::GpuError;
-use crate::memory::TierPlan;
+use crate::memory::{Parts, TierPlan};
 use crate::params::ListSlots;
 use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{Search, SearchTimes};
-use half::f16;
+use crate::staging::bounded;
+use crate::tier_image::TierImage;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
 use std::sync::{Mutex, TryLockError};
@@ -48,6 +49,8 @@ pub(crate) struct Catalog {
     pieces: Vec<Piece>,
     /// `[n_lists + 1]`: first piece of each list.
     first_piece: Vec<u32>,
+    /// First slot and number of each list that has slots, in the order of slots.
+    by_slot: Vec<(u32, u32)>,
 }
 
 impl Catalog {
@@ -60,13 +63,30 @@ impl Catalog {
             }
             first_piece.push(pieces.len() as u32);
         }
+        let mut by_slot: Vec<(u32, u32)> = lists
+            .iter()
+            .zip(0..)
+            .filter_map(|(list, number)| {
+                list.filter(|l| l.n_slots > 0)
+                    .map(|l| (l.first_slot, number))
+            })
+            .collect();
+        by_slot.sort_unstable();
         Self {
             spec,
             pitch,
             lists,
             pieces,
             first_piece,
+            by_slot,
         }
+    }
+
+    fn place_of(&self, slot: u32) -> Option<(u32, u32)> {
+        let i = self.by_slot.partition_point(|(first, _)| *first <= slot);
+        let (first, number) = self.by_slot[i.checked_sub(1)?];
+        let list = self.lists[number as usize]?;
+        (slot - first < list.n_slots).then_some((number, slot - first))
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -134,6 +154,7 @@ impl Catalog {
 pub struct Tier {
     catalog: Catalog,
     plan: TierPlan,
+    has_centroids: bool,
     byte_limit: u64,
     engine: Mutex<Box<dyn Engine>>,
     last_times: Mutex<SearchTimes>,
@@ -143,12 +164,14 @@ impl Tier {
     pub(crate) fn new(
         catalog: Catalog,
         plan: TierPlan,
+        has_centroids: bool,
         byte_limit: u64,
         engine: Box<dyn Engine>,
     ) -> Self {
         Self {
             catalog,
             plan,
+            has_centroids,
             byte_limit,
             engine: Mutex::new(engine),
             last_times: Mutex::default(),
@@ -158,6 +181,21 @@ impl Tier {
     /// What the tier is for.
     pub fn spec(&self) -> TierSpec {
         self.catalog.spec
+    }
+
+    /// What the tier holds of its entries.
+    pub fn parts(&self) -> Parts {
+        self.plan.parts
+    }
+
+    /// Whether the centroids are here, so that the device can choose lists.
+    pub fn has_centroids(&self) -> bool {
+        self.has_centroids
+    }
+
+    /// The list that `slot` belongs to, and its number in the list; None for slots that no list uses.
+    pub fn place_of(&self, slot: u32) -> Option<(u32, u32)> {
+        self.catalog.place_of(slot)
     }
 
     /// Bytes of device memory held: entries and, once searched, scratch.
@@ -198,6 +236,11 @@ impl Tier {
         deadline: Duration,
         poll: &mut dyn FnMut() -> Result<(), GpuError>,
     ) -> Result<Vec<Candidates>, GpuError> {
+        if !self.plan.parts.rows() {
+            return Err(GpuError::Unsupported(
+                "searching rows in a tier of codes alone".into(),
+            ));
+        }
         let mut engine = match self.engine.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
@@ -222,25 +265,16 @@ impl Tier {
         results
     }
 
-    /// Gives the device the index's centroids, as stored (`[n_lists, dim]`), for [`Self::search_batch`]. Errors: as for `search`.
-    pub fn set_centroids(&self, centroids: &[f16], deadline: Duration) -> Result<(), GpuError> {
-        let spec = self.catalog.spec;
-        if centroids.len() != spec.n_lists * spec.dim {
-            return Err(GpuError::Other(format!(
-                "{} numbers for {} centroids",
-                centroids.len(),
-                spec.n_lists
-            )));
-        }
-        let directory = Directory::new(spec.dim, centroids, &self.catalog.lists);
-        let mut wait = Wait {
-            until: Instant::now() + deadline,
-            poll: &mut || Ok(()),
+    /// A copy of the tier's arrays. Errors: `Busy`, and those of the device.
+    pub fn read_back(&self) -> Result<TierImage, GpuError> {
+        let mut engine = match self.engine.try_lock() {
+            Ok(engine) => engine,
+            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
         };
-        match self.engine.try_lock() {
-            Ok(mut engine) => engine.set_directory(&directory, &mut wait),
-            Err(_) => Err(GpuError::Busy),
-        }
+        TierImage::new(self.plan.clone(), self.catalog.metric(), |bytes| {
+            bounded(|wait| engine.read_tier(0, bytes, wait))
+        })
     }
 
     /// Searches a batch that the device answers on its own: it chooses the lists by the index's centroids.
@@ -248,8 +282,8 @@ impl Tier {
     /// The result is as [`Tier::search`]'s: of each query at most `k` items, ascending by (key, tid), with hard lower and upper bounds, and a
     /// frontier below which nothing else of the lists searched lies. Lists of `batch.skipped`, and those that are not here, count as empty.
     ///
-    /// Errors: as for `search`; `Unsupported` also without [`Self::set_centroids`], and for a k or a number of lists beyond what
-    /// the kernels take.
+    /// Errors: as for `search`; `Unsupported` also without centroids (see [`Self::has_centroids`]), and for a k or a number of lists beyond
+    /// what the kernels take.
     pub fn search_batch(
         &self,
         batch: &mut Batch<'_>,
@@ -257,6 +291,11 @@ impl Tier {
         deadline: Duration,
         poll: &mut dyn FnMut() -> Result<(), GpuError>,
     ) -> Result<BatchFound, GpuError> {
+        if !self.has_centroids {
+            return Err(GpuError::Unsupported(
+                "the tier does not know the index's centroids".into(),
+            ));
+        }
         let mut engine = match self.engine.try_lock() {
             Ok(engine) => engine,
             Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),

@@ -2,14 +2,12 @@
 
 mod common;
 
-use common::{Fixture, Flavour, METRICS, centroids, check_batch, rng, search_batch};
+use common::{Fixture, Flavour, METRICS, check_batch, rng, search_batch};
 use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use rand::Rng;
-use std::time::Duration;
 
 const NO_LIMIT: u64 = 1 << 32;
-const LONG: Duration = Duration::from_secs(60);
 
 /// Sizes of `n` lists that add up to about `total`, some empty, one longer than the others.
 fn sizes(rng: &mut impl Rng, n: usize, total: usize) -> Vec<usize> {
@@ -30,7 +28,6 @@ fn batches_match_brute_force() {
             let sizes = sizes(&mut rng, n_lists, rows);
             let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
             let tier = fixture.load(&gpu, NO_LIMIT).unwrap();
-            tier.set_centroids(&centroids(&fixture), LONG).unwrap();
             for k in [1, 10, 200] {
                 let queries = fixture.queries(&mut rng, batch, k);
                 let probes = rng.random_range(1..=n_lists as u32);
@@ -63,7 +60,6 @@ fn what_the_rounds_lose_is_searched_again() {
         for metric in METRICS {
             let fixture = Fixture::random(&mut rng, metric, 8, &[20, 30_000, 500], flavour);
             let tier = fixture.load(&Gpu::open_simulated(), NO_LIMIT).unwrap();
-            tier.set_centroids(&centroids(&fixture), LONG).unwrap();
             let queries = fixture.queries(&mut rng, 3, 10);
             for lists in [
                 Lists::Nearest {
@@ -85,7 +81,6 @@ fn little_scratch_means_small_parts() {
     let mut rng = rng("little_scratch_means_small_parts");
     let fixture = Fixture::random(&mut rng, Metric::L2, 64, &[2000, 1000, 40], Flavour::Plain);
     let tier = fixture.load(&Gpu::open_simulated(), 20 << 20).unwrap();
-    tier.set_centroids(&centroids(&fixture), LONG).unwrap();
     let queries = fixture.queries(&mut rng, 700, 5);
     let lists = Lists::Nearest {
         probes: 2,
@@ -105,12 +100,6 @@ fn batches_refuse_what_they_cannot_do() {
         let found = search_batch(&tier, queries, Lists::All, &[]);
         assert!(matches!(found, Err(GpuError::Unsupported(_))), "{found:?}");
     };
-    unsupported(&queries); // no centroids yet
-    assert!(matches!(
-        tier.set_centroids(&centroids(&fixture)[1..], LONG),
-        Err(GpuError::Other(_))
-    ));
-    tier.set_centroids(&centroids(&fixture), LONG).unwrap();
     assert!(search_batch(&tier, &queries, Lists::All, &[]).is_ok());
     queries.k = 100_000;
     unsupported(&queries);

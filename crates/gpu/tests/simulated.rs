@@ -4,7 +4,7 @@ mod common;
 
 use common::{Fixture, Flavour, METRICS, check, rng, search};
 use half::f16;
-use omen_gpu::tier_builder::MIN_SCRATCH_BYTES;
+use omen_gpu::memory::MIN_SCRATCH_BYTES;
 use omen_gpu::{Gpu, GpuError, TierBuilder, TierSpec};
 use omen_ivf::{Metric, Tid};
 use rand::Rng;

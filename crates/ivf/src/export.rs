@@ -1,4 +1,6 @@
-//! Hands out the frozen part of a list to a hot tier.
+//! Hands out the frozen part of a list to a hot tier: as pages to copy, or entry by entry.
+
+mod pages;
 
 use std::ops::ControlFlow;
 
@@ -10,6 +12,8 @@ use crate::layout::group::{GROUP, GroupHeader};
 use crate::list_reader::{ListReader, Visit};
 use crate::store::PageStore;
 use crate::{IvfError, Result, Tid};
+
+pub use pages::{ListPages, Stream, for_each_centroid};
 
 /// Most times a list may be rewritten while it is read.
 const MAX_RESTARTS: usize = 1000;

@@ -14,6 +14,7 @@
 mod bulk;
 mod control;
 mod locks;
+mod pins;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -49,6 +50,7 @@ pub struct MemStore {
     hook: Mutex<Option<Hook>>,
     calls_until_failure: AtomicI64,
     n_reads: AtomicU64,
+    n_pins: AtomicU64,
     accesses: Mutex<Option<Vec<Access>>>,
 }
 

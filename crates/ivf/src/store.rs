@@ -44,6 +44,34 @@ pub trait PageStore {
     fn check_interrupts(&self) -> Result<()>;
 }
 
+/// Read access for copying pages by other threads: pages stay pinned while they are copied, but are not locked.
+///
+/// Each pin is given back by `release`, on the thread that took it; while an error unwinds it need not be, the host
+/// then gives back all.
+///
+/// # Safety
+/// The `PAGE_BYTES` bytes at `address` can be read by any thread until the pin is released, or until an error has unwound
+/// out of the functions that hold it.
+#[allow(unsafe_code)]
+pub unsafe trait PinStore: PageStore {
+    /// A pinned page.
+    type Pin;
+
+    /// So many pages may be pinned at a time, at least 1.
+    fn max_pins(&self) -> usize;
+
+    /// Pins `block`.
+    fn pin(&self, block: u32) -> Result<Self::Pin>;
+
+    /// Where the bytes of the page are. Others may change them at any time: what was read counts only if the page, looked
+    /// at by `release`, shows that it did not change.
+    fn address(&self, pin: &Self::Pin) -> *const u8;
+
+    /// Share-locks the page, calls `f` with its bytes, unlocks and unpins it. `f` must not call the store. Never fails because
+    /// of the page.
+    fn release<R>(&self, pin: Self::Pin, f: impl FnOnce(&[u8]) -> R) -> R;
+}
+
 /// Write access. Every change is WAL-logged and atomic per call.
 pub trait PageStoreMut: PageStore {
     /// Locks `blocks` exclusively in the order given (1 to `MAX_UPDATE_PAGES`, all different) and calls `f` with their

@@ -66,7 +66,7 @@ fn rerank_survivors_matches_its_twin() {
                 pitch: pitch as u32,
                 metric: metric as u32,
                 cap: cap as u32,
-                tight_scale: scales(g),
+                tight_scale: scales(g).tight,
                 reserved: 0,
             };
             let expected_survivors = rng.random_range(0..cap);

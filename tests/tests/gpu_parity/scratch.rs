@@ -183,7 +183,6 @@ impl LoadedScratch {
             loose_scale: self.scales.loose,
             mode: ScanMode::Append as u32,
             n_halves: self.n_halves,
-            tier_slots: tier.n_slots,
             ..ScanParams::default()
         }
     }

@@ -70,7 +70,10 @@ impl HostTier {
             err: &self.err,
             live: &self.live,
             tids: &self.tids,
+            codes: &[],
+            factors: &[],
             pitch: self.pitch,
+            code_pitch: 0,
             metric: self.metric,
         }
     }
@@ -119,7 +122,7 @@ impl DeviceTier {
             buffers,
             pitch: host.pitch as u32,
             metric: host.metric as u32,
-            n_slots: host.err.len() as u32,
+            n_slots: host.norm_sq.len() as u32,
         }
     }
 
@@ -133,6 +136,8 @@ impl DeviceTier {
             tids,
             pitch: self.pitch,
             metric: self.metric,
+            n_slots: self.n_slots,
+            ..TierView::default()
         }
     }
 }

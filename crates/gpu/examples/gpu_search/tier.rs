@@ -56,9 +56,8 @@ pub fn load(gpu: &Gpu, folder: &Folder) -> Result<Tier, Box<dyn std::error::Erro
         }
         builder.end_list((end - first) as u32, 1, 0)?;
     }
-    let tier = builder.finish()?;
-    tier.set_centroids(&folder.centroids, DEADLINE)?;
-    Ok(tier)
+    builder.set_centroids(&folder.centroids)?;
+    Ok(builder.finish()?)
 }
 
 impl Searcher {

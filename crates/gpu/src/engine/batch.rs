@@ -4,7 +4,7 @@ use super::{Scales, grown};
 use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
-use crate::directory::{Directory, DirectoryPlan};
+use crate::directory::DirectoryPlan;
 use crate::error::GpuError;
 use crate::launch::finish::finish;
 use crate::launch::plan::plan as plan_rounds;
@@ -31,6 +31,15 @@ pub struct BatchOut<'a> {
     pub found: &'a [Found],
     /// Items found no room: nothing counts.
     pub overflow: bool,
+}
+
+/// What a batch reads of the tier.
+#[derive(Clone, Copy)]
+pub(super) struct Views {
+    /// Entries.
+    pub tier: TierView,
+    /// Centroids, as rows.
+    pub centroids: TierView,
 }
 
 /// The parts of a batch's page-locked memory.
@@ -82,26 +91,7 @@ pub(super) struct BatchMemory {
 }
 
 impl BatchMemory {
-    /// Copies a directory to the device. The stream must be idle.
-    pub(super) fn set_directory(
-        &mut self,
-        ctx: &Arc<Context>,
-        stream: &Stream,
-        directory: &Directory,
-        dim: usize,
-        wait: &mut Wait<'_>,
-    ) -> Result<(), GpuError> {
-        self.graphs.clear();
-        self.directory = None;
-        let plan = DirectoryPlan::new(dim, directory.slots.len());
-        let buffer = DeviceBuffer::new(ctx, plan.bytes)?;
-        self.upload(ctx, stream, &buffer, 0, &directory.bytes(&plan), wait)?;
-        self.slots.clone_from(&directory.slots);
-        self.directory = Some((buffer, plan));
-        Ok(())
-    }
-
-    /// Replaces the slots of the directory's lists. The stream must be idle.
+    /// Tells the device where the lists are. The stream must be idle.
     pub(super) fn set_slots(
         &mut self,
         ctx: &Arc<Context>,
@@ -109,33 +99,23 @@ impl BatchMemory {
         slots: &[ListSlots],
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
-        if self.slots == slots {
+        if self.directory.is_some() && self.slots == slots {
             return Ok(());
         }
-        let Some((buffer, plan)) = self.directory.take() else {
-            return Err(no_directory());
-        };
-        let bytes = Directory::slot_bytes(slots, &plan);
-        let outcome = self.upload(ctx, stream, &buffer, plan.slots, &bytes, wait);
-        self.directory = Some((buffer, plan));
-        outcome?;
+        let plan = DirectoryPlan::new(slots.len());
+        let bytes = plan.lay_out(slots);
+        if self.directory.is_none() {
+            self.directory = Some((DeviceBuffer::new(ctx, plan.bytes)?, plan));
+        }
+        self.slots.clear(); // until it is known that the copy is there
+        let staging = grown(ctx, &mut self.staging, bytes.len())?;
+        staging.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+        if let Some((buffer, _)) = &self.directory {
+            stream.upload(buffer, 0, staging, 0..bytes.len())?;
+        }
+        stream.wait(wait)?;
         self.slots = slots.to_vec();
         Ok(())
-    }
-
-    fn upload(
-        &mut self,
-        ctx: &Arc<Context>,
-        stream: &Stream,
-        to: &DeviceBuffer,
-        at: usize,
-        bytes: &[u8],
-        wait: &mut Wait<'_>,
-    ) -> Result<(), GpuError> {
-        let staging = grown(ctx, &mut self.staging, bytes.len())?;
-        staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
-        stream.upload(to, at, staging, 0..bytes.len())?;
-        stream.wait(wait)
     }
 
     /// Makes room for a batch. The stream must be idle.
@@ -162,12 +142,12 @@ impl BatchMemory {
         &mut self,
         ctx: &Context,
         stream: &Stream,
-        view: TierView,
+        views: Views,
         plan: &BatchPlan,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<BatchOut<'_>, GpuError> {
-        let queue = self.queue(ctx, stream, view, plan, scales)?;
+        let queue = self.queue(ctx, stream, views, plan, scales)?;
         if plan.wanted.n_queries <= MAX_GRAPH_QUERIES {
             if let Some((_, graph)) = self.graphs.iter().find(|(of, _)| of == plan) {
                 stream.replay(graph)?;
@@ -185,7 +165,7 @@ impl BatchMemory {
             queue()?;
         }
         stream.wait(wait)?;
-        let host = self.host.as_ref().ok_or_else(no_directory)?;
+        let host = self.host.as_ref().ok_or_else(not_begun)?;
         Ok(HostParts::output(plan, host.bytes()))
     }
 
@@ -194,15 +174,19 @@ impl BatchMemory {
         &self,
         ctx: &'a Context,
         stream: &'a Stream,
-        view: TierView,
+        views: Views,
         plan: &'a BatchPlan,
         scales: Scales,
     ) -> Result<impl FnOnce() -> Result<(), GpuError> + use<'a>, GpuError> {
         let (Some((directory, lists)), Some(scratch), Some(host)) =
             (&self.directory, &self.scratch, &self.host)
         else {
-            return Err(no_directory());
+            return Err(not_begun());
         };
+        let Views {
+            tier: view,
+            centroids,
+        } = views;
         let at = |offset: usize| scratch.address() + offset as u64;
         let on_host = |offset: usize| host.address() + offset as u64;
         let listed = |offset: usize| directory.address() + offset as u64;
@@ -235,28 +219,20 @@ impl BatchMemory {
             loose_scale: scales.loose,
             n_queries: n as u32,
             n_halves: plan.n_halves,
-            tier_slots: plan.tier.n_slots as u32,
             ..ScanParams::default()
         };
         let rank = ScanParams {
-            tier: TierView {
-                rows: listed(lists.centroids),
-                norm_sq: listed(lists.norms),
-                pitch: view.pitch,
-                metric: view.metric,
-                ..TierView::default()
-            },
+            tier: centroids,
             ranks: at(plan.ranks),
             mode: ScanMode::Rank as u32,
             n_rows: n_lists as u32,
-            tier_slots: n_lists as u32,
             n_halves: 2,
             ..scan
         };
         let probes = ProbeParams {
             ranks: at(plan.ranks),
             consts: at(plan.consts),
-            list_norms: listed(lists.norms),
+            list_norms: centroids.norm_sq,
             list_rows: listed(lists.rows),
             lists: at(plan.lists),
             places: at(plan.places),
@@ -373,7 +349,7 @@ impl BatchMemory {
         bytes: usize,
         wait: &mut Wait<'_>,
     ) -> Result<Vec<u8>, GpuError> {
-        let scratch = self.scratch.as_ref().ok_or_else(no_directory)?;
+        let scratch = self.scratch.as_ref().ok_or_else(not_begun)?;
         let staging = grown(ctx, &mut self.staging, bytes)?;
         stream.download(staging, scratch, at..at + bytes)?;
         stream.wait(wait)?;
@@ -391,6 +367,6 @@ impl BatchMemory {
     }
 }
 
-fn no_directory() -> GpuError {
-    GpuError::Unsupported("the tier does not know its centroids".into())
+fn not_begun() -> GpuError {
+    GpuError::Other("a batch that was not begun".into())
 }

@@ -5,29 +5,58 @@ mod batch;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
-use batch::BatchMemory;
 pub use batch::BatchOut;
+use batch::{BatchMemory, Views};
 
 use crate::batch::plan::BatchPlan;
-use crate::directory::Directory;
 
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
+use crate::launch::unpack::{Items, unpack_groups, unpack_rows};
 use crate::launch::{rerank::rerank, scan::scan, select::select};
-use crate::memory::{ScratchPlan, TierPlan};
+use crate::memory::{MIN_SCRATCH_BYTES, ScratchPlan, TierPlan};
 use crate::params::{
-    ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView,
+    ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView, UnpackParams,
 };
 use crate::plan::Rounds;
 use omen_ivf::Metric;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of one staging area; the builder fills one while the other is copied.
+/// Bytes of one staging area: so many that what a copy costs beside the bus is small against the copy.
 pub const STAGE_BYTES: usize = 8 << 20;
-/// Staging areas.
-pub const N_STAGES: usize = 2;
+/// Staging areas: one is filled, one waits for its last pages, one is on the bus, one is unpacked.
+pub const N_STAGES: usize = 4;
+
+// While a tier is loaded, the areas on the device take the place of its scratch.
+const _: () = assert!((N_STAGES * STAGE_BYTES) as u64 <= MIN_SCRATCH_BYTES);
+
+/// What a staging area holds when it is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unpack {
+    /// Bytes in use, items included.
+    pub used: usize,
+    /// Byte where the items start, a multiple of 16.
+    pub items_at: usize,
+    /// Items of groups.
+    pub groups: Items,
+    /// Items of rows.
+    pub rows: Items,
+    /// How the parts look.
+    pub shape: StageShape,
+}
+
+/// How parts of streams look in a staging area.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageShape {
+    /// Halves per row; rows lie back to back.
+    pub dim: usize,
+    /// From one group to the next.
+    pub group_bytes: usize,
+    /// 32-bit words per code of a group; 0: headers alone.
+    pub code_words: usize,
+}
 
 /// Factors of the keys: functions of the index's `rounding` g.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,6 +83,12 @@ pub trait Engine: Send {
     /// Queues a copy from a staging area to offset `at` of the tier's memory.
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError>;
 
+    /// Queues the copy of a staging area to the device and the unpacking of its items into the tier's arrays.
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError>;
+
+    /// Copies the tier's memory from offset `at` on back. While nothing else is under way.
+    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
     /// Waits for all writes and gives the staging areas back.
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
@@ -69,11 +104,7 @@ pub trait Engine: Send {
         wait: &mut Wait<'_>,
     ) -> Result<&[u8], GpuError>;
 
-    /// Takes what batches need to know of the lists.
-    fn set_directory(&mut self, directory: &Directory, wait: &mut Wait<'_>)
-    -> Result<(), GpuError>;
-
-    /// Replaces the slots of the directory's lists.
+    /// Tells the device where the lists are.
     fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
     /// Where the queries of a batch go, f32 `[n, dim]`, and their bounds `[n]`, once earlier work is done. Makes room for the batch.
@@ -100,16 +131,17 @@ pub trait Engine: Send {
 
 /// The engine of a real device.
 pub struct CudaEngine {
-    // First, because dropping it waits for the work that uses the rest.
+    // First, because dropping them waits for the work that uses the rest.
     stream: Stream,
+    stage_streams: [Option<Stream>; N_STAGES],
     ctx: Arc<Context>,
     batch: BatchMemory,
-    dim: usize,
+    views: Views,
     tier: DeviceBuffer,
     view: TierView,
-    // Before the areas, for the same reason.
-    stage_streams: [Option<Stream>; N_STAGES],
     stages: [Option<PinnedBuffer>; N_STAGES],
+    /// What the staging areas are copied to before they are unpacked.
+    areas: [Option<DeviceBuffer>; N_STAGES],
     scratch: Option<DeviceBuffer>,
     upload: Option<PinnedBuffer>,
     download: Option<PinnedBuffer>,
@@ -123,27 +155,29 @@ impl CudaEngine {
         tier: DeviceBuffer,
         plan: TierPlan,
         metric: Metric,
-        dim: usize,
     ) -> Result<Self, GpuError> {
-        let at = |offset: usize| tier.address() + offset as u64;
-        let view = TierView {
-            rows: at(plan.rows),
-            norm_sq: at(plan.norm_sq),
-            err: at(plan.err),
-            live: at(plan.live),
-            tids: at(plan.tids),
-            pitch: plan.pitch as u32,
-            metric: metric as u32,
+        let view = TierView::new(tier.address(), &plan, metric);
+        let centroids = TierView {
+            rows: tier.address() + plan.centroids as u64,
+            norm_sq: tier.address() + plan.centroid_norms as u64,
+            pitch: view.pitch,
+            metric: view.metric,
+            n_slots: plan.n_lists as u32,
+            ..TierView::default()
         };
         Ok(Self {
             stream: Stream::new(ctx)?,
             ctx: ctx.clone(),
             batch: BatchMemory::default(),
-            dim,
+            views: Views {
+                tier: view,
+                centroids,
+            },
             tier,
             view,
-            stages: [None, None],
-            stage_streams: [None, None],
+            stages: Default::default(),
+            stage_streams: Default::default(),
+            areas: Default::default(),
             scratch: None,
             upload: None,
             download: None,
@@ -182,16 +216,6 @@ impl Engine for CudaEngine {
         self.ctx.scans
     }
 
-    fn set_directory(
-        &mut self,
-        directory: &Directory,
-        wait: &mut Wait<'_>,
-    ) -> Result<(), GpuError> {
-        self.settle(wait)?;
-        self.batch
-            .set_directory(&self.ctx, &self.stream, directory, self.dim, wait)
-    }
-
     fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError> {
         self.settle(wait)?;
         self.batch.set_slots(&self.ctx, &self.stream, slots, wait)
@@ -215,7 +239,7 @@ impl Engine for CudaEngine {
         self.busy = true;
         let out = self
             .batch
-            .run(&self.ctx, &self.stream, self.view, plan, scales, wait)?;
+            .run(&self.ctx, &self.stream, self.views, plan, scales, wait)?;
         self.busy = false;
         Ok(out)
     }
@@ -230,7 +254,10 @@ impl Engine for CudaEngine {
         } else {
             self.stage_streams[which] = Some(Stream::new(&self.ctx)?);
         }
-        Ok(grown(&self.ctx, &mut self.stages[which], STAGE_BYTES)?.bytes_mut())
+        if self.stages[which].is_none() {
+            self.stages[which] = Some(PinnedBuffer::new(&self.ctx, STAGE_BYTES)?);
+        }
+        self.stage_open(which)
     }
 
     fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
@@ -247,12 +274,47 @@ impl Engine for CudaEngine {
         }
     }
 
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        let (Some(stage), Some(stream)) = (&self.stages[which], &self.stage_streams[which]) else {
+            return Err(GpuError::Other("staging area not taken".into()));
+        };
+        let area = match &mut self.areas[which] {
+            Some(area) => area,
+            none => none.insert(DeviceBuffer::new(&self.ctx, STAGE_BYTES)?),
+        };
+        stream.upload(area, 0, stage, 0..work.used)?;
+        let params = UnpackParams {
+            tier: self.view,
+            area: area.address(),
+            items: area.address() + work.items_at as u64,
+            dim: work.shape.dim as u32,
+            group_bytes: work.shape.group_bytes as u32,
+            code_words: work.shape.code_words as u32,
+            reserved: 0,
+        };
+        unpack_groups(&self.ctx, stream, params, work.groups)?;
+        unpack_rows(&self.ctx, stream, params, work.rows)
+    }
+
+    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        let mut pinned = PinnedBuffer::new(&self.ctx, STAGE_BYTES)?;
+        for (i, part) in to.chunks_mut(STAGE_BYTES).enumerate() {
+            let start = at + i * STAGE_BYTES;
+            self.stream
+                .download(&mut pinned, &self.tier, start..start + part.len())?;
+            self.stream.wait(wait)?;
+            part.copy_from_slice(&pinned.bytes()[..part.len()]);
+        }
+        Ok(())
+    }
+
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
         for which in 0..N_STAGES {
             if let Some(stream) = &self.stage_streams[which] {
                 stream.wait(wait)?;
             }
             self.stages[which] = None;
+            self.areas[which] = None;
             self.stage_streams[which] = None;
         }
         Ok(())

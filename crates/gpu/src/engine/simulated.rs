@@ -5,19 +5,21 @@
 mod batch;
 
 use super::batch::HostParts;
-use super::{BatchOut, Engine, N_STAGES, STAGE_BYTES, Scales};
+use super::{BatchOut, Engine, N_STAGES, STAGE_BYTES, Scales, Unpack};
 use crate::batch::plan::BatchPlan;
 use crate::context::{Scans, Wait};
-use crate::directory::Directory;
 use crate::error::GpuError;
-use crate::memory::{ScratchPlan, TierPlan};
-use crate::params::{Found, ListSlots, QueryBound, QueryConsts, ScanItem, ScanMode};
+use crate::memory::{N_FACTORS, ScratchPlan, TierPlan};
+use crate::params::{Found, ListSlots, QueryBound, QueryConsts, ScanItem, ScanMode, UnpackItem};
 use crate::plan::Rounds;
+use crate::tier_image::{array, tier_arrays};
 use crate::twin::TierArrays;
 use crate::twin::rerank::rerank_one;
 use crate::twin::scan::{ScanArrays, scan_item};
 use crate::twin::select::select_smallest;
+use crate::twin::unpack::{UnpackArrays, unpack_groups, unpack_rows};
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
+use half::f16;
 use omen_ivf::Metric;
 use std::ops::Range;
 
@@ -36,7 +38,7 @@ pub struct SimulatedEngine {
     tier: Vec<u64>,
     stages: [Vec<u64>; N_STAGES],
     scratch: Vec<u64>,
-    pub(super) directory: Option<Directory>,
+    pub(super) slots: Vec<ListSlots>,
     /// Page-locked memory of a batch.
     pub(super) host: Vec<u64>,
     /// What a batch's scratch held where it was asked for: by offset.
@@ -50,9 +52,9 @@ impl SimulatedEngine {
             tier: words(plan.bytes),
             plan,
             metric,
-            stages: [Vec::new(), Vec::new()],
+            stages: Default::default(),
             scratch: Vec::new(),
-            directory: None,
+            slots: Vec::new(),
             host: Vec::new(),
             fetched: Vec::new(),
         }
@@ -60,22 +62,45 @@ impl SimulatedEngine {
 
     /// The tier's arrays.
     pub(super) fn arrays(&self) -> TierArrays<'_> {
-        let (slots, memory): (usize, &[u8]) = (self.plan.n_slots, cast_slice(&self.tier));
-        TierArrays {
-            rows: array(memory, self.plan.rows, slots * self.plan.pitch),
-            norm_sq: array(memory, self.plan.norm_sq, slots),
-            err: array(memory, self.plan.err, slots),
-            live: array(memory, self.plan.live, slots.div_ceil(32)),
-            tids: array(memory, self.plan.tids, slots),
-            pitch: self.plan.pitch,
-            metric: self.metric,
-        }
+        tier_arrays(cast_slice(&self.tier), &self.plan, self.metric)
+    }
+
+    /// The centroids, `[n_lists, pitch]`, and their squared norms, `[n_lists]`.
+    pub(super) fn centroids(&self) -> (&[f16], &[f32]) {
+        let (memory, plan) = (cast_slice(&self.tier), &self.plan);
+        (
+            array(memory, plan.centroids, plan.n_lists * plan.pitch),
+            array(memory, plan.centroid_norms, plan.n_lists),
+        )
     }
 }
 
-/// The first `n` elements at `at`.
-fn array<T: AnyBitPattern>(memory: &[u8], at: usize, n: usize) -> &[T] {
-    cast_slice(&memory[at..at + n * size_of::<T>()])
+/// The arrays of a tier that are unpacked into, in its memory.
+fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> {
+    let n = plan.n_slots;
+    let with_rows = if plan.parts.rows() { n } else { 0 };
+    let with_codes = if plan.parts.codes() { n } else { 0 };
+    let [rows, norm_sq, err, tids, codes, factors] = split(
+        memory,
+        [
+            (plan.rows, with_rows * plan.pitch * 2),
+            (plan.norm_sq, with_rows * 4),
+            (plan.err, n * 4),
+            (plan.tids, with_rows * 8),
+            (plan.codes, with_codes * plan.code_pitch * 4),
+            (plan.factors, with_codes * N_FACTORS * 4),
+        ],
+    );
+    UnpackArrays {
+        rows: array_mut(rows),
+        norm_sq: array_mut(norm_sq),
+        err: array_mut(err),
+        tids: array_mut(tids),
+        codes: array_mut(codes),
+        factors: array_mut(factors),
+        pitch: plan.pitch,
+        code_pitch: plan.code_pitch,
+    }
 }
 
 /// The arrays of a batch, apart from each other. `parts`: (offset, bytes), ascending.
@@ -98,22 +123,8 @@ impl Engine for SimulatedEngine {
         Scans::Wgmma
     }
 
-    fn set_directory(
-        &mut self,
-        directory: &Directory,
-        _wait: &mut Wait<'_>,
-    ) -> Result<(), GpuError> {
-        self.directory = Some(directory.clone());
-        Ok(())
-    }
-
     fn set_slots(&mut self, slots: &[ListSlots], _wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        let Some(directory) = &mut self.directory else {
-            return Err(GpuError::Unsupported(
-                "the tier does not know its centroids".into(),
-            ));
-        };
-        directory.slots = slots.to_vec();
+        self.slots = slots.to_vec();
         Ok(())
     }
 
@@ -167,8 +178,32 @@ impl Engine for SimulatedEngine {
         Ok(())
     }
 
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
+        let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
+        let mut tier = unpack_arrays(cast_slice_mut(&mut self.tier), &self.plan);
+        let shape = &work.shape;
+        for item in &items[work.groups.first..][..work.groups.n] {
+            unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
+        }
+        for item in &items[work.rows.first..][..work.rows.n] {
+            unpack_rows(&mut tier, area, item, shape.dim);
+        }
+        Ok(())
+    }
+
+    fn read_tier(
+        &mut self,
+        at: usize,
+        to: &mut [u8],
+        _wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        to.copy_from_slice(&cast_slice::<u64, u8>(&self.tier)[at..at + to.len()]);
+        Ok(())
+    }
+
     fn end_writes(&mut self, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        self.stages = [Vec::new(), Vec::new()];
+        self.stages = Default::default();
         Ok(())
     }
 

@@ -137,14 +137,11 @@ impl SimulatedEngine {
         state: &State,
         wait: &mut Wait<'_>,
     ) -> Result<Vec<Chosen>, GpuError> {
-        let directory = self
-            .directory
-            .as_ref()
-            .ok_or_else(|| GpuError::Unsupported("the tier does not know its centroids".into()))?;
-        let rows: Vec<u32> = directory.slots.iter().map(|s| s.n_slots).collect();
+        let (centroids, norms) = self.centroids();
+        let rows: Vec<u32> = self.slots.iter().map(|s| s.n_slots).collect();
         let choice = Choice {
             metric: plan.tier.metric,
-            list_norms: &directory.norms,
+            list_norms: norms,
             list_rows: &rows,
             probes: plan.probes,
             first_rows: plan.first_rows as u32,
@@ -163,8 +160,8 @@ impl SimulatedEngine {
                     .sum();
                 centroid_rank(plan.tier.metric, consts.norm_sq, dot, norm)
             };
-            let centroids = directory.centroids.chunks_exact(plan.pitch);
-            let ranks: Vec<f32> = centroids.zip(&directory.norms).map(rank).collect();
+            let centroids = centroids.chunks_exact(plan.pitch);
+            let ranks: Vec<f32> = centroids.zip(norms).map(rank).collect();
             all.push(select_probes(&choice, consts, &ranks));
         }
         Ok(all)
@@ -186,7 +183,6 @@ impl SimulatedEngine {
             places.extend(&of_query.places);
             places.resize(places.len().next_multiple_of(plan.probes), 0);
         }
-        let slots = self.directory.as_ref().map_or(&[][..], |d| &d.slots);
         let (rows, width) = (plan.width.rows() as u32, plan.width.queries() as u32);
         let wanted = |q: usize, place: usize| {
             let first = place < chosen[q].n_first as usize;
@@ -196,7 +192,7 @@ impl SimulatedEngine {
                 !first && place < chosen[q].n_probes as usize
             }
         };
-        let planned = plan_round(&lists, plan.probes, slots, rows, width, wanted);
+        let planned = plan_round(&lists, plan.probes, &self.slots, rows, width, wanted);
         let mode = if round == 0 {
             ScanMode::Place
         } else {

@@ -10,11 +10,12 @@ pub mod rerank_survivors;
 pub mod scan;
 pub mod scan_codes;
 pub mod select;
+pub mod unpack;
 
 use crate::error::GpuError;
 use crate::params::{
     PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
-    RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams,
+    RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams, UnpackParams,
 };
 
 /// A kernel as its launcher sees it; `tests/tests/kernel_table.rs` compares this with the compiled code.
@@ -82,6 +83,8 @@ pub const KERNELS: &[Kernel] = &[
     kernel("scan_codes_mma_16", &[size_of::<ScanCodesParams>()]),
     kernel("scan_codes_popc", &[size_of::<ScanCodesParams>()]),
     kernel("rerank_survivors", &[size_of::<RerankSurvivorsParams>()]),
+    kernel("unpack_rows", &[size_of::<UnpackParams>()]),
+    kernel("unpack_groups", &[size_of::<UnpackParams>()]),
 ];
 
 /// The number of a kernel by its symbol.

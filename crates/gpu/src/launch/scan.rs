@@ -105,7 +105,7 @@ pub fn scan_planned(
 /// Describes rows and queries to the bulk copy engine.
 fn set_maps(params: &mut ScanParams) -> Result<(), GpuError> {
     // An empty tier has no items.
-    let n_rows = u64::from(params.tier_slots.max(1));
+    let n_rows = u64::from(params.tier.n_slots.max(1));
     let pitch = u64::from(params.tier.pitch);
     params.row_map = matrix(params.tier.rows, &[pitch, n_rows], &[64, 128])?;
     if params.group == 0 {

@@ -10,6 +10,7 @@ pub mod rerank_survivors;
 pub mod scan;
 pub mod scan_codes;
 pub mod select;
+pub mod unpack;
 
 use half::f16;
 
@@ -26,8 +27,14 @@ pub struct TierArrays<'a> {
     pub live: &'a [u32],
     /// `[n_slots]`
     pub tids: &'a [u64],
+    /// `[n_slots, code_pitch]`
+    pub codes: &'a [u32],
+    /// `[3, n_slots]`
+    pub factors: &'a [f32],
     /// Halves per row.
     pub pitch: usize,
+    /// Words per code; 0 without codes.
+    pub code_pitch: usize,
     /// The metric.
     pub metric: omen_ivf::Metric,
 }

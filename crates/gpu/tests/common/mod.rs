@@ -144,6 +144,7 @@ impl Fixture {
             }
             builder.end_list(list.len() as u32, 1, i as u32)?;
         }
+        builder.set_centroids(&centroids(self))?;
         builder.finish()
     }
 

@@ -70,6 +70,11 @@ impl MemStore {
         self.n_reads.load(Ordering::Relaxed)
     }
 
+    /// Pages pinned and not released.
+    pub fn n_pins(&self) -> u64 {
+        self.n_pins.load(Ordering::Relaxed)
+    }
+
     /// From now on reads and announcements are recorded.
     pub fn record_accesses(&self) {
         *lock(&self.accesses) = Some(Vec::new());

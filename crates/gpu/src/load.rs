@@ -1,0 +1,381 @@
+//! Loading lists from an index's pages, at the speed of the bus: the calling thread pins pages and says what goes where, the
+//! copiers copy, the device unpacks.
+//!
+//! Pages are pinned in batches and given back in the same order, each as soon as its batch is copied; only then is it looked at
+//! whether it was the list's (`omen_ivf::export`). A list with a page that was not is read again, to other slots, when all others
+//! are through. So the calling thread never waits for one page, and memory of the device is written once.
+
+use crate::copiers::Piece;
+use crate::error::GpuError;
+use crate::staging::Part;
+use crate::tier::TierList;
+use crate::tier_builder::TierBuilder;
+use omen_ivf::IvfError;
+use omen_ivf::export::{ListPages, Stream, for_each_centroid};
+use omen_ivf::index::Index;
+use omen_ivf::layout::group::{GROUP, GroupShape};
+use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
+use omen_ivf::layout::streams;
+use omen_ivf::store::{PageStore, PinStore};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A batch is handed to the copiers when it has so many bytes,
+const BATCH_BYTES: usize = 256 << 10;
+/// or so many pages.
+const BATCH_PAGES: usize = 64;
+/// Lists that were rewritten while they were read are tried again so often.
+const MAX_ROUNDS: usize = 4;
+
+/// Why loading ended.
+#[derive(Debug)]
+pub enum LoadError {
+    /// Because of the index or its host.
+    Index(IvfError),
+    /// Because of the device.
+    Gpu(GpuError),
+}
+
+impl From<IvfError> for LoadError {
+    fn from(error: IvfError) -> Self {
+        Self::Index(error)
+    }
+}
+
+impl From<GpuError> for LoadError {
+    fn from(error: GpuError) -> Self {
+        Self::Gpu(error)
+    }
+}
+
+impl TierBuilder {
+    /// Loads the frozen parts of `lists` (none loaded before) of an index with the builder's metric, dimension and lists. A list
+    /// for which there is no room left, because lists have grown since the builder was made, or that is rewritten again and
+    /// again, is left out. The host may cancel at any time (`check_interrupts`), also by unwinding.
+    pub fn load_lists<S: PinStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        lists: &[u32],
+    ) -> Result<(), LoadError> {
+        let mut loader = Loader {
+            s,
+            index,
+            builder: self,
+            lists: Vec::with_capacity(lists.len()),
+            page: None,
+            filling: Batch::default(),
+            pieces: Vec::new(),
+            piece_bytes: 0,
+            copied: VecDeque::new(),
+            n_pinned: 0,
+            max_pins: s.max_pins().max(1),
+        };
+        let outcome = loader.load(lists);
+        loader.release_all();
+        outcome
+    }
+
+    /// Loads the centroids, so that the device can choose lists.
+    pub fn load_centroids<S: PageStore>(&mut self, s: &S, index: &Index) -> Result<(), LoadError> {
+        let mut rows = Vec::with_capacity(index.n_lists() as usize * index.dim());
+        for_each_centroid(s, index, |_, row| rows.extend_from_slice(row))?;
+        Ok(self.set_centroids(&rows)?)
+    }
+}
+
+/// A list that was read or is being read.
+struct Reading {
+    pages: ListPages,
+    first_slot: usize,
+    changed: bool,
+}
+
+/// A pinned page, and what it is expected to be.
+struct Pinned<P> {
+    pin: P,
+    /// Index in `Loader::lists`.
+    reading: usize,
+    stream: Stream,
+    seq: u32,
+}
+
+/// Pages given back together, once their bytes are copied.
+struct Batch<P> {
+    pages: Vec<Pinned<P>>,
+    done: Arc<AtomicBool>,
+}
+
+impl<P> Default for Batch<P> {
+    fn default() -> Self {
+        Self {
+            pages: Vec::new(),
+            done: Arc::default(),
+        }
+    }
+}
+
+struct Loader<'a, S: PinStore> {
+    s: &'a S,
+    index: &'a Index,
+    builder: &'a mut TierBuilder,
+    lists: Vec<Reading>,
+    /// The page pinned last, of the stream being read.
+    page: Option<Pinned<S::Pin>>,
+    /// Pages to be given back with the next batch.
+    filling: Batch<S::Pin>,
+    /// To be copied by the next batch.
+    pieces: Vec<Piece>,
+    piece_bytes: usize,
+    /// Batches handed out, oldest first.
+    copied: VecDeque<Batch<S::Pin>>,
+    n_pinned: usize,
+    max_pins: usize,
+}
+
+impl<S: PinStore> Drop for Loader<'_, S> {
+    /// However this ends: nothing is read from pages any more.
+    fn drop(&mut self) {
+        self.builder.staging.copiers().finish();
+    }
+}
+
+impl<S: PinStore> Loader<'_, S> {
+    fn load(&mut self, lists: &[u32]) -> Result<(), LoadError> {
+        for &list in lists {
+            let pages = ListPages::read(self.s, self.index, list)?;
+            self.list(pages)?;
+        }
+        for round in 1..=MAX_ROUNDS {
+            self.dispatch()?;
+            while !self.copied.is_empty() {
+                self.release_oldest();
+            }
+            let mut changed = Vec::new();
+            for reading in self.lists.drain(..) {
+                if reading.changed {
+                    changed.push(reading.pages);
+                } else {
+                    self.builder.lists[reading.pages.list as usize] = Some(reading.tier_list());
+                }
+            }
+            if changed.is_empty() || round == MAX_ROUNDS {
+                break;
+            }
+            for pages in changed {
+                let pages = pages.read_again(self.s, self.index)?;
+                self.list(pages)?;
+            }
+        }
+        self.s.announce(Vec::new());
+        Ok(())
+    }
+
+    /// Reads a list to the next slots.
+    fn list(&mut self, pages: ListPages) -> Result<(), LoadError> {
+        let n = pages.entry.frozen_count as usize;
+        let Some(first_slot) = self.builder.take_slots(n) else {
+            return Ok(());
+        };
+        if self.s.wants_announcements() {
+            let rows = self.builder.parts().rows().then_some(&pages.vector);
+            let blocks = pages.code.iter().chain(rows.into_iter().flatten());
+            self.s.announce(blocks.copied().collect());
+        }
+        self.lists.push(Reading {
+            pages,
+            first_slot,
+            changed: false,
+        });
+        self.stream(Stream::Code, n)?;
+        if self.builder.parts().rows() {
+            self.stream(Stream::Vector, n)?;
+        }
+        // Of what may be thousands of lists only what a look at their pages needs is kept.
+        if let Some(Reading { pages, .. }) = self.lists.last_mut() {
+            (pages.code, pages.vector) = (Vec::new(), Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Copies a stream of the list read last, which has `n` entries.
+    fn stream(&mut self, stream: Stream, n: usize) -> Result<(), LoadError> {
+        let slot = self.lists.last().map_or(0, |reading| reading.first_slot);
+        let dim = self.index.meta.dim;
+        // Units of the stream, how many bytes apart, and how many of these are wanted.
+        let (entries, stride, wanted) = match stream {
+            Stream::Code => {
+                let shape = GroupShape::new(self.index.meta.shape().filter, dim);
+                (
+                    GROUP,
+                    shape.bytes(),
+                    self.builder.staging.shape().group_bytes,
+                )
+            }
+            Stream::Vector => (1, streams::row_bytes(dim), streams::row_bytes(dim)),
+        };
+        let mut first = 0;
+        while first < n {
+            let staging = &mut self.builder.staging;
+            let part = match stream {
+                Stream::Code => staging.groups(slot + first, n - first),
+                Stream::Vector => staging.rows(slot + first, n - first),
+            };
+            let Some(Part { n: taken, start }) = part else {
+                // What has been gathered belongs to the area that is full.
+                self.dispatch()?;
+                self.builder.staging.turn(self.builder.engine.as_mut())?;
+                continue;
+            };
+            let n_units = taken.div_ceil(entries);
+            let from = (first / entries * stride) as u64;
+            if wanted == stride {
+                self.copy(stream, from, n_units * stride, start)?;
+            } else {
+                for unit in 0..n_units {
+                    let to = start.wrapping_add(unit * wanted);
+                    let from = from + (unit * stride) as u64;
+                    self.copy(stream, from, wanted, to)?;
+                }
+            }
+            first += taken;
+        }
+        self.filling.pages.extend(self.page.take());
+        Ok(())
+    }
+
+    /// Has `bytes` from byte `from` of the stream on copied to `to`.
+    fn copy(
+        &mut self,
+        stream: Stream,
+        mut from: u64,
+        mut bytes: usize,
+        mut to: *mut u8,
+    ) -> Result<(), LoadError> {
+        while bytes > 0 {
+            let (seq, offset) = streams::byte_position(from);
+            let address = self.page(stream, seq as u32)?;
+            let n = bytes.min(CONTENT_BYTES - offset);
+            self.pieces.push(Piece {
+                from: address.wrapping_add(CONTENT_START + offset),
+                to,
+                bytes: n,
+            });
+            self.piece_bytes += n;
+            if self.piece_bytes >= BATCH_BYTES {
+                self.dispatch()?;
+            }
+            (from, bytes, to) = (from + n as u64, bytes - n, to.wrapping_add(n));
+        }
+        Ok(())
+    }
+
+    /// Where page `seq` of the stream is; pins it, unless it was pinned last.
+    fn page(&mut self, stream: Stream, seq: u32) -> Result<*const u8, LoadError> {
+        if let Some(pinned) = &self.page
+            && pinned.seq == seq
+        {
+            return Ok(self.s.address(&pinned.pin));
+        }
+        // The last bytes of the page before are in this batch or in an earlier one.
+        self.filling.pages.extend(self.page.take());
+        if self.filling.pages.len() >= BATCH_PAGES || self.n_pinned >= self.max_pins {
+            self.dispatch()?;
+        }
+        while self.n_pinned >= self.max_pins && !self.copied.is_empty() {
+            self.release_oldest();
+        }
+        let reading = self.lists.len() - 1;
+        let pages = &self.lists[reading].pages;
+        let block = match stream {
+            Stream::Code => pages.code[seq as usize],
+            Stream::Vector => pages.vector[seq as usize],
+        };
+        let pin = self.s.pin(block)?;
+        self.n_pinned += 1;
+        let pinned = self.page.insert(Pinned {
+            pin,
+            reading,
+            stream,
+            seq,
+        });
+        Ok(self.s.address(&pinned.pin))
+    }
+
+    /// Hands the batch to the copiers, sends areas that are complete, and gives back pages that are copied.
+    #[allow(unsafe_code)]
+    fn dispatch(&mut self) -> Result<(), LoadError> {
+        let batch = std::mem::take(&mut self.filling);
+        let pieces = std::mem::take(&mut self.pieces);
+        self.piece_bytes = 0;
+        if pieces.is_empty() {
+            batch.done.store(true, Ordering::Release);
+        } else {
+            // SAFETY: the sources lie on pages pinned by this batch, by later ones or by the stream's current page. They stay
+            // pinned until `release_oldest` or `release_all` has waited for this batch; should an error unwind, `drop` waits.
+            // The targets are parts that the area being filled gave out, each once; the area lives as long as the engine, which
+            // the builder drops after its staging.
+            unsafe { self.builder.staging.copy(pieces, batch.done.clone()) };
+        }
+        self.copied.push_back(batch);
+        self.builder
+            .staging
+            .send_complete(self.builder.engine.as_mut())?;
+        while self
+            .copied
+            .front()
+            .is_some_and(|batch| batch.done.load(Ordering::Acquire))
+        {
+            self.release_oldest();
+        }
+        self.s.check_interrupts()?;
+        Ok(())
+    }
+
+    /// Waits for the oldest batch, gives its pages back and looks whether they are what they should be.
+    fn release_oldest(&mut self) {
+        let Some(batch) = self.copied.pop_front() else {
+            return;
+        };
+        let copiers = self.builder.staging.copiers();
+        copiers.help_until(|| batch.done.load(Ordering::Acquire));
+        self.n_pinned -= batch.pages.len();
+        for Pinned {
+            pin,
+            reading,
+            stream,
+            seq,
+        } in batch.pages
+        {
+            let reading = &mut self.lists[reading];
+            let ours = |page: &[u8]| reading.pages.is_page(stream, seq, page);
+            if !self.s.release(pin, ours) {
+                reading.changed = true;
+            }
+        }
+    }
+
+    /// Gives all pages back.
+    fn release_all(&mut self) {
+        self.builder.staging.copiers().finish();
+        self.filling.pages.extend(self.page.take());
+        self.copied.push_back(std::mem::take(&mut self.filling));
+        for batch in self.copied.drain(..) {
+            for page in batch.pages {
+                self.s.release(page.pin, |_| ());
+            }
+        }
+    }
+}
+
+impl Reading {
+    fn tier_list(&self) -> TierList {
+        TierList {
+            first_slot: self.first_slot as u32,
+            n_slots: self.pages.entry.frozen_count,
+            layout_gen: self.pages.entry.layout_gen,
+            delete_gen: self.pages.entry.delete_gen,
+        }
+    }
+}

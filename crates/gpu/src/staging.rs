@@ -1,0 +1,266 @@
+//! Staging areas in page-locked memory: parts of lists' streams are gathered in one, while others are on the bus or are unpacked
+//! on the device. Areas take turns.
+
+use crate::context::Wait;
+use crate::copiers::{Copiers, Job, Piece};
+use crate::engine::{Engine, N_STAGES, STAGE_BYTES, StageShape, Unpack};
+use crate::error::GpuError;
+use crate::launch::unpack::{ENTRIES_PER_ITEM, Items};
+use crate::params::UnpackItem;
+use omen_ivf::layout::group::{GROUP, LIVE_LINE, LIVE_OFFSET};
+use omen_ivf::layout::page::LINE_BYTES;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// Longest wait for the device to take one area.
+const COPY_DEADLINE: Duration = Duration::from_secs(10);
+/// Rows of an item of `unpack_rows`: about so many bytes, so that the items of an area occupy a whole device.
+const ITEM_ROW_BYTES: usize = 32 << 10;
+/// Items and parts start at multiples of this.
+const PART_ALIGN: usize = 16;
+
+/// Calls `f` with the bounds of a wait for the device.
+pub(crate) fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
+    f(&mut Wait {
+        until: Instant::now() + COPY_DEADLINE,
+        poll: &mut || Ok(()),
+    })
+}
+
+/// The areas. The first thing to be dropped of whatever owns the engine too: its threads write to the engine's memory.
+pub(crate) struct Staging {
+    copiers: Copiers,
+    shape: StageShape,
+    filling: Option<Area>,
+    /// Filled, but perhaps still copied to; oldest first.
+    sealed: VecDeque<Area>,
+    next: usize,
+    /// `[ceil(n_slots / 32)]`, of what has been sent to the device.
+    live: Vec<u32>,
+}
+
+struct Area {
+    which: usize,
+    start: *mut u8,
+    used: usize,
+    groups: Vec<UnpackItem>,
+    rows: Vec<UnpackItem>,
+    /// Jobs into the area that are not done.
+    pending: Arc<AtomicUsize>,
+}
+
+// SAFETY: `start` points into an area of the engine, which moves with it; only whoever has the staging uses it.
+#[allow(unsafe_code)]
+unsafe impl Send for Area {}
+
+impl Area {
+    fn is_complete(&self) -> bool {
+        self.pending.load(Ordering::Acquire) == 0
+    }
+
+    /// Where the next part starts, and the bytes from there to the items.
+    fn room(&self) -> (usize, usize) {
+        let at = self.used.next_multiple_of(PART_ALIGN);
+        let items = (self.groups.len() + self.rows.len()) * size_of::<UnpackItem>();
+        (at, STAGE_BYTES.saturating_sub(at + items))
+    }
+
+    /// Takes `bytes` at `at`; where they are.
+    fn take(&mut self, at: usize, bytes: usize) -> *mut u8 {
+        self.used = at + bytes;
+        self.start.wrapping_add(at)
+    }
+}
+
+/// Part of an area.
+pub(crate) struct Part {
+    /// Entries it has room for.
+    pub(crate) n: usize,
+    /// Its first byte.
+    pub(crate) start: *mut u8,
+}
+
+impl Staging {
+    pub(crate) fn new(copiers: Copiers, shape: StageShape, n_slots: usize) -> Self {
+        Self {
+            copiers,
+            shape,
+            filling: None,
+            sealed: VecDeque::new(),
+            next: 0,
+            live: vec![0; n_slots.div_ceil(32)],
+        }
+    }
+
+    pub(crate) fn shape(&self) -> StageShape {
+        self.shape
+    }
+
+    pub(crate) fn copiers(&self) -> &Copiers {
+        &self.copiers
+    }
+
+    /// Room for rows of up to `n` entries, the first of which goes to `slot`. None: the area is full, see `turn`.
+    pub(crate) fn rows(&mut self, slot: usize, n: usize) -> Option<Part> {
+        let area = self.filling.as_mut()?;
+        let row_bytes = 2 * self.shape.dim;
+        let per_item = (ITEM_ROW_BYTES / row_bytes).max(8);
+        // An item is of at least half of ITEM_ROW_BYTES, unless it is the last of its part.
+        let (at, room) = area.room();
+        let n = n.min(room.saturating_sub(room / 512 + 64) / row_bytes);
+        if n == 0 {
+            return None;
+        }
+        for first in (0..n).step_by(per_item) {
+            area.rows.push(UnpackItem {
+                at: (at + first * row_bytes) as u32,
+                first_slot: (slot + first) as u32,
+                n: per_item.min(n - first) as u32,
+                reserved: 0,
+            });
+        }
+        let start = area.take(at, n * row_bytes);
+        Some(Part { n, start })
+    }
+
+    /// Room for groups of up to `n` entries: of all of them, or of a multiple of 32. None as for `rows`.
+    pub(crate) fn groups(&mut self, slot: usize, n: usize) -> Option<Part> {
+        let area = self.filling.as_mut()?;
+        let group_bytes = self.shape.group_bytes;
+        let (at, room) = area.room();
+        let most = room.saturating_sub(room / 256 + 64) / group_bytes;
+        let n = n.min(most * GROUP);
+        if n == 0 {
+            return None;
+        }
+        for first in (0..n).step_by(ENTRIES_PER_ITEM) {
+            area.groups.push(UnpackItem {
+                at: (at + first / GROUP * group_bytes) as u32,
+                first_slot: (slot + first) as u32,
+                n: ENTRIES_PER_ITEM.min(n - first) as u32,
+                reserved: 0,
+            });
+        }
+        let start = area.take(at, n.div_ceil(GROUP) * group_bytes);
+        Some(Part { n, start })
+    }
+
+    /// Has `pieces` copied into parts of the area being filled; `done` is set then.
+    ///
+    /// # Safety
+    /// As for [`Copiers::push`].
+    #[allow(unsafe_code)]
+    pub(crate) unsafe fn copy(&self, pieces: Vec<Piece>, done: Arc<AtomicBool>) {
+        let Some(area) = &self.filling else {
+            // Parts come from the area being filled, so there are no pieces without one.
+            return done.store(true, Ordering::Release);
+        };
+        area.pending.fetch_add(1, Ordering::Relaxed);
+        let pending = area.pending.clone();
+        let job = Job {
+            pieces,
+            done,
+            pending,
+        };
+        // SAFETY: by this function's contract.
+        unsafe { self.copiers.push(job) };
+    }
+
+    /// Goes on in the next area, once the device has taken what was in it.
+    pub(crate) fn turn(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+        self.sealed.extend(self.filling.take());
+        self.send_complete(engine)?;
+        if self.sealed.len() == N_STAGES {
+            self.send_oldest(engine)?;
+        }
+        let which = self.next;
+        self.next = (which + 1) % N_STAGES;
+        let start = bounded(|wait| engine.stage(which, wait))?.as_mut_ptr();
+        self.filling = Some(Area {
+            which,
+            start,
+            used: 0,
+            groups: Vec::new(),
+            rows: Vec::new(),
+            pending: Arc::default(),
+        });
+        Ok(())
+    }
+
+    /// Sends areas to the device as far as all has been copied to them.
+    pub(crate) fn send_complete(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+        while self.sealed.front().is_some_and(Area::is_complete) {
+            self.send_oldest(engine)?;
+        }
+        Ok(())
+    }
+
+    fn send_oldest(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+        let Some(area) = self.sealed.pop_front() else {
+            return Ok(());
+        };
+        self.copiers.help_until(|| area.is_complete());
+        if area.used == 0 {
+            return Ok(());
+        }
+        let bytes = engine.stage_open(area.which)?;
+        for item in &area.groups {
+            set_live(&mut self.live, bytes, item, self.shape.group_bytes);
+        }
+        let items_at = area.used.next_multiple_of(PART_ALIGN);
+        let mut used = items_at;
+        for items in [&area.groups, &area.rows] {
+            let items: &[u8] = bytemuck::cast_slice(items);
+            bytes[used..used + items.len()].copy_from_slice(items);
+            used += items.len();
+        }
+        let groups = Items {
+            first: 0,
+            n: area.groups.len(),
+        };
+        let rows = Items {
+            first: groups.n,
+            n: area.rows.len(),
+        };
+        let shape = self.shape;
+        engine.unpack(
+            area.which,
+            &Unpack {
+                used,
+                items_at,
+                groups,
+                rows,
+                shape,
+            },
+        )
+    }
+
+    /// Sends all that is left; returns the live bits.
+    pub(crate) fn finish(mut self, engine: &mut dyn Engine) -> Result<Vec<u32>, GpuError> {
+        self.sealed.extend(self.filling.take());
+        while !self.sealed.is_empty() {
+            self.send_oldest(engine)?;
+        }
+        Ok(std::mem::take(&mut self.live))
+    }
+}
+
+/// Takes over the live bits of the groups of an item of the area `bytes`.
+fn set_live(live: &mut [u32], bytes: &[u8], item: &UnpackItem, group_bytes: usize) {
+    for first in (0..item.n).step_by(GROUP) {
+        let group = item.at as usize + first as usize / GROUP * group_bytes;
+        let at = group + LIVE_LINE * LINE_BYTES + LIVE_OFFSET;
+        let mask: u32 = bytemuck::pod_read_unaligned(&bytes[at..at + 4]);
+        let n = (item.n - first).min(GROUP as u32);
+        let used = u32::MAX >> (GROUP as u32 - n);
+        let slot = (item.first_slot + first) as usize;
+        let (word, shift) = (slot / 32, slot % 32);
+        let (mask, used) = (u64::from(mask & used) << shift, u64::from(used) << shift);
+        live[word] = live[word] & !(used as u32) | mask as u32;
+        if used >> 32 != 0 {
+            live[word + 1] = live[word + 1] & !((used >> 32) as u32) | (mask >> 32) as u32;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The ladder of a tier's memory: whatever the index and the budget, the rung fits, and nothing better does.
+
+mod common;
+
+use common::rng;
+use omen_gpu::TierSpec;
+use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_spare};
+use omen_ivf::Metric;
+use omen_ivf::layout::group::Filter;
+use rand::Rng;
+
+#[test]
+fn the_best_rung_that_fits() {
+    let mut rng = rng("the_best_rung_that_fits");
+    let mut seen = [0; 4];
+    for _ in 0..3000 {
+        let n_lists = rng.random_range(0..40);
+        let largest = 1 << rng.random_range(0..24);
+        let sizes: Vec<u32> = (0..n_lists)
+            .map(|_| rng.random_range(0..=largest))
+            .collect();
+        let dim = rng.random_range(1..2000);
+        let shape = LadderShape {
+            spec: TierSpec {
+                metric: Metric::L2,
+                dim,
+                n_lists,
+            },
+            filter: [Filter::None, Filter::FourBit, Filter::OneBit][rng.random_range(0..3)],
+            codes_alone: rng.random(),
+            list_sizes: &sizes,
+        };
+        let budget = 1u64 << rng.random_range(10..40);
+        let budget = rng.random_range(0..budget);
+        let fits = |parts, n: u64| {
+            TierPlan::new(&shape.spec, parts, with_spare(n))
+                .is_ok_and(|plan| plan.bytes_needed() <= budget)
+        };
+        let parts = Parts::of(shape.filter);
+        let first = |n: usize| sizes[..n].iter().map(|&s| u64::from(s)).sum::<u64>();
+        let all = first(n_lists);
+        let chosen = rung(&shape, budget);
+        let what = format!("{shape:?}, {budget} bytes: {chosen:?}");
+        assert_eq!(chosen == Rung::CodesAndRows, fits(parts, all), "{what}");
+        match chosen {
+            Rung::CodesAndRows => seen[0] += 1,
+            Rung::CodesOnly => {
+                assert!(
+                    shape.codes_alone && parts.codes() && fits(Parts::Codes, all),
+                    "{what}"
+                );
+                seen[1] += 1;
+            }
+            Rung::HottestLists { n_lists, n_slots } => {
+                assert!(
+                    !(shape.codes_alone && parts.codes() && fits(Parts::Codes, all)),
+                    "{what}"
+                );
+                assert_eq!(n_slots, first(n_lists), "{what}");
+                assert!(n_slots > 0 && fits(parts, n_slots), "{what}");
+                assert!(!fits(parts, first(n_lists + 1)), "{what}");
+                seen[2] += 1;
+            }
+            Rung::Nothing => {
+                let least = sizes.iter().position(|&n| n > 0).map_or(0, |i| i + 1);
+                assert!(!fits(parts, first(least)), "{what}");
+                seen[3] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().all(|&n| n > 0), "rungs seen: {seen:?}");
+}
