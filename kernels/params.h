@@ -168,7 +168,7 @@ struct ProbeParams {
     const u32* list_rows;      // [n_lists] slots of each list
     u32* lists;                // [n_queries, probes] nearest first
     u32* places;               // [n_queries, probes] rows of the query's lists before this one
-    float* adds;               // [n_queries, probes] the list's rank, what estimates start from
+    float* adds;               // [n_queries, probes] the list's rank, lowered by what rounding may have added: bounds start from it
     float* distances;          // [n_queries, probes] query to centroid
     u32* n_probes;             // [n_queries] lists within the spread
     u32* n_first;              // [n_queries] lists of the first round

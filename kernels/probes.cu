@@ -51,8 +51,11 @@ extern "C" __global__ void __launch_bounds__(PROBE_THREADS) select_probes(const 
         const float farther = by_ip ? (rank - nearest) / fmaxf(consts.norm_up, 1.17549435e-38f) : sqrtf(rank) - sqrtf(nearest);
         mine += farther <= p.spread || i == 0;
         p.lists[base + i] = list;
-        p.adds[base + i] = rank;
-        const float l2sq = by_ip ? consts.norm_sq + p.list_norms[list] + 2.0f * rank : rank;
+        // Lowered by what rounding may have added (loose_key.h): bounds of entries start here.
+        const float list_norm_sq = p.list_norms[list];
+        const float slack = consts.slack * sqrtf(list_norm_sq) * 1.000001f;
+        p.adds[base + i] = rank - (by_ip ? slack : fmaf(4.76837158203125e-7f, consts.norm_sq + list_norm_sq, slack));
+        const float l2sq = by_ip ? consts.norm_sq + list_norm_sq + 2.0f * rank : rank;
         p.distances[base + i] = sqrtf(fmaxf(l2sq, 0.0f));
     }
 #pragma unroll

@@ -303,6 +303,15 @@ impl Stream {
         }))
     }
 
+    /// Queues a copy of `bytes` bytes between device addresses, which must belong to live buffers.
+    pub(crate) fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<(), GpuError> {
+        self.ctx.enter()?;
+        // SAFETY: as in `zero`.
+        self.ctx.note(run("cuMemcpyDtoDAsync", || unsafe {
+            result::memcpy_dtod_async(to, from, bytes, self.raw)
+        }))
+    }
+
     /// Records what `f` queues on this stream instead of running it.
     pub(crate) fn record(
         &self,

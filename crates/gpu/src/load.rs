@@ -81,6 +81,7 @@ impl TierBuilder {
     pub fn load_centroids<S: PageStore>(&mut self, s: &S, index: &Index) -> Result<(), LoadError> {
         let mut rows = Vec::with_capacity(index.n_lists() as usize * index.dim());
         for_each_centroid(s, index, |_, row| rows.extend_from_slice(row))?;
+        self.set_rotation(&index.rotation);
         Ok(self.set_centroids(&rows)?)
     }
 }

@@ -315,7 +315,7 @@ pub struct ProbeParams {
     pub lists: u64,
     /// u32 `[n_queries, probes]`: rows of the query's lists before this one, for the lists of the first round.
     pub places: u64,
-    /// f32 `[n_queries, probes]`: the list's rank, what estimates start from.
+    /// f32 `[n_queries, probes]`: the list's rank, lowered by what rounding may have added: bounds of entries start from it.
     pub adds: u64,
     /// f32 `[n_queries, probes]`: query to centroid.
     pub distances: u64,

@@ -12,6 +12,7 @@ use omen_ivf::Tid;
 use omen_ivf::layout::group::{Filter, GROUP, GroupHeader, GroupShape, HEADER_LINES};
 use omen_ivf::layout::page::LINE_BYTES;
 use omen_ivf::rabitq::Encoder;
+use omen_ivf::rotation::Rotation;
 
 const HEADER_BYTES: usize = HEADER_LINES * LINE_BYTES;
 
@@ -27,6 +28,7 @@ pub struct TierBuilder {
     pub(crate) lists: Vec<Option<TierList>>,
     /// f16 `[n_lists, pitch]` and f32 `[n_lists]`; empty if they were not given.
     centroids: (Vec<f16>, Vec<f32>),
+    rotation: Option<Rotation>,
     open: Option<OpenList>,
     /// Next slot to fill.
     next: usize,
@@ -96,6 +98,7 @@ impl TierBuilder {
             byte_limit,
             lists: vec![None; spec.n_lists],
             centroids: Default::default(),
+            rotation: None,
             open: None,
             next: 0,
             spec,
@@ -135,6 +138,11 @@ impl TierBuilder {
         }
         self.centroids = (padded, norms);
         Ok(())
+    }
+
+    /// Gives the rotation of the codes, without which they are not searched.
+    pub fn set_rotation(&mut self, rotation: &Rotation) {
+        self.rotation = Some(rotation.clone());
     }
 
     /// Starts a list (number below `n_lists`, not loaded before).
@@ -307,6 +315,7 @@ impl TierBuilder {
             byte_limit,
             lists,
             centroids: (centroids, norms),
+            rotation,
             ..
         } = self;
         let live = staging.finish(engine.as_mut())?;
@@ -324,6 +333,9 @@ impl TierBuilder {
             }
         }
         bounded(|wait| engine.end_writes(wait))?;
+        if let Some(rotation) = &rotation {
+            bounded(|wait| engine.set_rotation(rotation, wait))?;
+        }
         let catalog = Catalog::new(spec, plan.pitch, lists);
         Ok(Tier::new(catalog, plan, has_centroids, byte_limit, engine))
     }

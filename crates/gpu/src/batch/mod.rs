@@ -153,6 +153,7 @@ impl BatchSearch<'_, '_> {
             n_slots: self.catalog.n_slots(),
             longest: slots.iter().map(|s| s.n_slots as usize).max().unwrap_or(0),
             scans: self.engine.scans(),
+            code_dim: self.engine.code_dim(),
         }
     }
 

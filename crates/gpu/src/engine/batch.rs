@@ -1,7 +1,7 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
 use super::{Scales, grown};
-use crate::batch::plan::BatchPlan;
+use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
 use crate::directory::DirectoryPlan;
@@ -9,13 +9,19 @@ use crate::error::GpuError;
 use crate::launch::finish::finish;
 use crate::launch::plan::plan as plan_rounds;
 use crate::launch::prepare::prepare_queries;
+use crate::launch::prepare_codes::prepare_codes;
 use crate::launch::probes::select_probes;
+use crate::launch::rerank_survivors::rerank_survivors;
 use crate::launch::scan::scan_planned;
+use crate::launch::scan_codes::scan_codes;
 use crate::launch::select::select;
 use crate::params::{
-    Found, FoundHead, ListSlots, PlanParams, PrepareParams, ProbeParams, QueryBound, RerankParams,
-    ScanItem, ScanMode, ScanParams, SelectParams, TierView,
+    CodeView, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams, PrepareParams,
+    ProbeParams, QueryBound, RerankParams, RerankSurvivorsParams, ScanCodesParams, ScanItem,
+    ScanMode, ScanParams, SelectParams, TierView,
 };
+use omen_ivf::layout::group::Filter;
+use omen_ivf::rotation::Rotation;
 use std::sync::Arc;
 
 /// Batches of at most so many queries are recorded as graphs: for them, queueing takes longer than the work.
@@ -85,6 +91,8 @@ pub(super) struct BatchMemory {
     graphs: Vec<(BatchPlan, Graph)>,
     directory: Option<(DeviceBuffer, DirectoryPlan)>,
     slots: Vec<ListSlots>,
+    /// The flips of the rotation, u32 `[4, code_dim / 32]`, and `code_dim`.
+    flips: Option<(DeviceBuffer, usize)>,
     scratch: Option<DeviceBuffer>,
     host: Option<PinnedBuffer>,
     staging: Option<PinnedBuffer>,
@@ -116,6 +124,31 @@ impl BatchMemory {
         stream.wait(wait)?;
         self.slots = slots.to_vec();
         Ok(())
+    }
+
+    /// Takes the rotation of the codes. The stream must be idle.
+    pub(super) fn set_rotation(
+        &mut self,
+        ctx: &Arc<Context>,
+        stream: &Stream,
+        rotation: &Rotation,
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let bits = rotation.flip_bits();
+        let bytes: &[u8] = bytemuck::cast_slice(&bits);
+        let buffer = DeviceBuffer::new(ctx, bytes.len())?;
+        let staging = grown(ctx, &mut self.staging, bytes.len())?;
+        staging.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        stream.upload(&buffer, 0, staging, 0..bytes.len())?;
+        stream.wait(wait)?;
+        self.graphs.clear();
+        self.flips = Some((buffer, rotation.code_dim()));
+        Ok(())
+    }
+
+    /// Dimensions of the codes; 0 without a rotation.
+    pub(super) fn code_dim(&self) -> usize {
+        self.flips.as_ref().map_or(0, |(_, dim)| *dim)
     }
 
     /// Makes room for a batch. The stream must be idle.
@@ -268,8 +301,8 @@ impl BatchMemory {
             probes: plan.probes as u32,
             n_lists: n_lists as u32,
             max_items: plan.max_items as u32,
-            tile_rows: [plan.width.rows() as u32; 2],
-            width: [plan.width.queries() as u32; 2],
+            tile_rows: [plan.width.rows() as u32, plan.second_tile().0 as u32],
+            width: [plan.width.queries() as u32, plan.second_tile().1 as u32],
         };
         let by_list = ScanParams {
             group: at(plan.group),
@@ -322,6 +355,69 @@ impl BatchMemory {
             k: plan.wanted.k as u32,
             reserved: 0,
         };
+        let flips = self
+            .flips
+            .as_ref()
+            .map_or(0, |(buffer, _)| buffer.address());
+        let codes = plan.codes.map(|codes| {
+            let epsilon = omen_ivf::rabitq::epsilon(Filter::OneBit);
+            let prepare = PrepareCodesParams {
+                queries: at(plan.queries),
+                flips,
+                rotated: codes.rotated.map_or(0, at),
+                planes: at(codes.planes),
+                codes: at(codes.consts),
+                pitch: plan.pitch as u32,
+                code_dim: plan.tier.code_dim as u32,
+                code_pitch: codes.code_pitch as u32,
+                epsilon,
+            };
+            let scan = ScanCodesParams {
+                tier: CodeView {
+                    codes: view.codes,
+                    factors: view.factors,
+                    err: view.err,
+                    live: view.live,
+                    n_slots: view.n_slots,
+                    code_pitch: view.code_pitch,
+                    metric: view.metric,
+                    reserved: 0,
+                },
+                planes: at(codes.planes),
+                codes: at(codes.consts),
+                consts: at(plan.consts),
+                items: others.items,
+                n_items: others.n_items,
+                group: at(plan.group),
+                pair: at(plan.pairs),
+                add: at(plan.adds),
+                distance: at(plan.distances),
+                thresholds: at(plan.thresholds),
+                counts: at(plan.counts),
+                survivors: at(plan.survivors),
+                pair_base: 0,
+                cap: plan.cap as u32,
+                upper: 0,
+                loose_scale: scales.loose,
+                epsilon,
+            };
+            let rerank = RerankSurvivorsParams {
+                rows: view.rows,
+                err: view.err,
+                queries: at(plan.queries),
+                consts: at(plan.consts),
+                base: at(codes.base),
+                counts: at(plan.counts),
+                survivors: at(plan.survivors),
+                n_slots: view.n_slots,
+                pitch: view.pitch,
+                metric: view.metric,
+                cap: plan.cap as u32,
+                tight_scale: scales.tight,
+                reserved: 0,
+            };
+            (codes.scan, prepare, scan, rerank)
+        });
         Ok(move || {
             stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
             prepare_queries(ctx, stream, prepare)?;
@@ -334,7 +430,15 @@ impl BatchMemory {
                 // The first round's rows come again: only its thresholds stay.
                 stream.zero(scan.counts, n * 4)?;
             }
-            scan_planned(ctx, stream, plan.width, others)?;
+            if let Some((kernel, prepare, scan, rerank)) = codes {
+                prepare_codes(ctx, stream, prepare, n)?;
+                stream.copy(rerank.base, scan.counts, n * 4)?;
+                let blocks = kernel.blocks_per_multiprocessor() as usize * ctx.multiprocessors();
+                scan_codes(ctx, stream, kernel, scan, blocks as u32)?;
+                rerank_survivors(ctx, stream, rerank, n, CODE_SURVIVORS)?;
+            } else {
+                scan_planned(ctx, stream, plan.width, others)?;
+            }
             select(ctx, stream, best, n)?;
             finish(ctx, stream, answer, n)
         })
@@ -363,7 +467,8 @@ impl BatchMemory {
             .as_ref()
             .map_or(0, |(buffer, _)| buffer.len());
         let scratch = self.scratch.as_ref().map_or(0, DeviceBuffer::len);
-        (directory + scratch) as u64
+        let flips = self.flips.as_ref().map_or(0, |(buffer, _)| buffer.len());
+        (directory + scratch + flips) as u64
     }
 }
 

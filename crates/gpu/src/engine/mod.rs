@@ -21,6 +21,7 @@ use crate::params::{
 };
 use crate::plan::Rounds;
 use omen_ivf::Metric;
+use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -103,6 +104,12 @@ pub trait Engine: Send {
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<&[u8], GpuError>;
+
+    /// Takes the rotation of the codes.
+    fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
+    /// Dimensions of the codes that can be searched; 0 if there are none.
+    fn code_dim(&self) -> usize;
 
     /// Tells the device where the lists are.
     fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError>;
@@ -214,6 +221,19 @@ fn grown<'a>(
 impl Engine for CudaEngine {
     fn scans(&self) -> Scans {
         self.ctx.scans
+    }
+
+    fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.settle(wait)?;
+        if self.views.tier.codes != 0 {
+            self.batch
+                .set_rotation(&self.ctx, &self.stream, rotation, wait)?;
+        }
+        Ok(())
+    }
+
+    fn code_dim(&self) -> usize {
+        self.batch.code_dim()
     }
 
     fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError> {

@@ -21,6 +21,7 @@ use crate::twin::unpack::{UnpackArrays, unpack_groups, unpack_rows};
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use half::f16;
 use omen_ivf::Metric;
+use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 
 /// Memory the simulated device claims to have.
@@ -39,6 +40,7 @@ pub struct SimulatedEngine {
     stages: [Vec<u64>; N_STAGES],
     scratch: Vec<u64>,
     pub(super) slots: Vec<ListSlots>,
+    pub(super) rotation: Option<Rotation>,
     /// Page-locked memory of a batch.
     pub(super) host: Vec<u64>,
     /// What a batch's scratch held where it was asked for: by offset.
@@ -55,6 +57,7 @@ impl SimulatedEngine {
             stages: Default::default(),
             scratch: Vec::new(),
             slots: Vec::new(),
+            rotation: None,
             host: Vec::new(),
             fetched: Vec::new(),
         }
@@ -121,6 +124,15 @@ fn array_mut<T: NoUninit + AnyBitPattern>(part: &mut [u8]) -> &mut [T] {
 impl Engine for SimulatedEngine {
     fn scans(&self) -> Scans {
         Scans::Wgmma
+    }
+
+    fn set_rotation(&mut self, rotation: &Rotation, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.rotation = self.plan.parts.codes().then(|| rotation.clone());
+        Ok(())
+    }
+
+    fn code_dim(&self) -> usize {
+        self.rotation.as_ref().map_or(0, Rotation::code_dim)
     }
 
     fn set_slots(&mut self, slots: &[ListSlots], _wait: &mut Wait<'_>) -> Result<(), GpuError> {

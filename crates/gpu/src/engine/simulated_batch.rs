@@ -6,16 +6,20 @@ use crate::context::Wait;
 use crate::engine::Scales;
 use crate::error::GpuError;
 use crate::params::{
-    Found, FoundHead, OVERFLOW_QUERY, QueryBound, QueryConsts, ScanItem, ScanMode,
+    CodeConsts, Found, FoundHead, OVERFLOW_QUERY, QueryBound, QueryConsts, ScanItem, ScanMode,
 };
 use crate::query::{TierQuery, prepare};
 use crate::twin::finish::finish_one;
 use crate::twin::plan::{Round, plan_round};
+use crate::twin::prepare_codes::prepare_codes;
 use crate::twin::probes::{Choice, Chosen, select_probes};
+use crate::twin::rerank_survivors::rerank_survivors;
 use crate::twin::scan::{ScanArrays, centroid_rank, scan_item};
+use crate::twin::scan_codes::{CodeArrays, CodeScanArrays, scan_codes_item};
 use crate::twin::select::select_smallest;
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::f16;
+use omen_ivf::layout::group::Filter;
 
 /// What the batch's steps hand on.
 struct State {
@@ -86,6 +90,8 @@ impl SimulatedEngine {
         if plan.is_exact() {
             state.counts.fill(0);
             self.scan_everything(plan, scales, &mut state, wait)?;
+        } else if plan.codes.is_some() {
+            self.scan_codes(plan, scales, &mut state, &chosen, wait)?;
         } else {
             self.scan_round(plan, scales, &mut state, &chosen, 1, wait)?;
         }
@@ -167,6 +173,92 @@ impl SimulatedEngine {
         Ok(all)
     }
 
+    /// The items of one round.
+    fn planned(&self, plan: &BatchPlan, chosen: &[Chosen], round: usize) -> Round {
+        let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
+        let (rows, width) = if round == 0 {
+            (plan.width.rows(), plan.width.queries())
+        } else {
+            plan.second_tile()
+        };
+        let wanted = |q: usize, place: usize| {
+            let first = place < chosen[q].n_first as usize;
+            if round == 0 {
+                first
+            } else {
+                !first && place < chosen[q].n_probes as usize
+            }
+        };
+        let (rows, width) = (rows as u32, width as u32);
+        plan_round(&lists, plan.probes, &self.slots, rows, width, wanted)
+    }
+
+    /// Scans the codes of the second round's lists, and gives what they cannot rule out its exact keys.
+    fn scan_codes(
+        &self,
+        plan: &BatchPlan,
+        scales: Scales,
+        state: &mut State,
+        chosen: &[Chosen],
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let (Some(codes), Some(rotation)) = (plan.codes, &self.rotation) else {
+            return Err(GpuError::Other("no codes".into()));
+        };
+        let epsilon = omen_ivf::rabitq::epsilon(Filter::OneBit);
+        let (n, words) = (plan.wanted.n_queries, 4 * codes.code_pitch);
+        let mut planes = vec![0; n * words];
+        let queries = state.queries.chunks_exact(plan.pitch);
+        let consts: Vec<CodeConsts> = queries
+            .zip(planes.chunks_exact_mut(words))
+            .map(|(query, planes)| {
+                prepare_codes(rotation, &query[..plan.tier.dim], epsilon, planes).0
+            })
+            .collect();
+        let planned = self.planned(plan, chosen, 1);
+        let of_pairs = |f: fn(&Chosen) -> &Vec<f32>| -> Vec<f32> {
+            chosen.iter().flat_map(|c| f(c).clone()).collect()
+        };
+        let base = state.counts.clone();
+        let tier = self.arrays();
+        let arrays = CodeArrays {
+            codes: tier.codes,
+            factors: tier.factors,
+            err: tier.err,
+            live: tier.live,
+            code_pitch: tier.code_pitch,
+            metric: tier.metric,
+        };
+        let mut scan = CodeScanArrays {
+            planes: &planes,
+            codes: &consts,
+            consts: &state.consts,
+            group: &planned.group,
+            pair: &planned.pairs,
+            add: &of_pairs(|c| &c.adds),
+            distance: &of_pairs(|c| &c.distances),
+            thresholds: &state.thresholds,
+            counts: &mut state.counts,
+            survivors: &mut state.survivors,
+            pair_base: &[],
+            cap: plan.cap,
+            upper: false,
+            loose_scale: scales.loose,
+            epsilon,
+        };
+        for item in &planned.items {
+            (wait.poll)()?;
+            scan_codes_item(&arrays, &mut scan, item);
+        }
+        for q in 0..n {
+            let end = (state.counts[q] as usize).min(plan.cap);
+            let survivors = &mut state.survivors[q * plan.cap..][base[q] as usize..end];
+            let query = &state.queries[q * plan.pitch..][..plan.pitch];
+            rerank_survivors(&tier, query, &state.consts[q], scales, survivors);
+        }
+        Ok(())
+    }
+
     /// Scans the lists of one round.
     fn scan_round(
         &self,
@@ -177,22 +269,12 @@ impl SimulatedEngine {
         round: usize,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
-        let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
         let mut places = Vec::new();
         for of_query in chosen {
             places.extend(&of_query.places);
             places.resize(places.len().next_multiple_of(plan.probes), 0);
         }
-        let (rows, width) = (plan.width.rows() as u32, plan.width.queries() as u32);
-        let wanted = |q: usize, place: usize| {
-            let first = place < chosen[q].n_first as usize;
-            if round == 0 {
-                first
-            } else {
-                !first && place < chosen[q].n_probes as usize
-            }
-        };
-        let planned = plan_round(&lists, plan.probes, &self.slots, rows, width, wanted);
+        let planned = self.planned(plan, chosen, round);
         let mode = if round == 0 {
             ScanMode::Place
         } else {

@@ -31,7 +31,7 @@ pub struct Chosen {
     pub lists: Vec<u32>,
     /// `[n_first]`: rows of the lists before each.
     pub places: Vec<u32>,
-    /// `[probes]`: ranks.
+    /// `[probes]`: ranks, lowered by what rounding may have added.
     pub adds: Vec<f32>,
     /// `[probes]`: query to centroid.
     pub distances: Vec<f32>,
@@ -58,11 +58,18 @@ pub fn select_probes(choice: &Choice<'_>, consts: &QueryConsts, ranks: &[f32]) -
     let mut chosen = Chosen::default();
     for (i, &list) in order.iter().enumerate() {
         let rank = ranks[list as usize];
+        let list_norm_sq = choice.list_norms[list as usize];
         let l2sq = match choice.metric {
-            Metric::NegIp => consts.norm_sq + choice.list_norms[list as usize] + 2.0 * rank,
+            Metric::NegIp => consts.norm_sq + list_norm_sq + 2.0 * rank,
             Metric::L2 | Metric::Cosine => rank,
         };
-        chosen.adds.push(rank);
+        let slack = consts.slack * list_norm_sq.sqrt() * 1.000_001;
+        chosen.adds.push(match choice.metric {
+            Metric::NegIp => rank - slack,
+            Metric::L2 | Metric::Cosine => {
+                rank - 4.768_371_6e-7f32.mul_add(consts.norm_sq + list_norm_sq, slack)
+            }
+        });
         chosen.distances.push(l2sq.max(0.0).sqrt());
         if i == 0 || farther(rank) <= choice.spread {
             chosen.n_probes += 1;
