@@ -118,6 +118,8 @@ def facts(s: dict) -> list[str]:
     for line in s.get("load", []):
         rate = f"{line['gb_per_s']:.1f} GB/s, files read included"
         out.append(f"tier: {line['bytes_per_vector']:,.0f} bytes a vector, loaded in {line['seconds']:.1f} s ({rate})")
+        if "planned_bytes_per_vector" in line:
+            out.append("bytes a vector by what a tier holds: " + ", ".join(f"{b:,.0f} {parts}" for parts, b in line["planned_bytes_per_vector"].items()))
     for line in s.get("memory", []):
         out.append(f"with scratch: {line['bytes_per_vector_with_scratch']:,.0f} bytes a vector")
     for line in s.get("ceilings", []):

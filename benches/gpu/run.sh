@@ -108,7 +108,7 @@ for part in "${parts[@]}"; do
     sql) make_data "$scale" 120 "${tiny[@]}" && sql 240 ;;
     10m)
       make_data $((10 * scale)) 240 "${tiny[@]}" &&
-        { search 200 --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512; torch; }
+        { search 200 --no-codes --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512; torch; }
       ;;
     real)
       found=("$repo"/.device-real/*.npz)

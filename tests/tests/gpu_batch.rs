@@ -141,3 +141,28 @@ fn the_same_batch_gives_the_same_answer_again() {
         }
     }
 }
+
+#[test]
+fn codes_leave_out_nothing_that_counts() {
+    let mut rng = rng("codes_leave_out_nothing_that_counts");
+    let rows = if small() { 800 } else { 4000 };
+    for (scans, gpu) in devices() {
+        for (dim, batch) in [(512, 3), (520, 9), (768, 70), (1536, 5)] {
+            for metric in METRICS {
+                let sizes = sizes(&mut rng, 40, rows);
+                let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
+                let tier = fixture.load_with_codes(&gpu, 8 << 30).unwrap();
+                for k in [1, 10, 100] {
+                    let queries = fixture.queries(&mut rng, batch, k);
+                    let lists = Lists::Nearest {
+                        probes: rng.random_range(5..=39),
+                        spread: f32::INFINITY,
+                    };
+                    let found = search_batch(&tier, &queries, lists, &[3]).unwrap();
+                    let what = format!("{scans:?} {} dim {dim} k {k}", metric.name());
+                    check_batch(&fixture, &queries, lists, &[3], &found, &what);
+                }
+            }
+        }
+    }
+}

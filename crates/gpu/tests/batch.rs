@@ -107,3 +107,26 @@ fn batches_refuse_what_they_cannot_do() {
     queries.items[1].q[3] = f32::NAN;
     unsupported(&queries);
 }
+
+#[test]
+fn codes_leave_out_nothing_that_counts() {
+    let mut rng = rng("codes_leave_out_nothing_that_counts");
+    let gpu = Gpu::open_simulated();
+    for (dim, batch) in [(512, 3), (520, 9), (768, 20)] {
+        for metric in METRICS {
+            let sizes = sizes(&mut rng, 40, 4000);
+            let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
+            let tier = fixture.load_with_codes(&gpu, NO_LIMIT).unwrap();
+            for k in [1, 10, 100] {
+                let queries = fixture.queries(&mut rng, batch, k);
+                let lists = Lists::Nearest {
+                    probes: rng.random_range(5..=39),
+                    spread: f32::INFINITY,
+                };
+                let found = search_batch(&tier, &queries, lists, &[3]).unwrap();
+                let what = format!("{} dim {dim} k {k}", metric.name());
+                check_batch(&fixture, &queries, lists, &[3], &found, &what);
+            }
+        }
+    }
+}

@@ -1,10 +1,11 @@
 //! Measures searches of a tier, without a server: recall, queries per second, latency, exact search, device memory.
 //!
 //!     gpu_search FOLDER [--batches 10000,1024,128,16,1] [--exact 1,16,256,1024] [--targets 10:0.957,10:0.99,100:0.957]
-//!                       [--curve 8,16,32,64,128,256,512] [--seconds 0.5] [--limit 240] [--device 0] [--simulated]
+//!                       [--curve 8,16,32,64,128,256,512] [--seconds 0.5] [--limit 240] [--device 0] [--no-codes] [--simulated]
 //!
 //! FOLDER is made by `benches/gpu/data.py`. One line of JSON a result, on standard output; `benches/gpu/report.py` reads them.
-//! `--simulated`: the device in host memory (feature `simulated`), to try the program itself.
+//! The tier holds one-bit codes where an index would (512 dimensions and more); `--no-codes`: rows alone. `--simulated`: the device
+//! in host memory (feature `simulated`), to try the program itself.
 
 mod folder;
 mod measure;
@@ -16,6 +17,7 @@ mod tests;
 use folder::Folder;
 use measure::{Options, Run};
 use omen_gpu::Gpu;
+use omen_ivf::layout::group::Filter;
 use serde_json::json;
 use std::error::Error;
 use std::io::Write;
@@ -29,6 +31,7 @@ struct Arguments {
     folder: PathBuf,
     device: i32,
     simulated: bool,
+    codes: bool,
     options: Options,
 }
 
@@ -49,6 +52,7 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<d
         folder: words.next().ok_or("which folder?")?.into(),
         device: 0,
         simulated: false,
+        codes: true,
         options: Options {
             batches: vec![10_000, 1_024, 128, 16, 1],
             exact: vec![1, 16, 256, 1_024],
@@ -59,9 +63,16 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<d
         },
     };
     while let Some(word) = words.next() {
-        if word == "--simulated" {
-            arguments.simulated = true;
-            continue;
+        match word.as_str() {
+            "--simulated" => {
+                arguments.simulated = true;
+                continue;
+            }
+            "--no-codes" => {
+                arguments.codes = false;
+                continue;
+            }
+            _ => {}
         }
         let value = words.next().ok_or_else(|| format!("{word} what?"))?;
         let options = &mut arguments.options;
@@ -94,16 +105,18 @@ fn open(arguments: &Arguments) -> Result<Gpu, Box<dyn Error>> {
     Err("built without the feature `simulated`".into())
 }
 
-/// Loads the folder into a tier of `gpu` and measures.
+/// Loads the folder into a tier of `gpu`, with or without codes, and measures.
 fn run<W: Write>(
     gpu: &Gpu,
     folder: &Folder,
+    codes: bool,
     options: &Options,
     mut out: W,
 ) -> Result<W, Box<dyn Error>> {
     let start = Instant::now();
-    let tier = tier::load(gpu, folder)?;
+    let tier = tier::load(gpu, folder, codes)?;
     let (seconds, bytes) = (start.elapsed().as_secs_f64(), tier.bytes());
+    let [rows, both, codes_only] = tier::planned_bytes(folder)?;
     let line = json!({
         "part": "load",
         "rows": folder.n,
@@ -112,6 +125,12 @@ fn run<W: Write>(
         "seconds": seconds,
         "bytes": bytes,
         "bytes_per_vector": bytes as f64 / folder.n as f64,
+        "codes": codes,
+        "planned_bytes_per_vector": {
+            "rows": rows as f64 / folder.n as f64,
+            "rows and codes": both as f64 / folder.n as f64,
+            "codes": codes_only as f64 / folder.n as f64,
+        },
         "gb_per_s": bytes as f64 / seconds / 1e9,
     });
     writeln!(out, "{line}")?;
@@ -134,7 +153,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     if most.unwrap_or(10).max(10) > folder.k {
         return Err(format!("the folder knows {} neighbours a query", folder.k).into());
     }
+    let codes = arguments.codes && Filter::for_dim(folder.dim as u32) == Filter::OneBit;
     let gpu = open(&arguments)?;
-    run(&gpu, &folder, &arguments.options, std::io::stdout())?;
+    run(&gpu, &folder, codes, &arguments.options, std::io::stdout())?;
     Ok(())
 }

@@ -74,8 +74,8 @@ fn write(folder: &Path, rng: &mut ChaCha8Rng) {
     std::fs::write(folder.join("meta.json"), meta.to_string()).unwrap();
 }
 
-fn lines(folder: &Folder, options: &Options) -> Vec<Value> {
-    let out = crate::run(&Gpu::open_simulated(), folder, options, Vec::new()).unwrap();
+fn lines(folder: &Folder, codes: bool, options: &Options) -> Vec<Value> {
+    let out = crate::run(&Gpu::open_simulated(), folder, codes, options, Vec::new()).unwrap();
     let text = String::from_utf8(out).unwrap();
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
@@ -107,7 +107,7 @@ fn everything_is_measured_and_all_lists_find_everything() {
         seconds: 0.01,
         limit: Duration::from_secs(600),
     };
-    let full = lines(&folder, &options);
+    let full = lines(&folder, false, &options);
 
     let load = of(&full, "load")[0];
     assert!(
@@ -149,6 +149,6 @@ fn everything_is_measured_and_all_lists_find_everything() {
     assert_eq!(counted, latency["repeats"].as_u64().unwrap());
 
     options.limit = Duration::ZERO;
-    let none = lines(&folder, &options);
+    let none = lines(&folder, true, &options);
     assert!(of(&none, "point").is_empty() && !of(&none, "note").is_empty());
 }

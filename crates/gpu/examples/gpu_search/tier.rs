@@ -4,8 +4,12 @@ use crate::folder::Folder;
 use half::f16;
 use omen_gpu::batch::copy_queries;
 use omen_gpu::batch::plan::Tuning;
+use omen_gpu::memory::{Parts, TierPlan};
 use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, Gpu, GpuError, Tier, TierBuilder, TierSpec};
+use omen_gpu::{Batch, Copiers, Gpu, GpuError, Tier, TierBuilder, TierSpec};
+use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::rabitq::Encoder;
+use omen_ivf::rotation::Rotation;
 use omen_ivf::{Metric, Tid};
 use serde_json::{Value, json};
 use std::io::Read;
@@ -13,6 +17,9 @@ use std::time::Duration;
 
 /// Longest search.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Seed of the rotation of the codes.
+const ROTATION_SEED: u64 = 1;
 
 /// Which lists a batch searches.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,16 +40,28 @@ pub struct Searcher {
     tuning: Tuning,
 }
 
-/// Loads all rows. They count as exact: their radius is 0.
-pub fn load(gpu: &Gpu, folder: &Folder) -> Result<Tier, Box<dyn std::error::Error>> {
-    let spec = TierSpec {
+fn spec(folder: &Folder) -> TierSpec {
+    TierSpec {
         metric: Metric::L2,
         dim: folder.dim,
         n_lists: folder.n_lists(),
+    }
+}
+
+/// Loads all rows and the centroids; with `codes`, one-bit codes too. Rows count as exact: their radius is 0.
+pub fn load(gpu: &Gpu, folder: &Folder, codes: bool) -> Result<Tier, Box<dyn std::error::Error>> {
+    let parts = if codes {
+        Parts::RowsAndCodes
+    } else {
+        Parts::Rows
     };
     // A tenth is left to what the driver takes for itself.
     let byte_limit = gpu.memory()?.0 / 10 * 9;
-    let mut builder = TierBuilder::begin(gpu, spec, folder.n as u64, byte_limit)?;
+    let (spec, n) = (spec(folder), folder.n as u64);
+    let mut builder = TierBuilder::with_parts(gpu, spec, parts, n, byte_limit, Copiers::none())?;
+    builder.set_centroids(&folder.centroids)?;
+    let shape = GroupShape::new(Filter::OneBit, folder.dim as u32);
+    let rotation = Rotation::new(ROTATION_SEED, folder.dim, shape.code_dim as usize);
     let mut file = folder.rows()?;
     let mut rows: Vec<f16> = Vec::new();
     for (list, range) in folder.offsets.windows(2).enumerate() {
@@ -54,10 +73,29 @@ pub fn load(gpu: &Gpu, folder: &Folder) -> Result<Tier, Box<dyn std::error::Erro
             let tid = Tid::new(folder.ids[first + slot], 1);
             builder.push(slot as u32, tid, true, 0.0, row);
         }
-        builder.end_list((end - first) as u32, 1, 0)?;
+        let n_slots = (end - first) as u32;
+        if codes {
+            let centroid = &folder.centroids[list * folder.dim..][..folder.dim];
+            let encoder = Encoder::new(Metric::L2, Filter::OneBit, &rotation, centroid);
+            builder.end_list_encoded(n_slots, 1, 0, &encoder)?;
+        } else {
+            builder.end_list(n_slots, 1, 0)?;
+        }
     }
-    builder.set_centroids(&folder.centroids)?;
+    builder.set_rotation(&rotation);
     Ok(builder.finish()?)
+}
+
+/// Bytes of device memory that the folder's rows take with rows alone, with rows and codes, with codes alone.
+pub fn planned_bytes(folder: &Folder) -> Result<[usize; 3], GpuError> {
+    let mut bytes = [0; 3];
+    for (bytes, parts) in bytes
+        .iter_mut()
+        .zip([Parts::Rows, Parts::RowsAndCodes, Parts::Codes])
+    {
+        *bytes = TierPlan::new(&spec(folder), parts, folder.n as u64)?.bytes;
+    }
+    Ok(bytes)
 }
 
 impl Searcher {
@@ -132,15 +170,24 @@ impl Searcher {
     }
 }
 
-/// The defaults, or what OMEN_TUNING says: `first_rows,first_rows_per_kept,two_halves_queries`.
+/// The defaults, or what OMEN_TUNING says: `first_rows,first_rows_per_kept,two_halves_queries,code_sharing,code_queries`.
 fn tuning() -> Tuning {
-    let mut tuning = Tuning::default();
     let text = std::env::var("OMEN_TUNING").unwrap_or_default();
     let numbers: Vec<usize> = text.split(',').filter_map(|n| n.parse().ok()).collect();
-    if let [first_rows, per_kept, two_halves] = numbers[..] {
-        tuning.first_rows = first_rows;
-        tuning.first_rows_per_kept = per_kept;
-        tuning.two_halves_queries = two_halves;
+    match numbers[..] {
+        [
+            first_rows,
+            first_rows_per_kept,
+            two_halves_queries,
+            code_sharing,
+            code_queries,
+        ] => Tuning {
+            first_rows,
+            first_rows_per_kept,
+            two_halves_queries,
+            code_sharing,
+            code_queries,
+        },
+        _ => Tuning::default(),
     }
-    tuning
 }

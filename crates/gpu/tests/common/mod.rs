@@ -7,9 +7,14 @@ mod check;
 pub use check::{check, check_batch, exact_bound};
 
 use half::f16;
+use omen_gpu::Copiers;
 use omen_gpu::batch::plan::Tuning;
+use omen_gpu::memory::Parts;
 use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::rabitq::Encoder;
+use omen_ivf::rotation::Rotation;
 use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use rand::{Rng, SeedableRng};
@@ -145,6 +150,28 @@ impl Fixture {
             builder.end_list(list.len() as u32, 1, i as u32)?;
         }
         builder.set_centroids(&centroids(self))?;
+        builder.finish()
+    }
+
+    /// As `load`, with one-bit codes, for 512 dimensions and more.
+    pub fn load_with_codes(&self, gpu: &Gpu, byte_limit: u64) -> Result<Tier, GpuError> {
+        let (dim, n) = (self.spec.dim, self.n_slots());
+        let (parts, copiers) = (Parts::RowsAndCodes, Copiers::none());
+        let mut builder = TierBuilder::with_parts(gpu, self.spec, parts, n, byte_limit, copiers)?;
+        let shape = GroupShape::new(Filter::OneBit, dim as u32);
+        let rotation = Rotation::new(17, dim, shape.code_dim as usize);
+        builder.set_rotation(&rotation);
+        let centroids = centroids(self);
+        builder.set_centroids(&centroids)?;
+        for (i, list) in self.lists.iter().enumerate() {
+            builder.begin_list(i as u32);
+            for (slot, e) in list.iter().enumerate() {
+                builder.push(slot as u32, e.tid, e.live, e.err, &e.row);
+            }
+            let centroid = &centroids[i * dim..][..dim];
+            let encoder = Encoder::new(self.spec.metric, Filter::OneBit, &rotation, centroid);
+            builder.end_list_encoded(list.len() as u32, 1, i as u32, &encoder)?;
+        }
         builder.finish()
     }
 
