@@ -80,7 +80,7 @@ fn what_the_rounds_lose_is_searched_again() {
 fn little_scratch_means_small_parts() {
     let mut rng = rng("little_scratch_means_small_parts");
     let fixture = Fixture::random(&mut rng, Metric::L2, 64, &[2000, 1000, 40], Flavour::Plain);
-    let tier = fixture.load(&Gpu::open_simulated(), 20 << 20).unwrap();
+    let tier = fixture.load(&Gpu::open_simulated(), 36 << 20).unwrap();
     let queries = fixture.queries(&mut rng, 700, 5);
     let lists = Lists::Nearest {
         probes: 2,
