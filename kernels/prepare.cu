@@ -9,7 +9,7 @@
 // Two numbers, 10,000 queries x 768: bytes 31 MB over PCIe (0.6 ms at 52 GB/s), 61 MB written; operations 10 a coordinate.
 #include "params.h"
 
-#define PREPARE_THREADS 128
+#define QUERY_THREADS 128
 #define PREPARE_MAX_ABS 7.205759403792794e16f // 2^56: with it, squares summed over 16,000 dimensions stay finite
 #define PREPARE_EXP 7                          // scaled queries have their largest coordinate in [2^7, 2^8)
 #define PREPARE_MIN_EXP (-48)
@@ -26,10 +26,10 @@ __device__ __forceinline__ double prepare_sum(double x, double* scratch) {
 // To f32, upwards.
 __device__ __forceinline__ float prepare_up(double x) { return __double2float_ru(x * (1.0 + 1e-6)); }
 
-extern "C" __global__ void __launch_bounds__(PREPARE_THREADS) prepare_queries(const __grid_constant__ PrepareParams p) {
-    __shared__ double scratch[PREPARE_THREADS / 32];
-    __shared__ float largest_of[PREPARE_THREADS / 32];
-    __shared__ u32 bad_of[PREPARE_THREADS / 32];
+extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(const __grid_constant__ PrepareParams p) {
+    __shared__ double scratch[QUERY_THREADS / 32];
+    __shared__ float largest_of[QUERY_THREADS / 32];
+    __shared__ u32 bad_of[QUERY_THREADS / 32];
     const u32 query = blockIdx.x, tid = threadIdx.x;
     const float* raw = p.raw + (size_t)query * p.dim;
     float* out = p.queries + (size_t)query * p.pitch;
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(PREPARE_THREADS) prepare_queries(co
     float largest = 0.0f;
     u32 bad = 0;
     if (p.dim % 4 == 0) {
-        for (u32 k = tid * 4; k < p.dim; k += PREPARE_THREADS * 4) {
+        for (u32 k = tid * 4; k < p.dim; k += QUERY_THREADS * 4) {
             const float4 v = *reinterpret_cast<const float4*>(raw + k);
             *reinterpret_cast<float4*>(out + k) = v;
             const float m = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
@@ -49,14 +49,14 @@ extern "C" __global__ void __launch_bounds__(PREPARE_THREADS) prepare_queries(co
             bad |= !(m <= PREPARE_MAX_ABS) || !(sum <= 4.0f * PREPARE_MAX_ABS);
         }
     } else {
-        for (u32 k = tid; k < p.dim; k += PREPARE_THREADS) {
+        for (u32 k = tid; k < p.dim; k += QUERY_THREADS) {
             const float x = raw[k];
             out[k] = x;
             largest = fmaxf(largest, fabsf(x));
             bad |= !(fabsf(x) <= PREPARE_MAX_ABS);
         }
     }
-    for (u32 k = p.dim + tid; k < p.pitch; k += PREPARE_THREADS) out[k] = 0.0f;
+    for (u32 k = p.dim + tid; k < p.pitch; k += QUERY_THREADS) out[k] = 0.0f;
 #pragma unroll
     for (int offset = 16; offset > 0; offset >>= 1) largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, offset));
     bad = __any_sync(0xFFFFFFFFu, bad);
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(PREPARE_THREADS) prepare_queries(co
     const float down = ldexpf(1.0f, -exp);
     const double back = ldexp(1.0, exp);
     double norm_sq = 0.0, lost_sq = 0.0, lost_high_sq = 0.0;
-    for (u32 k = tid; k < p.pitch; k += PREPARE_THREADS) {
+    for (u32 k = tid; k < p.pitch; k += QUERY_THREADS) {
         if (bad) out[k] = 0.0f;
         const float x = bad ? 0.0f : out[k];
         const float scaled = x * down;

@@ -1,34 +1,31 @@
-// select_probes: the lists each query visits, nearest first, and those of its first round.
+// select_probes, select_probes_wide: the lists each query visits, nearest first, and those of its first round.
 //
 // In:  ProbeParams: ranks of all centroids (scan kernels, SCAN_RANK).
 // Out: lists[q, 0 .. probes] nearest first, ties by list number; n_probes[q] of them lie within `spread` of the nearest; the first
 //      n_first[q] have at least first_rows rows (or are all there are) and at most cap, unless one alone has more: then the query
 //      overflows. places: rows before each list of the first round; counts[q]: rows of the first round.
-// Grid (n_queries), block 256, dynamic shared memory sort_width * 8 + (ranks_in_shared ? n_lists * 4 : 0).
+// Grid (n_queries), block 256, or 1024 (_wide) for few queries, dynamic shared memory sort_width * 8 + (ranks_in_shared ? n_lists * 4 : 0).
 //
 // Two numbers, 10,000 queries x 4,096 lists: bytes 164 MB (55 us at 3 TB/s); operations 4 passes over shared memory.
 #include "bitonic_sort.h"
 #include "radix_select.h"
 
-#define PROBE_THREADS 256
-
-extern "C" __global__ void __launch_bounds__(PROBE_THREADS) select_probes(const __grid_constant__ ProbeParams p) {
+template <u32 THREADS>
+__device__ __forceinline__ void probes_of_query(const ProbeParams& p, RadixShared<THREADS>& radix, u32& n_sorted, u32& within) {
     u64* sorted = reinterpret_cast<u64*>(dynamic_shared); // [sort_width], then the ranks
-    __shared__ RadixShared<PROBE_THREADS> radix;
-    __shared__ u32 n_sorted, within;
     const u32 query = blockIdx.x, tid = threadIdx.x;
     const float* ranks = p.ranks + (size_t)query * p.n_lists;
     if (p.ranks_in_shared) {
         float* copy = reinterpret_cast<float*>(sorted + p.sort_width);
-        for (u32 i = tid; i < p.n_lists; i += PROBE_THREADS) copy[i] = ranks[i];
+        for (u32 i = tid; i < p.n_lists; i += THREADS) copy[i] = ranks[i];
         ranks = copy;
     }
     if (tid == 0) n_sorted = within = 0;
-    for (u32 i = tid; i < p.sort_width; i += PROBE_THREADS) sorted[i] = ~0ull;
+    for (u32 i = tid; i < p.sort_width; i += THREADS) sorted[i] = ~0ull;
     __syncthreads();
     const auto number = [&](u32 list) { return ((u64)ordered_bits(ranks[list]) << 32) | list; };
-    const RadixCut cut = radix_cut<PROBE_THREADS>(number, p.n_lists, p.probes, radix);
-    for (u32 i = tid; i < p.n_lists; i += PROBE_THREADS) {
+    const RadixCut cut = radix_cut<THREADS>(number, p.n_lists, p.probes, radix);
+    for (u32 i = tid; i < p.n_lists; i += THREADS) {
         const u64 x = number(i);
         if (cut.takes(x)) sorted[atomicAdd(&n_sorted, 1u)] = x;
     }
@@ -45,7 +42,7 @@ extern "C" __global__ void __launch_bounds__(PROBE_THREADS) select_probes(const 
     const float nearest = from_ordered_bits((u32)(sorted[0] >> 32));
     const size_t base = (size_t)query * p.probes;
     u32 mine = 0;
-    for (u32 i = tid; i < p.probes; i += PROBE_THREADS) {
+    for (u32 i = tid; i < p.probes; i += THREADS) {
         const float rank = from_ordered_bits((u32)(sorted[i] >> 32));
         const u32 list = (u32)sorted[i];
         const float farther = by_ip ? (rank - nearest) / fmaxf(consts.norm_up, 1.17549435e-38f) : sqrtf(rank) - sqrtf(nearest);
@@ -93,4 +90,16 @@ extern "C" __global__ void __launch_bounds__(PROBE_THREADS) select_probes(const 
         p.counts[query] = min(rows, p.cap);
         if (rows > p.cap) p.overflows[query] |= OVERFLOW_SURVIVORS;
     }
+}
+
+extern "C" __global__ void __launch_bounds__(256) select_probes(const __grid_constant__ ProbeParams p) {
+    __shared__ RadixShared<256> radix;
+    __shared__ u32 n_sorted, within;
+    probes_of_query<256>(p, radix, n_sorted, within);
+}
+
+extern "C" __global__ void __launch_bounds__(1024) select_probes_wide(const __grid_constant__ ProbeParams p) {
+    __shared__ RadixShared<1024> radix;
+    __shared__ u32 n_sorted, within;
+    probes_of_query<1024>(p, radix, n_sorted, within);
 }

@@ -170,24 +170,22 @@ impl Searcher {
     }
 }
 
-/// The defaults, or what OMEN_TUNING says: `first_rows,first_rows_per_kept,two_halves_queries,code_sharing,code_queries`.
+/// The defaults, or what OMEN_TUNING says, `name=number,...`.
 fn tuning() -> Tuning {
+    let mut tuning = Tuning::default();
     let text = std::env::var("OMEN_TUNING").unwrap_or_default();
-    let numbers: Vec<usize> = text.split(',').filter_map(|n| n.parse().ok()).collect();
-    match numbers[..] {
-        [
-            first_rows,
-            first_rows_per_kept,
-            two_halves_queries,
-            code_sharing,
-            code_queries,
-        ] => Tuning {
-            first_rows,
-            first_rows_per_kept,
-            two_halves_queries,
-            code_sharing,
-            code_queries,
-        },
-        _ => Tuning::default(),
+    for (name, number) in text.split(',').filter_map(|part| part.split_once('=')) {
+        let number = number.parse().expect("a number");
+        match name {
+            "first_rows" => tuning.first_rows = number,
+            "first_rows_per_kept" => tuning.first_rows_per_kept = number,
+            "two_halves_queries" => tuning.two_halves_queries = number,
+            "code_sharing" => tuning.code_sharing = number,
+            "code_from" => tuning.code_from = number,
+            "code_queries" => tuning.code_queries = number,
+            "wgmma_from" => tuning.wgmma_from = number,
+            _ => panic!("no tuning of the name {name}"),
+        }
     }
+    tuning
 }

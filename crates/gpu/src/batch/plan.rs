@@ -12,7 +12,7 @@ use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
 use crate::launch::scan_codes::{CodeScan, ITEM_ROWS};
-use crate::memory::{Layout, code_pitch_of, keep_for, pitch_of};
+use crate::memory::{Layout, code_pitch_of, pitch_of};
 use crate::params::{CodeConsts, Found, FoundHead, QueryBound, QueryConsts, ScanItem};
 use omen_ivf::Metric;
 
@@ -27,6 +27,10 @@ pub struct Tuning {
     pub two_halves_queries: usize,
     /// Batches with up to so many queries a list, on average, search codes in the second round; see `code_queries`.
     pub code_sharing: usize,
+    /// Smaller batches search rows: for them launches count, not bytes.
+    pub code_from: usize,
+    /// From so many queries on that meet the same rows, `scan_wgmma` multiplies, where it runs.
+    pub wgmma_from: usize,
     /// Larger batches search rows in any case.
     pub code_queries: usize,
 }
@@ -38,6 +42,8 @@ impl Default for Tuning {
             first_rows_per_kept: 6,
             two_halves_queries: 64,
             code_sharing: 16,
+            code_from: 2,
+            wgmma_from: 17,
             code_queries: 512,
         }
     }
@@ -190,8 +196,10 @@ pub struct BatchPlan {
 const CODE_ITEM_QUERIES: usize = 64;
 /// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
 pub const CODE_SURVIVORS: usize = 256;
-/// Where keys are exact, so many more survivors than results are kept: enough to see beyond the last result.
-const EXACT_MARGIN: usize = 8;
+/// So many more survivors than results are kept, at least, and one in so many: enough to see beyond the last result, though the keys of
+/// the scans are loose.
+const MARGIN: usize = 16;
+const MARGIN_SHARE: usize = 8;
 /// Least room for survivors of the code scan.
 const MIN_CODE_CAP: usize = 16_384;
 /// Lists of the first round of an exact search, at most.
@@ -202,14 +210,14 @@ const MIN_CAP: usize = 4096;
 const MAX_CAP: usize = 1 << 17;
 
 /// The scan kernel for `queries` queries that meet the same rows.
-fn width_for(scans: Scans, queries: usize) -> Width {
+fn width_for(scans: Scans, queries: usize, tuning: &Tuning) -> Width {
     match scans {
         Scans::Fma => Width::Fma,
+        Scans::Wgmma if queries >= tuning.wgmma_from => Width::Wgmma,
         Scans::Mma | Scans::Wgmma => match queries {
             0..=4 => Width::Mma4,
             5..=8 => Width::Mma8,
             9..=16 => Width::Mma16,
-            _ if scans == Scans::Wgmma => Width::Wgmma,
             _ => Width::Mma32,
         },
     }
@@ -219,7 +227,8 @@ impl BatchPlan {
     /// The plan of a batch. Errors: `Unsupported` for more results or lists than the kernels take.
     pub fn new(tier: TierShape, wanted: Wanted, tuning: Tuning) -> Result<Self, GpuError> {
         let (n, n_lists) = (wanted.n_queries, tier.n_lists);
-        let keep = keep_for(wanted.k.max(1));
+        let k = wanted.k.max(1);
+        let keep = k.saturating_add(MARGIN.max(k / MARGIN_SHARE));
         if keep > MAX_KEEP {
             return Err(GpuError::Unsupported(format!(
                 "k = {} in a batch",
@@ -237,18 +246,13 @@ impl BatchPlan {
         let by_codes = tier.code_dim > 0
             && wanted.probes.is_some()
             && sharing <= tuning.code_sharing
-            && n <= tuning.code_queries;
-        let keep = if by_codes {
-            wanted.k + EXACT_MARGIN.max(wanted.k / 8)
-        } else {
-            keep
-        };
+            && (tuning.code_from..=tuning.code_queries).contains(&n);
         let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
         let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(least, MAX_CAP);
         let width = match wanted.probes {
-            Some(_) => width_for(tier.scans, sharing.min(n)),
-            None => width_for(tier.scans, n),
+            Some(_) => width_for(tier.scans, sharing.min(n), &tuning),
+            None => width_for(tier.scans, n, &tuning),
         };
         let most_items = |rows: usize, queries: usize| {
             (tier.tiles(rows) * n.div_ceil(queries)).min(n * probes * (tier.longest / rows + 1))
@@ -271,7 +275,7 @@ impl BatchPlan {
             keep,
             cap,
             first_rows,
-            rank_width: width_for(tier.scans, n),
+            rank_width: width_for(tier.scans, n, &tuning),
             width,
             n_halves: if width == Width::Wgmma && n > tuning.two_halves_queries {
                 1

@@ -75,6 +75,11 @@ pub const KERNELS: &[Kernel] = &[
         &[size_of::<ProbeParams>()],
         probes::MAX_SHARED_BYTES,
     ),
+    kernel_with_shared(
+        "select_probes_wide",
+        &[size_of::<ProbeParams>()],
+        probes::MAX_SHARED_BYTES,
+    ),
     kernel("plan_count", &[size_of::<PlanParams>()]),
     kernel("plan_items", &[size_of::<PlanParams>()]),
     kernel("plan_scatter", &[size_of::<PlanParams>()]),

@@ -8,7 +8,7 @@ use crate::params::{ScanItem, ScanMode, ScanParams};
 use crate::tensor_map::matrix;
 
 /// Dynamic shared memory of `scan_wgmma`: its `Shared`, and what aligns it.
-pub const WGMMA_SHARED_BYTES: usize = 213_080 + 1024;
+pub const WGMMA_SHARED_BYTES: usize = 227_472 + 1024;
 
 /// Scan kernels by the queries an item can have. The discriminant is the index in [`super::KERNELS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
