@@ -102,8 +102,10 @@ impl Device {
     /// What all tiers together may take.
     fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
         let (free, _) = gpu.memory()?;
-        let share = ((free + self.tier_bytes()) as f64 * DEFAULT_SHARE) as u64;
-        Ok(guc::gpu_memory_limit().unwrap_or(share))
+        // Others may have taken what the setting allows.
+        let most = free + self.tier_bytes();
+        let share = (most as f64 * DEFAULT_SHARE) as u64;
+        Ok(guc::gpu_memory_limit().map_or(share, |limit| limit.min(most)))
     }
 
     /// Drops tiers until `needed` bytes fit the limit. Returns what one more tier may take.

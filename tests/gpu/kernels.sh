@@ -13,10 +13,11 @@ pack() {
     set -e
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
-    for test in gpu_parity gpu_device gpu_tier; do
+    for test in gpu_parity gpu_device gpu_tier gpu_load; do
         cp "$(cargo test -q -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
     cp "$(cargo build -q --release -p omen_gpu --example gpu_timings --message-format=json | built)" "$BIN/gpu_timings"
+    cp "$(cargo build -q --release -p omen_gpu --example load_rate --message-format=json | built)" "$BIN/gpu_load_rate"
     strip "$BIN"/gpu_*
     ls -l "$BIN"
 }
@@ -41,9 +42,10 @@ run() {
     step parity parity.log "$BIN/gpu_parity" --nocapture --test-threads=4
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
     step tier tier.log "$BIN/gpu_tier" --nocapture
+    step load load.log "$BIN/gpu_load" --nocapture
     if sanitizer=$(command -v compute-sanitizer); then
         for tool in memcheck racecheck; do
-            for test in gpu_parity gpu_device; do
+            for test in gpu_parity gpu_device gpu_load; do
                 step "$tool ${test#gpu_}" "$tool.$test.log" env OMEN_GPU_TEST_SMALL=1 "$sanitizer" --tool $tool \
                     --error-exitcode 9 "$BIN/$test" --nocapture --test-threads=1
             done
@@ -52,7 +54,8 @@ run() {
         echo "skipped: no compute-sanitizer here"
     fi
     step timings timings.log "$BIN/gpu_timings"
-    cat "$out/timings.log"
+    step 'load rate' load_rate.log "$BIN/gpu_load_rate"
+    cat "$out/timings.log" "$out/load_rate.log"
     printf '%s' "$table"
     return $failed
 }

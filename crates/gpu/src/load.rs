@@ -8,13 +8,13 @@
 use crate::copiers::Piece;
 use crate::error::GpuError;
 use crate::staging::Part;
-use crate::tier::TierList;
+use crate::tier::{TierList, TierSpec};
 use crate::tier_builder::TierBuilder;
 use omen_ivf::IvfError;
 use omen_ivf::export::{ListPages, Stream, for_each_centroid};
 use omen_ivf::index::Index;
-use omen_ivf::layout::group::{GROUP, GroupShape};
-use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
+use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
+use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START, TAIL_START};
 use omen_ivf::layout::streams;
 use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
@@ -59,6 +59,7 @@ impl TierBuilder {
         index: &Index,
         lists: &[u32],
     ) -> Result<(), LoadError> {
+        self.check_index(index)?;
         let mut loader = Loader {
             s,
             index,
@@ -75,6 +76,19 @@ impl TierBuilder {
         let outcome = loader.load(lists);
         loader.release_all();
         outcome
+    }
+
+    fn check_index(&self, index: &Index) -> Result<(), GpuError> {
+        let spec = TierSpec {
+            metric: index.metric(),
+            dim: index.dim(),
+            n_lists: index.n_lists() as usize,
+        };
+        let has_codes = index.meta.shape().filter == Filter::OneBit;
+        if self.spec() != spec || self.parts().codes() && !has_codes {
+            return Err(GpuError::Other("the tier is for another index".into()));
+        }
+        Ok(())
     }
 
     /// Loads the centroids, so that the device can choose lists.
@@ -341,6 +355,7 @@ impl<S: PinStore> Loader<'_, S> {
         let copiers = self.builder.staging.copiers();
         copiers.help_until(|| batch.done.load(Ordering::Acquire));
         self.n_pinned -= batch.pages.len();
+        self.touch(&batch.pages);
         for Pinned {
             pin,
             reading,
@@ -353,6 +368,17 @@ impl<S: PinStore> Loader<'_, S> {
             if !self.s.release(pin, ours) {
                 reading.changed = true;
             }
+        }
+    }
+
+    /// Brings what will be looked at of the pages into the cache: the reads here wait for memory together, those between locks
+    /// one after the other.
+    #[allow(unsafe_code)]
+    fn touch(&self, pages: &[Pinned<S::Pin>]) {
+        for page in pages {
+            let tail = self.s.address(&page.pin).wrapping_add(TAIL_START);
+            // SAFETY: within the page, which is pinned.
+            unsafe { tail.read_volatile() };
         }
     }
 

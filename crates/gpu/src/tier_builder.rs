@@ -103,6 +103,11 @@ impl TierBuilder {
         })
     }
 
+    /// What the tier is for.
+    pub fn spec(&self) -> TierSpec {
+        self.spec
+    }
+
     /// What the tier holds of its entries.
     pub fn parts(&self) -> Parts {
         self.plan.parts
@@ -128,10 +133,11 @@ impl TierBuilder {
             )));
         }
         let (mut padded, mut norms) = (vec![f16::ZERO; n_lists * pitch], Vec::new());
+        let mut wide = vec![0.0; dim];
         for (to, row) in padded.chunks_exact_mut(pitch).zip(rows.chunks_exact(dim)) {
             to[..dim].copy_from_slice(row);
-            let norm_sq: f64 = row.iter().map(|x| x.to_f64() * x.to_f64()).sum();
-            norms.push(norm_sq as f32);
+            omen_distance::f32_from_f16(row, &mut wide);
+            norms.push(norm_sq(&wide) as f32);
         }
         self.centroids = (padded, norms);
         Ok(())
@@ -335,6 +341,17 @@ fn put(part: &Part, at: usize, bytes: &[u8]) {
     // SAFETY: the callers write no more than the entries that the part was asked for have; it is theirs alone, and ordinary
     // memory of the engine, which they hold.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), part.start.add(at), bytes.len()) };
+}
+
+/// Squared norm, summed in f64 in eight lanes: one after the other the additions would wait for each other.
+fn norm_sq(row: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    for part in row.chunks(8) {
+        for (lane, &x) in lanes.iter_mut().zip(part) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// The header of a group without codes.

@@ -9,7 +9,7 @@ use crate::tier::TierSpec;
 use omen_ivf::layout::group::{Filter, GroupShape};
 
 /// Least scratch a tier is given besides its entries; while it is loaded, room of its staging areas on the device.
-pub const MIN_SCRATCH_BYTES: u64 = 32 << 20;
+pub const MIN_SCRATCH_BYTES: u64 = 16 << 20;
 /// Codes are padded with zeros to a multiple of this many 32-bit words (256 bits).
 pub const CODE_PITCH_STEP: usize = 8;
 /// Factors of a code: `f_add`, `f_rescale`, `f_error` (`omen_ivf::rabitq`).
