@@ -194,7 +194,7 @@ impl<S: PinStore> Loader<'_, S> {
         };
         if self.s.wants_announcements() {
             let rows = self.builder.parts().rows().then_some(&pages.vector);
-            let blocks = pages.code.iter().chain(rows.into_iter().flatten());
+            let blocks = rows.into_iter().flatten().chain(&pages.code);
             self.s.announce(blocks.copied().collect());
         }
         self.lists.push(Reading {
@@ -202,10 +202,11 @@ impl<S: PinStore> Loader<'_, S> {
             first_slot,
             changed: false,
         });
-        self.stream(Stream::Code, n)?;
+        // In the order of the file, as lists are written.
         if self.builder.parts().rows() {
             self.stream(Stream::Vector, n)?;
         }
+        self.stream(Stream::Code, n)?;
         // Of what may be thousands of lists only what a look at their pages needs is kept.
         if let Some(Reading { pages, .. }) = self.lists.last_mut() {
             (pages.code, pages.vector) = (Vec::new(), Vec::new());
