@@ -1,5 +1,7 @@
 """Without a usable GPU every query is answered by the CPU: the cause is told, logged once and counted."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,21 @@ def test_tier_that_does_not_fit(db, shared_server, big):
         status = limited.execute("SELECT hot_tier_state FROM omen_index_status('big_idx')").fetchone()
         current, lists = (int(word) for word in status[0].split() if word.isdigit())
         assert 0 < current < lists, status
+
+
+def test_lists_searched_most_get_the_room(db, big):
+    """A tier that lacks what is searched is made anew from what was searched most."""
+    with db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="20MB", omen__probes=1) as conn:
+        def engine(query) -> str:
+            knn(conn, "l2", query, 10, table="big")
+            return last_scan(conn)["engine"]
+
+        engine(big[0])
+        absent = [query for query in big[:400] if engine(query) == "cpu"][:10]
+        assert absent, "a tier of a third of the lists has all that are searched"
+        until = time.monotonic() + 60
+        while "cpu" in (engines := [engine(query) for query in absent]):
+            assert time.monotonic() < until, engines
 
 
 def test_tier_of_which_nothing_fits(db, shared_server, big, searched):
