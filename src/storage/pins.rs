@@ -21,7 +21,9 @@ unsafe impl PinStore for IndexPages {
     fn max_pins(&self) -> usize {
         // SAFETY: settings and counts of this process, read on the main thread; `rel` is open, by `new`.
         let buffers = unsafe {
-            if (*(*self.rel()).rd_rel).relpersistence == pg_sys::RELPERSISTENCE_TEMP as i8 {
+            if (*(*self.rel()).rd_rel).relpersistence
+                == pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char
+            {
                 pg_sys::num_temp_buffers
             } else {
                 pg_sys::NBuffers

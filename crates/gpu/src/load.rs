@@ -5,6 +5,8 @@
 //! whether it was the list's (`omen_ivf::export`). A list with a page that was not is read again, to other slots, when all others
 //! are through. So the calling thread never waits for one page, and memory of the device is written once.
 
+mod batches;
+
 use crate::copiers::Piece;
 use crate::error::GpuError;
 use crate::staging::Part;
@@ -14,17 +16,15 @@ use omen_ivf::IvfError;
 use omen_ivf::export::{ListPages, Stream, for_each_centroid};
 use omen_ivf::index::Index;
 use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
-use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START, TAIL_START};
+use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
 use omen_ivf::layout::streams;
 use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A batch is handed to the copiers when it has so many bytes,
+use batches::{Batch, Pinned};
+
+/// A batch of pages is handed to the copiers when it has so many bytes.
 const BATCH_BYTES: usize = 256 << 10;
-/// or so many pages.
-const BATCH_PAGES: usize = 64;
 /// Lists that were rewritten while they were read are tried again so often.
 const MAX_ROUNDS: usize = 4;
 
@@ -106,30 +106,6 @@ struct Reading {
     changed: bool,
 }
 
-/// A pinned page, and what it is expected to be.
-struct Pinned<P> {
-    pin: P,
-    /// Index in `Loader::lists`.
-    reading: usize,
-    stream: Stream,
-    seq: u32,
-}
-
-/// Pages given back together, once their bytes are copied.
-struct Batch<P> {
-    pages: Vec<Pinned<P>>,
-    done: Arc<AtomicBool>,
-}
-
-impl<P> Default for Batch<P> {
-    fn default() -> Self {
-        Self {
-            pages: Vec::new(),
-            done: Arc::default(),
-        }
-    }
-}
-
 struct Loader<'a, S: PinStore> {
     s: &'a S,
     index: &'a Index,
@@ -146,13 +122,6 @@ struct Loader<'a, S: PinStore> {
     copied: VecDeque<Batch<S::Pin>>,
     n_pinned: usize,
     max_pins: usize,
-}
-
-impl<S: PinStore> Drop for Loader<'_, S> {
-    /// However this ends: nothing is read from pages any more.
-    fn drop(&mut self) {
-        self.builder.staging.copiers().finish();
-    }
 }
 
 impl<S: PinStore> Loader<'_, S> {
@@ -284,115 +253,6 @@ impl<S: PinStore> Loader<'_, S> {
             (from, bytes, to) = (from + n as u64, bytes - n, to.wrapping_add(n));
         }
         Ok(())
-    }
-
-    /// Where page `seq` of the stream is; pins it, unless it was pinned last.
-    fn page(&mut self, stream: Stream, seq: u32) -> Result<*const u8, LoadError> {
-        if let Some(pinned) = &self.page
-            && pinned.seq == seq
-        {
-            return Ok(self.s.address(&pinned.pin));
-        }
-        // The last bytes of the page before are in this batch or in an earlier one.
-        self.filling.pages.extend(self.page.take());
-        if self.filling.pages.len() >= BATCH_PAGES || self.n_pinned >= self.max_pins {
-            self.dispatch()?;
-        }
-        while self.n_pinned >= self.max_pins && !self.copied.is_empty() {
-            self.release_oldest();
-        }
-        let reading = self.lists.len() - 1;
-        let pages = &self.lists[reading].pages;
-        let block = match stream {
-            Stream::Code => pages.code[seq as usize],
-            Stream::Vector => pages.vector[seq as usize],
-        };
-        let pin = self.s.pin(block)?;
-        self.n_pinned += 1;
-        let pinned = self.page.insert(Pinned {
-            pin,
-            reading,
-            stream,
-            seq,
-        });
-        Ok(self.s.address(&pinned.pin))
-    }
-
-    /// Hands the batch to the copiers, sends areas that are complete, and gives back pages that are copied.
-    #[allow(unsafe_code)]
-    fn dispatch(&mut self) -> Result<(), LoadError> {
-        let batch = std::mem::take(&mut self.filling);
-        let pieces = std::mem::take(&mut self.pieces);
-        self.piece_bytes = 0;
-        if pieces.is_empty() {
-            batch.done.store(true, Ordering::Release);
-        } else {
-            // SAFETY: the sources lie on pages pinned by this batch, by later ones or by the stream's current page. They stay
-            // pinned until `release_oldest` or `release_all` has waited for this batch; should an error unwind, `drop` waits.
-            // The targets are parts that the area being filled gave out, each once; the area lives as long as the engine, which
-            // the builder drops after its staging.
-            unsafe { self.builder.staging.copy(pieces, batch.done.clone()) };
-        }
-        self.copied.push_back(batch);
-        self.builder
-            .staging
-            .send_complete(self.builder.engine.as_mut())?;
-        while self
-            .copied
-            .front()
-            .is_some_and(|batch| batch.done.load(Ordering::Acquire))
-        {
-            self.release_oldest();
-        }
-        self.s.check_interrupts()?;
-        Ok(())
-    }
-
-    /// Waits for the oldest batch, gives its pages back and looks whether they are what they should be.
-    fn release_oldest(&mut self) {
-        let Some(batch) = self.copied.pop_front() else {
-            return;
-        };
-        let copiers = self.builder.staging.copiers();
-        copiers.help_until(|| batch.done.load(Ordering::Acquire));
-        self.n_pinned -= batch.pages.len();
-        self.touch(&batch.pages);
-        for Pinned {
-            pin,
-            reading,
-            stream,
-            seq,
-        } in batch.pages
-        {
-            let reading = &mut self.lists[reading];
-            let ours = |page: &[u8]| reading.pages.is_page(stream, seq, page);
-            if !self.s.release(pin, ours) {
-                reading.changed = true;
-            }
-        }
-    }
-
-    /// Brings what will be looked at of the pages into the cache: the reads here wait for memory together, those between locks
-    /// one after the other.
-    #[allow(unsafe_code)]
-    fn touch(&self, pages: &[Pinned<S::Pin>]) {
-        for page in pages {
-            let tail = self.s.address(&page.pin).wrapping_add(TAIL_START);
-            // SAFETY: within the page, which is pinned.
-            unsafe { tail.read_volatile() };
-        }
-    }
-
-    /// Gives all pages back.
-    fn release_all(&mut self) {
-        self.builder.staging.copiers().finish();
-        self.filling.pages.extend(self.page.take());
-        self.copied.push_back(std::mem::take(&mut self.filling));
-        for batch in self.copied.drain(..) {
-            for page in batch.pages {
-                self.s.release(page.pin, |_| ());
-            }
-        }
     }
 }
 
