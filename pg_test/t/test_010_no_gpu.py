@@ -64,7 +64,8 @@ def big(db, searched):
 
 def test_tier_that_does_not_fit(db, shared_server, big):
     """Of an index beyond the limit the lists searched most are loaded, and the CPU searches the others."""
-    with db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="24MB") as limited, db.connect(**BY_INDEX, **CPU) as cpu:
+    exact = BY_INDEX | {"omen__probes": 65_536}
+    with db.connect(**exact, **GPU, omen__gpu_memory_limit="24MB") as limited, db.connect(**exact, **CPU) as cpu:
         for query in big[:20]:
             assert knn(limited, "l2", query, 10, table="big") == knn(cpu, "l2", query, 10, table="big")
             scan = last_scan(limited)
