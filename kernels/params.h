@@ -216,7 +216,8 @@ struct PlanParams {
 };
 static_assert(sizeof(PlanParams) == 128, "PlanParams");
 
-// What a block unpacks: n rows or n entries of groups from byte `at` of the area (a multiple of 16) on, to slots of one list.
+// What a block unpacks: n rows or n entries of groups from byte `at` of the area on, to slots of one list. `at` is a multiple of
+// 16 for groups, and for rows if dim is one of 8; else of 2.
 struct UnpackItem {
     u32 at;
     u32 first_slot;

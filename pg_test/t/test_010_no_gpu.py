@@ -1,5 +1,7 @@
 """Without a usable GPU every query is answered by the CPU: the cause is told, logged once and counted."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -50,22 +52,61 @@ def test_engine_auto_without_a_card_is_silent(db, shared_server, searched):
         assert "omen" not in logged()
 
 
-def test_tier_that_does_not_fit(db, shared_server, searched):
-    """The tier of a large index is beyond the limit: the CPU answers, the reason names memory; a small one still fits."""
+@pytest.fixture
+def big(db, searched):
+    """A table whose index takes 14 MB on the GPU; the scratch of any tier takes 16 MB."""
     with db.connect() as conn:
         rows = vectors.clustered(vectors.rng_for("large"), 30_000, 200)
         make_table(conn, rows, name="big")
         make_index(conn, table="big", name="big_idx")
-    with (db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="24MB") as limited, db.connect(**BY_INDEX, **CPU) as cpu,
+    return rows
+
+
+def test_tier_that_does_not_fit(db, shared_server, big):
+    """Of an index beyond the limit the lists searched most are loaded, and the CPU searches the others."""
+    exact = BY_INDEX | {"omen__probes": 65_536}
+    with db.connect(**exact, **GPU, omen__gpu_memory_limit="24MB") as limited, db.connect(**exact, **CPU) as cpu:
+        for query in big[:20]:
+            assert knn(limited, "l2", query, 10, table="big") == knn(cpu, "l2", query, 10, table="big")
+            scan = last_scan(limited)
+            assert scan["engine"] == "gpu" or scan["fallback_reason"] is None, scan
+        status = limited.execute("SELECT hot_tier_state FROM omen_index_status('big_idx')").fetchone()
+        current, lists = (int(word) for word in status[0].split() if word.isdigit())
+        assert 0 < current < lists, status
+
+
+def test_lists_searched_most_get_the_room(db, big):
+    """A tier that lacks what is searched is made anew from what was searched most."""
+    with db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="20MB", omen__probes=1) as conn:
+        def engine(query) -> str:
+            knn(conn, "l2", query, 10, table="big")
+            return last_scan(conn)["engine"]
+
+        engine(big[0])
+        absent = [query for query in big[:400] if engine(query) == "cpu"][:10]
+        assert absent, "a tier of a third of the lists has all that are searched"
+        until = time.monotonic() + 60
+        while "cpu" in (engines := [engine(query) for query in absent]):
+            assert time.monotonic() < until, engines
+
+
+def test_tier_of_which_nothing_fits(db, shared_server, big, searched):
+    """Not even one list fits: the CPU answers, the reason names memory."""
+    with (db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="15MB") as limited, db.connect(**BY_INDEX, **CPU) as cpu,
           shared_server.log_of() as logged):
-        for query in rows[:20]:
+        for query in big[:20]:
             assert knn(limited, "l2", query, 10, table="big") == knn(cpu, "l2", query, 10, table="big")
         scan = last_scan(limited)
         assert scan["engine"] == "cpu" and "memory" in scan["fallback_reason"].lower(), scan
         assert len([line for line in logged().splitlines() if "memory" in line.lower()]) == 1, logged()
-        # The small index beside it still fits.
-        knn(limited, "l2", searched, 10)
-        assert last_scan(limited)["engine"] == "gpu", last_scan(limited)
+
+
+def test_tiers_make_room_for_each_other(db, big, searched):
+    with db.connect(**BY_INDEX, **GPU, omen__gpu_memory_limit="24MB") as limited:
+        for _ in range(2):
+            knn(limited, "l2", big[0], 10, table="big")
+            knn(limited, "l2", searched, 10)
+            assert last_scan(limited)["engine"] == "gpu", last_scan(limited)
 
 
 def test_switching_engines_in_one_session(db, searched):

@@ -25,6 +25,10 @@ use crate::guc::{self, EngineSetting};
 const STALE_SHARE: usize = 5;
 /// An enforced GPU loads an outdated tier again after so many times the last load's duration.
 const RELOAD_FACTOR: u32 = 5;
+/// A tier of the hottest lists is made anew when it lacks more than one in so many of those searched, and so many times the last
+/// load's duration has passed.
+const MISS_SHARE: u64 = 4;
+const REFRESH_FACTOR: u32 = 50;
 /// Interrupts that do not end the query make the GPU search start again so often.
 const MAX_RETRIES: u32 = 2;
 
@@ -168,6 +172,12 @@ struct Split {
     stale: Vec<Probe>,
 }
 
+/// Whether a tier that has no room for all lists lacks so many of those searched that it is time to choose again.
+fn misses_often(loaded: &LoadedTier) -> bool {
+    loaded.n_absent * MISS_SHARE > loaded.n_probes
+        && loaded.loaded_at.elapsed() > loaded.load_time * REFRESH_FACTOR
+}
+
 fn search_tier(
     loaded: &mut LoadedTier,
     request: &SearchRequest,
@@ -219,7 +229,10 @@ fn search_tier(
     } else {
         split.stale.iter().filter(absent).count()
     };
-    loaded.stale = (split.stale.len() - by_design) * STALE_SHARE > request.lists.len();
+    loaded.n_probes += request.lists.len() as u64;
+    loaded.n_absent += by_design as u64;
+    loaded.stale =
+        (split.stale.len() - by_design) * STALE_SHARE > request.lists.len() || misses_often(loaded);
     if fresh.is_empty() {
         return Ok(None);
     }

@@ -72,10 +72,13 @@ impl Device {
         };
         let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
         let rung = rung(&shape, self.limit(&gpu)?);
-        let (parts, n_lists, n_slots) = match rung {
-            Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists.len(), all),
-            Rung::CodesOnly => (Parts::Codes, lists.len(), all),
-            Rung::HottestLists { n_lists, n_slots } => (Parts::of(shape.filter), n_lists, n_slots),
+        let (parts, chosen, n_slots) = match rung {
+            Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists.clone(), all),
+            Rung::CodesOnly => (Parts::Codes, lists.clone(), all),
+            Rung::HottestLists { chosen, n_slots } => {
+                let chosen = chosen.into_iter().map(|i| lists[i]).collect();
+                (Parts::of(shape.filter), chosen, n_slots)
+            }
         };
         let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
         // Of an index of which nothing fits this says how much would be needed.
@@ -89,12 +92,12 @@ impl Device {
         let mut builder = TierBuilder::with_parts(&gpu, spec, parts, n_slots, limit, copiers)?;
         // Should the user cancel within, the builder ends its threads and gives the memory back.
         builder.load_centroids(pages, index)?;
-        builder.load_lists(pages, index, &lists[..n_lists])?;
+        builder.load_lists(pages, index, &chosen)?;
         let tier = builder.finish()?;
         // SAFETY: `IndexPages` holds an open relation.
         let relation = unsafe { (*pages.rel()).rd_id };
         let mut loaded = LoadedTier::new(tier, began.elapsed(), relation, index);
-        loaded.is_whole = n_lists == lists.len();
+        loaded.is_whole = chosen.len() == lists.len();
         self.tiers.insert(file, loaded);
         Ok(())
     }
@@ -102,8 +105,10 @@ impl Device {
     /// What all tiers together may take.
     fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
         let (free, _) = gpu.memory()?;
-        let share = ((free + self.tier_bytes()) as f64 * DEFAULT_SHARE) as u64;
-        Ok(guc::gpu_memory_limit().unwrap_or(share))
+        // Others may have taken what the setting allows.
+        let most = free + self.tier_bytes();
+        let share = (most as f64 * DEFAULT_SHARE) as u64;
+        Ok(guc::gpu_memory_limit().map_or(share, |limit| limit.min(most)))
     }
 
     /// Drops tiers until `needed` bytes fit the limit. Returns what one more tier may take.

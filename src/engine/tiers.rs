@@ -54,6 +54,9 @@ pub(super) struct LoadedTier {
     pub loaded_at: Instant,
     /// Whether it was to hold all lists.
     pub is_whole: bool,
+    /// Lists searched since it was loaded, and how many of them it has no room for.
+    pub n_probes: u64,
+    pub n_absent: u64,
     /// Set when the last search found so many lists out of date that the tier should be loaded again.
     pub stale: bool,
     relation: pg_sys::Oid,
@@ -75,6 +78,8 @@ impl LoadedTier {
             load_time,
             loaded_at: now,
             is_whole: true,
+            n_probes: 0,
+            n_absent: 0,
             stale: false,
             relation,
             identity: identity_of(index),

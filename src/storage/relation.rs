@@ -119,13 +119,18 @@ impl IndexPages {
         self.pin(block)
     }
 
-    /// As `pin_ahead`, of a page of many that are read once: leaves those alone that searches come back to.
+    /// As `pin_ahead`, of a page that is read once by a reader of all pages.
     pub(super) fn pin_to_copy(&self, block: u32) -> pg_sys::Buffer {
-        let buf = if self.ahead.is_active() {
-            self.pin_ahead(block)
-        } else {
-            // SAFETY: `rel` and `strategy` are valid, by `new`.
-            unsafe { buffer::pin(self.rel, MAIN, block, self.strategy) }
+        // SAFETY: `rel` and `strategy` are valid, by `new`.
+        let buf = unsafe {
+            if self.ahead.is_active() {
+                self.pin_ahead(block)
+            } else if let Some(buf) = self.recent.pin(self.rel, block) {
+                buf
+            } else {
+                // Not to be remembered: the places of more pages than that has room for would drive out those of searches.
+                buffer::pin(self.rel, MAIN, block, self.strategy)
+            }
         };
         self.note_misses();
         buf

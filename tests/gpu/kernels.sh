@@ -13,13 +13,13 @@ pack() {
     set -e
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
-    for test in gpu_parity gpu_codes gpu_device gpu_tier gpu_batch; do
+    for test in gpu_parity gpu_codes gpu_device gpu_tier gpu_batch gpu_load; do
         cp "$(cargo test -q -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
-    for example in gpu_timings code_timings; do
+    for example in gpu_timings code_timings load_rate; do
         cp "$(cargo build -q --release -p omen_gpu --example $example --message-format=json | built)" "$BIN/$example"
     done
-    strip "$BIN"/gpu_* "$BIN/code_timings"
+    strip "$BIN"/gpu_* "$BIN/code_timings" "$BIN/load_rate"
     ls -l "$BIN"
 }
 
@@ -45,9 +45,10 @@ run() {
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
     step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=1
     step tier tier.log "$BIN/gpu_tier" --nocapture
+    step load load.log "$BIN/gpu_load" --nocapture
     if sanitizer=$(command -v compute-sanitizer); then
         for tool in memcheck racecheck; do
-            for test in gpu_parity gpu_codes gpu_device gpu_batch; do
+            for test in gpu_parity gpu_codes gpu_device gpu_batch gpu_load; do
                 step "$tool ${test#gpu_}" "$tool.$test.log" env OMEN_GPU_TEST_SMALL=1 "$sanitizer" --tool $tool \
                     --error-exitcode 9 "$BIN/$test" --nocapture --test-threads=1
             done
@@ -56,8 +57,9 @@ run() {
         echo "skipped: no compute-sanitizer here"
     fi
     step timings timings.log "$BIN/gpu_timings"
-    step "code timings" code_timings.log "$BIN/code_timings"
-    cat "$out/timings.log" "$out/code_timings.log"
+    step 'code timings' code_timings.log "$BIN/code_timings"
+    step 'load rate' load_rate.log "$BIN/load_rate"
+    cat "$out/timings.log" "$out/code_timings.log" "$out/load_rate.log"
     printf '%s' "$table"
     return $failed
 }

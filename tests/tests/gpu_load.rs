@@ -117,6 +117,9 @@ fn the_tier_holds_what_the_pages_hold() {
                     let list = rng.random_range(0..n_lists);
                     fold_list(&world.store, &world.index, list).unwrap();
                 }
+                if rng.random() {
+                    world.store.limit_pins(rng.random_range(1..5));
+                }
                 let filter = world.index.meta.shape().filter;
                 for &parts in choices(filter) {
                     let threads = rng.random_range(0..4);

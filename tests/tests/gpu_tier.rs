@@ -1,11 +1,13 @@
-//! From pages to device and back: an index is built, exported to a hot tier, and searched there. Checked against the SQL
+//! From pages to device and back: an index is built, loaded into a hot tier, and searched there. Checked against the SQL
 //! operators over the rows as the user wrote them. On the simulated device always, on a real one if there is one.
 
 #[path = "../../crates/ivf/tests/common/mod.rs"]
 mod common;
 
 use common::{Clusters, METRICS, build, normals, operator, rng, row_of, seed};
-use omen_gpu::{Gpu, GpuError, Tier, TierBuilder, TierQuery, TierSpec};
+use half::f16;
+use omen_gpu::memory::Parts;
+use omen_gpu::{Copiers, Gpu, GpuError, LoadError, Tier, TierBuilder, TierQuery, TierSpec};
 use omen_ivf::Metric;
 use omen_ivf::coarse::select_lists;
 use omen_ivf::export::export_list;
@@ -34,19 +36,21 @@ fn load(gpu: &Gpu, store: &MemStore, index: &Index) -> Result<(Tier, Vec<Vec<usi
         dim: index.dim(),
         n_lists: index.n_lists() as usize,
     };
-    let mut builder = TierBuilder::begin(gpu, spec, 10_000, 1 << 30)?;
-    let mut rows = Vec::new();
-    for list in 0..index.n_lists() {
-        let mut of_list = Vec::new();
-        builder.begin_list(list);
-        let entry = export_list(store, index, list, &mut |slot, tid, live, err, row| {
-            builder.push(slot, tid, live, err, row);
-            of_list.push(row_of(tid));
-        })
-        .expect("the index can be read");
-        builder.end_list(entry.frozen_count, entry.layout_gen, entry.delete_gen)?;
-        rows.push(of_list);
+    let parts = Parts::of(index.meta.shape().filter);
+    let copiers = Copiers::with_threads(1);
+    let mut builder = TierBuilder::with_parts(gpu, spec, parts, 10_000, 1 << 30, copiers)?;
+    let lists: Vec<u32> = (0..index.n_lists()).collect();
+    match builder.load_lists(store, index, &lists) {
+        Err(LoadError::Gpu(error)) => return Err(error),
+        loaded => loaded.expect("the index can be read"),
     }
+    let rows_of = |&list: &u32| {
+        let mut rows = Vec::new();
+        let mut take = |_, tid, _, _, _: &[f16]| rows.push(row_of(tid));
+        export_list(store, index, list, &mut take).expect("the index can be read");
+        rows
+    };
+    let rows = lists.iter().map(rows_of).collect();
     Ok((builder.finish()?, rows))
 }
 
@@ -87,7 +91,7 @@ fn a_tier_answers_as_the_operators_do() {
     let mut rng = rng(seed);
     for gpu in devices() {
         for metric in METRICS {
-            for dim in [3, 100, 300] {
+            for dim in [3, 100, 300, 600] {
                 let clusters = Clusters::new(&mut rng, dim, 12);
                 let rows = clusters.draw(&mut rng, 3000);
                 let (store, index) = build(MemStore::new(), metric, dim, &rows, 12, seed);

@@ -206,7 +206,7 @@ mod tests {
     #[allow(unsafe_code)]
     fn everything_is_copied_with_any_number_of_threads() {
         for n_threads in [0, 1, 3] {
-            let from: Vec<u8> = (0..1_000_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+            let from: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             let mut to = vec![0u8; from.len()];
             let copiers = Copiers::with_threads(n_threads);
             let pending = Arc::new(AtomicUsize::new(0));

@@ -5,26 +5,26 @@
 //! whether it was the list's (`omen_ivf::export`). A list with a page that was not is read again, to other slots, when all others
 //! are through. So the calling thread never waits for one page, and memory of the device is written once.
 
+mod batches;
+
 use crate::copiers::Piece;
 use crate::error::GpuError;
 use crate::staging::Part;
-use crate::tier::TierList;
+use crate::tier::{TierList, TierSpec};
 use crate::tier_builder::TierBuilder;
 use omen_ivf::IvfError;
 use omen_ivf::export::{ListPages, Stream, for_each_centroid};
 use omen_ivf::index::Index;
-use omen_ivf::layout::group::{GROUP, GroupShape};
+use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
 use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
 use omen_ivf::layout::streams;
 use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A batch is handed to the copiers when it has so many bytes,
+use batches::{Batch, Pinned};
+
+/// A batch of pages is handed to the copiers when it has so many bytes.
 const BATCH_BYTES: usize = 256 << 10;
-/// or so many pages.
-const BATCH_PAGES: usize = 64;
 /// Lists that were rewritten while they were read are tried again so often.
 const MAX_ROUNDS: usize = 4;
 
@@ -59,6 +59,7 @@ impl TierBuilder {
         index: &Index,
         lists: &[u32],
     ) -> Result<(), LoadError> {
+        self.check_index(index)?;
         let mut loader = Loader {
             s,
             index,
@@ -77,6 +78,19 @@ impl TierBuilder {
         outcome
     }
 
+    fn check_index(&self, index: &Index) -> Result<(), GpuError> {
+        let spec = TierSpec {
+            metric: index.metric(),
+            dim: index.dim(),
+            n_lists: index.n_lists() as usize,
+        };
+        let has_codes = index.meta.shape().filter == Filter::OneBit;
+        if self.spec() != spec || self.parts().codes() && !has_codes {
+            return Err(GpuError::Other("the tier is for another index".into()));
+        }
+        Ok(())
+    }
+
     /// Loads the centroids, so that the device can choose lists.
     pub fn load_centroids<S: PageStore>(&mut self, s: &S, index: &Index) -> Result<(), LoadError> {
         let mut rows = Vec::with_capacity(index.n_lists() as usize * index.dim());
@@ -91,30 +105,6 @@ struct Reading {
     pages: ListPages,
     first_slot: usize,
     changed: bool,
-}
-
-/// A pinned page, and what it is expected to be.
-struct Pinned<P> {
-    pin: P,
-    /// Index in `Loader::lists`.
-    reading: usize,
-    stream: Stream,
-    seq: u32,
-}
-
-/// Pages given back together, once their bytes are copied.
-struct Batch<P> {
-    pages: Vec<Pinned<P>>,
-    done: Arc<AtomicBool>,
-}
-
-impl<P> Default for Batch<P> {
-    fn default() -> Self {
-        Self {
-            pages: Vec::new(),
-            done: Arc::default(),
-        }
-    }
 }
 
 struct Loader<'a, S: PinStore> {
@@ -133,13 +123,6 @@ struct Loader<'a, S: PinStore> {
     copied: VecDeque<Batch<S::Pin>>,
     n_pinned: usize,
     max_pins: usize,
-}
-
-impl<S: PinStore> Drop for Loader<'_, S> {
-    /// However this ends: nothing is read from pages any more.
-    fn drop(&mut self) {
-        self.builder.staging.copiers().finish();
-    }
 }
 
 impl<S: PinStore> Loader<'_, S> {
@@ -181,7 +164,7 @@ impl<S: PinStore> Loader<'_, S> {
         };
         if self.s.wants_announcements() {
             let rows = self.builder.parts().rows().then_some(&pages.vector);
-            let blocks = pages.code.iter().chain(rows.into_iter().flatten());
+            let blocks = rows.into_iter().flatten().chain(&pages.code);
             self.s.announce(blocks.copied().collect());
         }
         self.lists.push(Reading {
@@ -189,10 +172,11 @@ impl<S: PinStore> Loader<'_, S> {
             first_slot,
             changed: false,
         });
-        self.stream(Stream::Code, n)?;
+        // In the order of the file, as lists are written.
         if self.builder.parts().rows() {
             self.stream(Stream::Vector, n)?;
         }
+        self.stream(Stream::Code, n)?;
         // Of what may be thousands of lists only what a look at their pages needs is kept.
         if let Some(Reading { pages, .. }) = self.lists.last_mut() {
             (pages.code, pages.vector) = (Vec::new(), Vec::new());
@@ -270,103 +254,6 @@ impl<S: PinStore> Loader<'_, S> {
             (from, bytes, to) = (from + n as u64, bytes - n, to.wrapping_add(n));
         }
         Ok(())
-    }
-
-    /// Where page `seq` of the stream is; pins it, unless it was pinned last.
-    fn page(&mut self, stream: Stream, seq: u32) -> Result<*const u8, LoadError> {
-        if let Some(pinned) = &self.page
-            && pinned.seq == seq
-        {
-            return Ok(self.s.address(&pinned.pin));
-        }
-        // The last bytes of the page before are in this batch or in an earlier one.
-        self.filling.pages.extend(self.page.take());
-        if self.filling.pages.len() >= BATCH_PAGES || self.n_pinned >= self.max_pins {
-            self.dispatch()?;
-        }
-        while self.n_pinned >= self.max_pins && !self.copied.is_empty() {
-            self.release_oldest();
-        }
-        let reading = self.lists.len() - 1;
-        let pages = &self.lists[reading].pages;
-        let block = match stream {
-            Stream::Code => pages.code[seq as usize],
-            Stream::Vector => pages.vector[seq as usize],
-        };
-        let pin = self.s.pin(block)?;
-        self.n_pinned += 1;
-        let pinned = self.page.insert(Pinned {
-            pin,
-            reading,
-            stream,
-            seq,
-        });
-        Ok(self.s.address(&pinned.pin))
-    }
-
-    /// Hands the batch to the copiers, sends areas that are complete, and gives back pages that are copied.
-    #[allow(unsafe_code)]
-    fn dispatch(&mut self) -> Result<(), LoadError> {
-        let batch = std::mem::take(&mut self.filling);
-        let pieces = std::mem::take(&mut self.pieces);
-        self.piece_bytes = 0;
-        if pieces.is_empty() {
-            batch.done.store(true, Ordering::Release);
-        } else {
-            // SAFETY: the sources lie on pages pinned by this batch, by later ones or by the stream's current page. They stay
-            // pinned until `release_oldest` or `release_all` has waited for this batch; should an error unwind, `drop` waits.
-            // The targets are parts that the area being filled gave out, each once; the area lives as long as the engine, which
-            // the builder drops after its staging.
-            unsafe { self.builder.staging.copy(pieces, batch.done.clone()) };
-        }
-        self.copied.push_back(batch);
-        self.builder
-            .staging
-            .send_complete(self.builder.engine.as_mut())?;
-        while self
-            .copied
-            .front()
-            .is_some_and(|batch| batch.done.load(Ordering::Acquire))
-        {
-            self.release_oldest();
-        }
-        self.s.check_interrupts()?;
-        Ok(())
-    }
-
-    /// Waits for the oldest batch, gives its pages back and looks whether they are what they should be.
-    fn release_oldest(&mut self) {
-        let Some(batch) = self.copied.pop_front() else {
-            return;
-        };
-        let copiers = self.builder.staging.copiers();
-        copiers.help_until(|| batch.done.load(Ordering::Acquire));
-        self.n_pinned -= batch.pages.len();
-        for Pinned {
-            pin,
-            reading,
-            stream,
-            seq,
-        } in batch.pages
-        {
-            let reading = &mut self.lists[reading];
-            let ours = |page: &[u8]| reading.pages.is_page(stream, seq, page);
-            if !self.s.release(pin, ours) {
-                reading.changed = true;
-            }
-        }
-    }
-
-    /// Gives all pages back.
-    fn release_all(&mut self) {
-        self.builder.staging.copiers().finish();
-        self.filling.pages.extend(self.page.take());
-        self.copied.push_back(std::mem::take(&mut self.filling));
-        for batch in self.copied.drain(..) {
-            for page in batch.pages {
-                self.s.release(page.pin, |_| ());
-            }
-        }
     }
 }
 

@@ -405,7 +405,7 @@ pub struct PlanParams {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct UnpackItem {
-    /// Byte in the area, a multiple of 16.
+    /// Byte in the area. Of groups, and of rows whose dimension is a multiple of 8: a multiple of 16.
     pub at: u32,
     /// First slot.
     pub first_slot: u32,

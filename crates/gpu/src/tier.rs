@@ -107,6 +107,17 @@ impl Catalog {
         self.lists.iter().flatten().map(end).max().unwrap_or(0)
     }
 
+    /// Whether every slot in use belongs to a list: a list that was rewritten while it was loaded leaves slots behind.
+    pub(crate) fn is_dense(&self) -> bool {
+        let listed: usize = self
+            .lists
+            .iter()
+            .flatten()
+            .map(|l| l.n_slots as usize)
+            .sum();
+        listed == self.n_slots()
+    }
+
     /// The slots of all lists, none for those of `skipped`.
     pub(crate) fn slots_without(&self, skipped: &[u32]) -> Vec<ListSlots> {
         slots_of(&self.lists, skipped)

@@ -37,8 +37,7 @@ fn the_best_rung_that_fits() {
                 .is_ok_and(|plan| plan.bytes_needed() <= budget)
         };
         let parts = Parts::of(shape.filter);
-        let first = |n: usize| sizes[..n].iter().map(|&s| u64::from(s)).sum::<u64>();
-        let all = first(n_lists);
+        let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
         let chosen = rung(&shape, budget);
         let what = format!("{shape:?}, {budget} bytes: {chosen:?}");
         assert_eq!(chosen == Rung::CodesAndRows, fits(parts, all), "{what}");
@@ -51,19 +50,26 @@ fn the_best_rung_that_fits() {
                 );
                 seen[1] += 1;
             }
-            Rung::HottestLists { n_lists, n_slots } => {
+            Rung::HottestLists { chosen, n_slots } => {
                 assert!(
                     !(shape.codes_alone && parts.codes() && fits(Parts::Codes, all)),
                     "{what}"
                 );
-                assert_eq!(n_slots, first(n_lists), "{what}");
                 assert!(n_slots > 0 && fits(parts, n_slots), "{what}");
-                assert!(!fits(parts, first(n_lists + 1)), "{what}");
+                // Each list is there if and only if it fits beside those before it.
+                let mut sum = 0;
+                for (i, &n) in sizes.iter().enumerate() {
+                    let there = chosen.contains(&i);
+                    assert_eq!(there, fits(parts, sum + u64::from(n)), "{what}, list {i}");
+                    sum += if there { u64::from(n) } else { 0 };
+                }
+                assert_eq!(sum, n_slots, "{what}");
                 seen[2] += 1;
             }
             Rung::Nothing => {
-                let least = sizes.iter().position(|&n| n > 0).map_or(0, |i| i + 1);
-                assert!(!fits(parts, first(least)), "{what}");
+                let least = sizes.iter().filter(|&&n| n > 0).min();
+                let least = least.map_or(0, |&n| u64::from(n));
+                assert!(!fits(parts, least), "{what}");
                 seen[3] += 1;
             }
         }

@@ -31,6 +31,7 @@ pub mod probes;
 pub mod query;
 pub mod rabitq;
 pub mod reclaim;
+pub mod rerank;
 pub mod rotation;
 mod runs;
 pub mod scan_list;

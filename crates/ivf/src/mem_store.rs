@@ -51,6 +51,7 @@ pub struct MemStore {
     calls_until_failure: AtomicI64,
     n_reads: AtomicU64,
     n_pins: AtomicU64,
+    most_pins: Option<u64>,
     accesses: Mutex<Option<Vec<Access>>>,
 }
 

@@ -120,8 +120,10 @@ impl BatchSearch<'_, '_> {
             {
                 (Some(probes as usize), spread)
             }
-            // Without some of the lists, those left are searched one by one.
-            _ if !batch.skipped.is_empty() => (Some(tier.n_lists), f32::INFINITY),
+            // Where some slots are not to be searched, the lists that are searched are told one by one.
+            _ if !batch.skipped.is_empty() || !self.catalog.is_dense() => {
+                (Some(tier.n_lists), f32::INFINITY)
+            }
             Lists::Nearest { .. } | Lists::All => (None, f32::INFINITY),
         };
         let mut found = BatchFound {

@@ -9,7 +9,7 @@ use crate::tier::TierSpec;
 use omen_ivf::layout::group::{Filter, GroupShape};
 
 /// Least scratch a tier is given besides its entries; while it is loaded, room of its staging areas on the device.
-pub const MIN_SCRATCH_BYTES: u64 = 32 << 20;
+pub const MIN_SCRATCH_BYTES: u64 = 16 << 20;
 /// Codes are padded with zeros to a multiple of this many 32-bit words (256 bits).
 pub const CODE_PITCH_STEP: usize = 8;
 /// Factors of a code: `f_add`, `f_rescale`, `f_error` (`omen_ivf::rabitq`).
@@ -149,17 +149,17 @@ pub struct LadderShape<'a> {
 }
 
 /// How much of an index a tier holds, best first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rung {
     /// All entries, with rows, and codes where the index has one-bit codes.
     CodesAndRows,
     /// All entries, codes alone (indexes with one-bit codes).
     CodesOnly,
-    /// The first `n_lists` lists of the order given, as in `CodesAndRows`; `n_slots` entries.
+    /// Whole lists, as in `CodesAndRows`.
     HottestLists {
-        /// How many lists, at least one.
-        n_lists: usize,
-        /// Their entries.
+        /// Places of the lists in the order given, ascending: each that fits beside those before.
+        chosen: Vec<usize>,
+        /// Their entries, at least one.
         n_slots: u64,
     },
     /// Not even one list that has entries.
@@ -180,19 +180,28 @@ pub fn rung(shape: &LadderShape<'_>, budget: u64) -> Rung {
     if shape.codes_alone && parts.codes() && fits(Parts::Codes, all) {
         return Rung::CodesOnly;
     }
-    // `fits` is monotone in the entries, so the longest prefix that fits is found by halving.
-    let upto: Vec<u64> = shape
-        .list_sizes
-        .iter()
-        .scan(0, |sum, &n| {
-            *sum += u64::from(n);
-            Some(*sum)
-        })
-        .collect();
-    let n_lists = upto.partition_point(|&n| fits(parts, n));
-    match n_lists.checked_sub(1).map(|last| upto[last]) {
-        Some(n_slots) if n_slots > 0 => Rung::HottestLists { n_lists, n_slots },
-        _ => Rung::Nothing,
+    // `fits` is monotone: the most entries that fit are found by halving.
+    let (mut most, mut too_many) = (0, all);
+    while most + 1 < too_many {
+        let middle = most + (too_many - most) / 2;
+        if fits(parts, middle) {
+            most = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    let mut n_slots = 0;
+    let mut chosen = Vec::new();
+    for (i, &n) in shape.list_sizes.iter().enumerate() {
+        if n_slots + u64::from(n) <= most {
+            n_slots += u64::from(n);
+            chosen.push(i);
+        }
+    }
+    if n_slots > 0 {
+        Rung::HottestLists { chosen, n_slots }
+    } else {
+        Rung::Nothing
     }
 }
 
@@ -283,7 +292,7 @@ mod tests {
         let codes = need(Parts::Codes, 100_000);
         assert_eq!(rung(&shape, codes), Rung::CodesOnly);
         let fewer = Rung::HottestLists {
-            n_lists: 3,
+            chosen: vec![0, 1, 2],
             n_slots: 3000,
         };
         assert_eq!(rung(&shape, need(Parts::RowsAndCodes, 3000)), fewer);
@@ -297,12 +306,21 @@ mod tests {
             ..shape
         };
         let most = Rung::HottestLists {
-            n_lists: 99,
+            chosen: (0..99).collect(),
             n_slots: 99_000,
         };
         assert_eq!(rung(&no_codes_alone, whole - 1), most);
         let one = need(Parts::RowsAndCodes, 1000);
         assert_eq!(rung(&shape, one - 1), Rung::Nothing);
+        let uneven = LadderShape {
+            list_sizes: &[500, 90_000, 1000, 2000, 1500],
+            ..shape
+        };
+        let around = Rung::HottestLists {
+            chosen: vec![0, 2, 4],
+            n_slots: 3000,
+        };
+        assert_eq!(rung(&uneven, need(Parts::RowsAndCodes, 3000)), around);
         let nothing = LadderShape {
             list_sizes: &[],
             ..shape

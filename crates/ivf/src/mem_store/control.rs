@@ -75,6 +75,11 @@ impl MemStore {
         self.n_pins.load(Ordering::Relaxed)
     }
 
+    /// From now on so many pages may be pinned at a time, and nobody may pin more.
+    pub fn limit_pins(&mut self, most: u64) {
+        self.most_pins = Some(most);
+    }
+
     /// From now on reads and announcements are recorded.
     pub fn record_accesses(&self) {
         *lock(&self.accesses) = Some(Vec::new());

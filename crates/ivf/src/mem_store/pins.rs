@@ -19,7 +19,7 @@ unsafe impl PinStore for MemStore {
     type Pin = MemPin;
 
     fn max_pins(&self) -> usize {
-        512
+        self.most_pins.map_or(512, |most| most as usize)
     }
 
     fn pin(&self, block: u32) -> Result<MemPin> {
@@ -30,7 +30,11 @@ unsafe impl PinStore for MemStore {
         self.record(|| Access::Read(block));
         let cell = self.cell(block)?;
         let image = image_of(&cell);
-        self.n_pins.fetch_add(1, Ordering::Relaxed);
+        let others = self.n_pins.fetch_add(1, Ordering::Relaxed);
+        assert!(
+            self.most_pins.is_none_or(|most| others < most),
+            "{others} pins and one more"
+        );
         Ok(MemPin { cell, image })
     }
 
