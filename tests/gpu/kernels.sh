@@ -14,7 +14,7 @@ pack() {
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
     for test in gpu_parity gpu_codes gpu_device gpu_tier gpu_batch gpu_load; do
-        cp "$(cargo test -q -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
+        cp "$(cargo test -q --release -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
     for example in gpu_timings code_timings load_rate; do
         cp "$(cargo build -q --release -p omen_gpu --example $example --message-format=json | built)" "$BIN/$example"
