@@ -181,6 +181,7 @@ fn tuning() -> Tuning {
             "first_rows_per_kept" => tuning.first_rows_per_kept = number,
             "two_halves_queries" => tuning.two_halves_queries = number,
             "code_sharing" => tuning.code_sharing = number,
+            "code_first_rows" => tuning.code_first_rows = number,
             "code_from" => tuning.code_from = number,
             "code_queries" => tuning.code_queries = number,
             "wgmma_from" => tuning.wgmma_from = number,
