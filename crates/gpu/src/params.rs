@@ -349,44 +349,6 @@ pub struct ProbeParams {
     pub reserved: u32,
 }
 
-/// Argument of `finish_bounded`.
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct FinishBoundedParams {
-    /// The tier.
-    pub tier: TierView,
-    /// f32 `[n_queries, pitch]`.
-    pub queries: u64,
-    /// [`QueryConsts`] `[n_queries]`.
-    pub consts: u64,
-    /// u64 `[n_queries, cap]`: `base[q]` of the first round, then those of the code scan by lower bound.
-    pub survivors: u64,
-    /// u32 `[n_queries]`.
-    pub counts: u64,
-    /// u32 `[n_queries]`.
-    pub base: u64,
-    /// f32 `[n_queries]`.
-    pub thresholds: u64,
-    /// u32 `[n_queries]`.
-    pub overflows: u64,
-    /// [`Found`] `[n_queries, k]`.
-    pub out: u64,
-    /// [`FoundHead`] `[n_queries]`.
-    pub heads: u64,
-    /// Room for survivors of one query.
-    pub cap: u32,
-    /// Candidates wanted.
-    pub k: u32,
-    /// 1 - 2g, rounded down.
-    pub tight_scale: f32,
-    /// 1 + 2g, rounded up.
-    pub wide_scale: f32,
-    /// Power of two: survivors of the code scan that are looked at, at most.
-    pub bounds_width: u32,
-    /// Power of two, at least `k` and a chunk and one.
-    pub best_width: u32,
-}
-
 /// A list of the tier, on the device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -490,7 +452,6 @@ const _: () = {
     assert!(size_of::<ProbeParams>() == 136);
     assert!(size_of::<ListSlots>() == 8);
     assert!(size_of::<PlanParams>() == 136);
-    assert!(size_of::<FinishBoundedParams>() == 168);
 };
 
 /// Floats as unsigned numbers in the same order; not for NaN. Twin of `ordered_bits` in `kernels/params.h`.
