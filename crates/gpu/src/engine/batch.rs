@@ -238,7 +238,11 @@ impl BatchMemory {
             pitch: plan.pitch as u32,
             metric: view.metric,
             rounding: plan.wanted.rounding,
-            reserved: 0,
+            first_count: if plan.is_exact() {
+                plan.first_rows as u32
+            } else {
+                0
+            },
         };
         let scan = ScanParams {
             tier: view,
@@ -281,7 +285,6 @@ impl BatchMemory {
             cap: plan.cap as u32,
             spread: plan.wanted.spread,
             metric: view.metric,
-            only_first: u32::from(plan.is_exact()),
             ..ProbeParams::default()
         };
         let rounds = PlanParams {
@@ -311,11 +314,20 @@ impl BatchMemory {
             places: at(plan.places),
             ..scan
         };
-        let nearest = ScanParams {
-            items: at(plan.items),
-            n_items: at(plan.n_items),
-            mode: ScanMode::Place as u32,
-            ..by_list
+        let first = if plan.is_exact() {
+            ScanParams {
+                n_rows: plan.first_rows as u32,
+                row_step: plan.row_step as u32,
+                mode: ScanMode::Place as u32,
+                ..scan
+            }
+        } else {
+            ScanParams {
+                items: at(plan.items),
+                n_items: at(plan.n_items),
+                mode: ScanMode::Place as u32,
+                ..by_list
+            }
         };
         let others = if plan.is_exact() {
             ScanParams {
@@ -420,17 +432,19 @@ impl BatchMemory {
             (codes.scan, prepare, scan, rerank)
         });
         Ok(move || {
-            if n > 1 {
-                stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
-            }
             prepare_queries(ctx, stream, prepare)?;
-            scan_planned(ctx, stream, plan.rank_width, rank)?;
-            select_probes(ctx, stream, probes, n)?;
-            plan_rounds(ctx, stream, rounds)?;
-            scan_planned(ctx, stream, plan.width, nearest)?;
+            if !plan.is_exact() {
+                if n > 1 {
+                    stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
+                }
+                scan_planned(ctx, stream, plan.rank_width, rank)?;
+                select_probes(ctx, stream, probes, n)?;
+                plan_rounds(ctx, stream, rounds)?;
+            }
+            scan_planned(ctx, stream, plan.width, first)?;
             select(ctx, stream, best, n)?;
             if plan.is_exact() {
-                // The first round's rows come again: only its thresholds stay.
+                // The sample's rows come again: only its thresholds stay.
                 stream.zero(scan.counts, n * 4)?;
             }
             if let Some((kernel, prepare, scan, rerank)) = codes {

@@ -288,6 +288,7 @@ impl Engine for SimulatedEngine {
                         places: &[],
                         mode: ScanMode::Append,
                         n_halves: 2,
+                        row_step: 1,
                     };
                     scan_item(&tier, &mut arrays, item);
                 }
