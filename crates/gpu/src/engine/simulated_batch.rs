@@ -1,6 +1,7 @@
 //! A batch on the simulated device: the steps of `engine/batch.rs`, by the twins.
 
 use super::SimulatedEngine;
+use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::context::Wait;
 use crate::engine::Scales;
@@ -70,6 +71,7 @@ impl SimulatedEngine {
     pub(super) fn answer_batch(
         &mut self,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
@@ -78,7 +80,11 @@ impl SimulatedEngine {
         let memory: &mut [u8] = cast_slice_mut(&mut host);
         let raw = &memory[plan.host_raw..][..n * plan.tier.dim * 4];
         let bounds = &memory[plan.host_bounds..][..n * size_of::<QueryBound>()];
-        let mut state = State::new(plan, cast_slice(raw), cast_slice(bounds));
+        let input = input.unwrap_or(Input {
+            raw: cast_slice(raw),
+            bounds: cast_slice(bounds),
+        });
+        let mut state = State::new(plan, input.raw, input.bounds);
 
         let chosen = if plan.is_exact() {
             state.counts.fill(plan.first_rows as u32);
