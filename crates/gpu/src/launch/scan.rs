@@ -147,12 +147,5 @@ fn launch(
             (256, 0)
         }
     };
-    ctx.launch(
-        stream,
-        kernel,
-        (grid, 1, 1),
-        block,
-        shared,
-        &mut params,
-    )
+    ctx.launch(stream, kernel, (grid, 1, 1), block, shared, &mut params)
 }
