@@ -51,7 +51,7 @@ __device__ __forceinline__ void multiply(const ScanParams& p, Shared& s, const S
     barrier_wait(&s.info_full[buffer], turn);
     barrier_wait(&s.kept_empty[buffer], turn ^ 1);
     if (p.mode == SCAN_APPEND) {
-        keep_below<N>(p, s, buffer, item, d);
+        keep_below<N, BLOCKS == 1 ? 1 : N == 16 ? 2 : 4>(p, s, buffer, item, d);
     } else {
         keep_all<N>(p, s, buffer, item, d);
     }

@@ -102,7 +102,12 @@ __device__ __forceinline__ void help(const ScanParams& p, Shared& s) {
         sync_helpers();
         const float err = fmaxf(s.largest_err[0], s.largest_err[1]);
         for (u32 column = helper; column < width_of(item.n_queries); column += WG_HELPERS) {
-            s.info[buffer].queries[column] = query_info(p, item, column, err);
+            QueryInfo info = query_info(p, item, column, err);
+            if (BLOCKS > 1 && p.mode == SCAN_APPEND && column >= item.n_queries) {
+                info.base = __uint_as_float(0x7F800000u); // a limit of +inf: see any_above
+                info.per_norm_sq = info.per_norm = 0.0f;
+            }
+            s.info[buffer].queries[column] = info;
         }
         barrier_arrive(&s.info_full[buffer]);
         sync_helpers(); // before the largest radii are written again
@@ -137,14 +142,41 @@ __device__ __forceinline__ void keep_pair(const ScanParams& p, Shared& s, u32 bu
     if (place < p.cap) p.survivors[(size_t)query * p.cap + place] = number;
 }
 
-template <int N>
+// Not above where the loose key of the pair falls below the threshold.
+__device__ __forceinline__ float limit_of(const float4& query, const RowInfo& row) {
+    return fmaf(query.y, row.norm_sq, fmaf(-query.z, row.norm, query.x));
+}
+
+// Whether any pair of this thread in STEP blocks of 8 columns from block `first` on may survive. Columns beyond the item's queries count
+// as well: their limits are +inf.
+template <int N, int STEP>
+__device__ __forceinline__ bool any_above(const Shared& s, u32 buffer, const RowInfo (&rows)[2], int first, const float (&d)[N / 2]) {
+    const u32 t = threadIdx.x & 3;
+    bool above[2] = {false, false};
+#pragma unroll
+    for (int j = first; j < first + STEP; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const float4 q = *reinterpret_cast<const float4*>(&s.info[buffer].queries[8 * j + 2 * t + e]);
+#pragma unroll
+            for (int h = 0; h < 2; ++h) above[h] |= !(d[4 * j + 2 * h + e] <= limit_of(q, rows[h]));
+        }
+    }
+    return (above[0] && rows[0].alive) || (above[1] && rows[1].alive);
+}
+
+// STEP > 1: so many blocks of 8 columns are looked at together first, which has their loads under way at a time.
+template <int N, int STEP>
 __device__ __forceinline__ void keep_below(const ScanParams& p, Shared& s, u32 buffer, const ScanItem& item, const float (&d)[N / 2]) {
     const u32 worker = threadIdx.x - WG_FIRST_WORKER, lane = worker & 31;
     const u32 first_row = (worker >> 5) * 16 + (lane >> 2), t = lane & 3;
     const RowInfo rows[2] = {s.info[buffer].rows[first_row], s.info[buffer].rows[first_row + 8]};
+    bool skips = false;
 #pragma unroll
     for (int j = 0; j < N / 8; ++j) {
         if (8 * j >= item.n_queries) break;
+        if (STEP > 1 && j % STEP == 0) skips = !__any_sync(0xFFFFFFFFu, any_above<N, STEP>(s, buffer, rows, j, d));
+        if (STEP > 1 && skips) continue;
         bool passes[4];
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -152,7 +184,7 @@ __device__ __forceinline__ void keep_below(const ScanParams& p, Shared& s, u32 b
             const float4 q = *reinterpret_cast<const float4*>(&s.info[buffer].queries[column]);
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                const float limit = fmaf(q.y, rows[h].norm_sq, fmaf(-q.z, rows[h].norm, q.x));
+                const float limit = limit_of(q, rows[h]);
                 // Negated, so that NaN passes.
                 passes[2 * h + e] = rows[h].alive && column < item.n_queries && !(d[4 * j + 2 * h + e] <= limit);
             }
