@@ -1,4 +1,4 @@
-// What scan_wgmma does with its products, and the warps that fetch what that takes and append the survivors. Included by
+// What scan_wgmma and scan_wgmma_dense do with their products, and the warps that fetch what that takes and append the survivors. For
 // scan_wgmma.cu alone.
 #pragma once
 #include "wgmma_tiles.h"

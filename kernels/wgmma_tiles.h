@@ -1,4 +1,7 @@
-// The ring of stages of scan_wgmma: shared memory, barriers, and the warps that bring tiles. Included by scan_wgmma.cu alone.
+// The ring of stages of scan_wgmma and scan_wgmma_dense: shared memory, barriers, and the warps that bring tiles. For scan_wgmma.cu alone.
+//
+// In a cluster (PTX ISA: thread block clusters, multicast of bulk copies) a stage is free once all blocks have read it, since each brings a
+// part of the queries to all; `full` expects what the others bring as well, which may come before this block says so.
 #pragma once
 #include "scan_items.h"
 #include "wgmma.h"

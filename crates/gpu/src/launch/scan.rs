@@ -95,7 +95,7 @@ pub fn scan(
 }
 
 /// Scans as many items as the device finds at `params.n_items`, or, where `params.items` is 0, every row against every query. Grid: as many
-/// blocks as run at a time.
+/// blocks as run at a time; no launch if there are no rows or no queries.
 pub fn scan_planned(
     ctx: &Context,
     stream: &Stream,
