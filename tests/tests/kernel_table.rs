@@ -116,8 +116,8 @@ fn a_disagreement_is_noticed() {
     );
     assert_eq!(
         changed(
-            ".b8 scan_fma_param_0[144]\n",
-            ".b8 scan_fma_param_0[144],\n\t.param .u32 scan_fma_param_1\n"
+            ".b8 scan_fma_param_0[512]\n",
+            ".b8 scan_fma_param_0[512],\n\t.param .u32 scan_fma_param_1\n"
         )
         .len(),
         1,
