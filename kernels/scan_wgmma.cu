@@ -66,8 +66,10 @@ __device__ __forceinline__ void work(const ScanParams& p, Shared& s) {
         const ScanItem item = block_item_of<BLOCKS>(p, i);
         switch (width_of(item.n_queries)) {
         case 16: multiply<16, BLOCKS>(p, s, item, n, stage, parity); break;
+        case 32: multiply<32, BLOCKS>(p, s, item, n, stage, parity); break;
         case 64: multiply<64, BLOCKS>(p, s, item, n, stage, parity); break;
         case 128: multiply<128, BLOCKS>(p, s, item, n, stage, parity); break;
+        case 192: multiply<192, BLOCKS>(p, s, item, n, stage, parity); break;
         default: multiply<256, BLOCKS>(p, s, item, n, stage, parity); break;
         }
     }

@@ -12,7 +12,7 @@ __device__ __forceinline__ float slack_of(const ScanParams& p, const QueryConsts
 template <u32 BLOCKS>
 __device__ __forceinline__ RowInfo row_info(const ScanParams& p, const ScanItem& item, u32 row) {
     // Beside a cluster's last tile there may be an item without rows.
-    const u32 slot = item.first_slot + min(row, BLOCKS == 1 ? item.n_rows - 1u : max((u32)item.n_rows, 1u) - 1u);
+    const u32 slot = slot_at(p, item, min(row, BLOCKS == 1 ? item.n_rows - 1u : max((u32)item.n_rows, 1u) - 1u));
     RowInfo info;
     info.norm_sq = __ldg(p.tier.norm_sq + slot);
     info.norm = norm_upper(info.norm_sq);
@@ -53,7 +53,8 @@ __device__ __forceinline__ QueryInfo query_info(const ScanParams& p, const ScanI
     info.norm_sq = consts.norm_sq;
     info.dot_scale = consts.dot_scale;
     info.slack = slack_of(p, consts);
-    info.place = p.mode == SCAN_PLACE ? __ldg(p.places + __ldg(p.pairs + position)) + item.first_row : 0;
+    const bool by_list = p.mode == SCAN_PLACE && p.pairs != nullptr;
+    info.place = item.first_row + (by_list ? __ldg(p.places + __ldg(p.pairs + position)) : 0);
     info.base = info.per_norm_sq = info.per_norm = 0.0f;
     if (p.mode == SCAN_APPEND) {
         query_limit(p, consts, __ldg(p.thresholds + info.query), largest_err, info);
@@ -131,7 +132,7 @@ __device__ __forceinline__ void keep_pair(const ScanParams& p, Shared& s, u32 bu
     const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack_of(p, consts), sum * consts.dot_scale, info.norm_sq,
                                 info.norm, info.err);
     if (!(key < __ldg(p.thresholds + query))) return;
-    const u64 number = ((u64)ordered_bits(key) << 32) | (item.first_slot + row);
+    const u64 number = ((u64)ordered_bits(key) << 32) | slot_at(p, item, row);
     const u32 at = atomicAdd(&s.n_kept[buffer], 1u);
     if (at < WG_KEPT) {
         s.kept[buffer][at] = number;
@@ -227,7 +228,7 @@ __device__ __forceinline__ void keep_all(const ScanParams& p, Shared& s, u32 buf
                 } else if (q.place + row < p.cap) {
                     const float key = loose_key(p.tier.metric, p.loose_scale, consts, q.slack, dot, rows[h].norm_sq, rows[h].norm, rows[h].err);
                     p.survivors[(size_t)q.query * p.cap + q.place + row] =
-                        rows[h].alive ? ((u64)ordered_bits(key) << 32) | (item.first_slot + row) : ~0ull;
+                        rows[h].alive ? ((u64)ordered_bits(key) << 32) | slot_at(p, item, row) : ~0ull;
                 }
             }
         }

@@ -125,7 +125,7 @@ __device__ __forceinline__ u32 stages_of(const ScanParams& p) {
 
 // The number of queries rounded up to a width there is a product for.
 __device__ __forceinline__ u32 width_of(u32 n_queries) {
-    return n_queries <= 16 ? 16 : n_queries <= 64 ? 64 : n_queries <= 128 ? 128 : 256;
+    return n_queries <= 16 ? 16 : n_queries <= 32 ? 32 : n_queries <= 64 ? 64 : n_queries <= 128 ? 128 : n_queries <= 192 ? 192 : 256;
 }
 
 // One thread: `bytes` will come to the barrier by bulk copies.
@@ -205,12 +205,13 @@ __device__ __forceinline__ void load_tiles(const ScanParams& p, Shared& s) {
                     }
                 }
                 if (gathers) {
-                    // A last stage of 32 dimensions is filled up with zeroes.
+                    // A last stage of 32 dimensions is filled up with zeroes. What is left of the width keeps what was there: columns of
+                    // the product do not touch each other.
                     const u32 wanted = k * WG_COLUMNS + chunk * 8, bytes16 = wanted < pitch ? 16 : 0;
                     const __half* from = p.halves + (size_t)half * pitch + (wanted < pitch ? wanted : 0);
                     const u32 queries = shared_address(s.queries[stage]);
 #pragma unroll 8
-                    for (u32 row = first; row < width; row += WG_LOADERS / 8) {
+                    for (u32 row = first; row < item.n_queries; row += WG_LOADERS / 8) {
                         copy16(queries + swizzled(row, chunk), from + (size_t)infos[row].query * 2 * pitch, bytes16);
                     }
                     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&s.full[stage])) : "memory");

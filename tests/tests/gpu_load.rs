@@ -10,6 +10,7 @@ mod unpack;
 
 use expected::{check_centroids, check_list};
 use half::f16;
+use omen_gpu::engine::LoadShape;
 use omen_gpu::memory::Parts;
 use omen_gpu::{Copiers, Gpu, GpuError, LoadError, Tier, TierBuilder, TierSpec};
 use omen_ivf::Metric;
@@ -128,6 +129,13 @@ fn the_tier_holds_what_the_pages_hold() {
                     lists.shuffle(&mut rng);
                     lists.truncate(rng.random_range(1..=n_lists as usize));
                     let mut builder = builder(&gpu, &world.index, parts, entries(&world), threads);
+                    if rng.random() {
+                        builder.set_load_shape(LoadShape {
+                            n_areas: rng.random_range(1..5),
+                            area_bytes: rng.random_range(1 << 20..3 << 20),
+                            job_bytes: rng.random_range(1 << 13..1 << 20),
+                        });
+                    }
                     builder
                         .load_lists(&world.store, &world.index, &lists)
                         .unwrap();

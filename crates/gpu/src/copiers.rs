@@ -1,113 +1,157 @@
 //! Threads that copy memory: pages of an index into staging areas. One core copies a fifth of what the bus takes.
 //!
-//! They only ever copy bytes, so they cannot fail, and never call the host. Whoever hands out jobs helps when it waits, so
-//! none of this needs a thread to make progress.
+//! They only ever copy bytes, so they cannot fail, and never call the host. Whoever hands out jobs helps when it waits for long,
+//! so none of this needs a thread to make progress.
+//!
+//! Jobs pass through a ring with one writer, so that no lock is shared: where many threads wait for one, each of them, the one
+//! that hands out jobs too, may end up in calls of the system.
 
-use std::collections::VecDeque;
+mod job;
+
+pub(crate) use job::{Job, Piece};
+
 use std::hint::spin_loop;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, yield_now};
+use std::time::{Duration, Instant};
 
 /// Most threads that are of use: so many copy faster than any bus.
-const MAX_THREADS: usize = 8;
-/// A thread without work looks for some so often before it sleeps, about 20 us; waking one up costs the waker as much as
-/// copying 10 kB.
-const SPINS: usize = 1000;
+const MAX_THREADS: usize = 14;
+/// Most jobs that wait.
+const RING: usize = 128;
+/// A thread without work looks for some so long before it sleeps: waking it up costs the waker as much as copying 10 kB to
+/// 100 kB, or its core, and while an index is loaded the next job is never far.
+const SPIN_TIME: Duration = Duration::from_micros(500);
+/// Whoever waits for copies copies along at once if more jobs wait than there are threads, else after so long.
+const PATIENCE: Duration = Duration::from_micros(50);
+/// Turns between two looks at the clock.
+const TURNS: usize = 32;
 
-/// Bytes to copy.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Piece {
-    pub(crate) from: *const u8,
-    pub(crate) to: *mut u8,
-    pub(crate) bytes: usize,
+/// A value with cache lines to itself.
+#[derive(Default)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+struct Shared {
+    /// Jobs `taken..given` are here, each at its number modulo `RING`. A lock is taken by the one that owns the number, so there
+    /// is no wait but for a job that was claimed and not yet fetched a whole ring ago.
+    ring: [Apart<Mutex<Option<Arc<Job>>>>; RING],
+    taken: Apart<AtomicUsize>,
+    given: Apart<AtomicUsize>,
+    /// Jobs given and not done.
+    n_open: Apart<AtomicUsize>,
+    /// Threads that look for a job.
+    n_looking: Apart<AtomicUsize>,
+    n_sleeping: AtomicUsize,
+    /// Whether threads shall end.
+    ends: Mutex<bool>,
+    wake: Condvar,
+    copy_ns: AtomicU64,
 }
 
-/// Pieces that one thread copies, and who waits for them.
-pub(crate) struct Job {
-    pub(crate) pieces: Vec<Piece>,
-    /// Set at the end.
-    pub(crate) done: Arc<AtomicBool>,
-    /// Counted down at the end.
-    pub(crate) pending: Arc<AtomicUsize>,
-}
-
-// SAFETY: the pointers are used by `Job::run` alone, under the contract of `Copiers::push`.
-#[allow(unsafe_code)]
-unsafe impl Send for Job {}
-
-impl Job {
-    #[allow(unsafe_code)]
-    fn run(self) {
-        for piece in &self.pieces {
-            // SAFETY: by the contract of `Copiers::push`. That others may change the source meanwhile is what `PinStore` says:
-            // such bytes are thrown away.
-            unsafe { std::ptr::copy_nonoverlapping(piece.from, piece.to, piece.bytes) };
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            ring: std::array::from_fn(|_| Apart::default()),
+            taken: Apart::default(),
+            given: Apart::default(),
+            n_open: Apart::default(),
+            n_looking: Apart::default(),
+            n_sleeping: AtomicUsize::new(0),
+            ends: Mutex::new(false),
+            wake: Condvar::new(),
+            copy_ns: AtomicU64::new(0),
         }
-        self.done.store(true, Ordering::Release);
-        self.pending.fetch_sub(1, Ordering::Release);
     }
 }
 
-#[derive(Default)]
-struct Queue {
-    jobs: VecDeque<Job>,
-    n_sleeping: usize,
-    ends: bool,
-}
-
-#[derive(Default)]
-struct Shared {
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    /// Jobs in the queue, to be looked at without its lock.
-    n_queued: AtomicUsize,
-    /// Jobs in the queue or running.
-    n_open: AtomicUsize,
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn n_waiting(&self) -> usize {
+        // In this order: `taken` never passes `given`.
+        let taken = self.taken.0.load(Ordering::SeqCst);
+        self.given.0.load(Ordering::SeqCst) - taken
     }
 
-    /// Runs one job, if one waits.
-    fn run_one(&self) -> bool {
-        if self.n_queued.load(Ordering::Relaxed) == 0 {
-            return false;
+    /// The job that has waited longest.
+    fn take(&self) -> Option<Arc<Job>> {
+        // Acquire: then `given`, read after it, is not less.
+        let mut taken = self.taken.0.load(Ordering::Acquire);
+        while taken != self.given.0.load(Ordering::Acquire) {
+            match self.taken.0.compare_exchange_weak(
+                taken,
+                taken + 1,
+                Ordering::SeqCst,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => return lock(&self.ring[taken % RING].0).take(),
+                Err(now) => taken = now,
+            }
         }
-        let job = self.lock().jobs.pop_front();
-        let Some(job) = job else { return false };
-        self.n_queued.fetch_sub(1, Ordering::Relaxed);
+        None
+    }
+
+    fn run(&self, job: &Job) {
+        let start = Instant::now();
         job.run();
-        self.n_open.fetch_sub(1, Ordering::Release);
-        true
+        let ns = start.elapsed().as_nanos() as u64;
+        self.copy_ns.fetch_add(ns, Ordering::Relaxed);
+        self.n_open.0.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Looks for a job for a while.
+    fn look(&self) -> Option<Arc<Job>> {
+        let mut start = None;
+        loop {
+            for _ in 0..TURNS {
+                if let Some(job) = self.take() {
+                    return Some(job);
+                }
+                spin_loop();
+            }
+            if start.get_or_insert_with(Instant::now).elapsed() > SPIN_TIME {
+                return None;
+            }
+        }
+    }
+
+    /// Sleeps until there is a job; false: the thread shall end.
+    fn sleep(&self) -> bool {
+        let mut ends = lock(&self.ends);
+        // Before the look at the ring: `push` looks at these after it has given its job, so one of both sees the other.
+        self.n_sleeping.fetch_add(1, Ordering::SeqCst);
+        while self.n_waiting() == 0 && !*ends {
+            ends = self.wake.wait(ends).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.n_sleeping.fetch_sub(1, Ordering::SeqCst);
+        !*ends
+    }
+
+    fn wake_one(&self) {
+        // Whoever is about to sleep holds this until it does.
+        drop(lock(&self.ends));
+        self.wake.notify_one();
     }
 
     fn work(&self) {
-        let mut idle = 0;
         loop {
-            if self.run_one() {
-                idle = 0;
-                continue;
-            }
-            idle += 1;
-            if idle < SPINS {
-                spin_loop();
-                continue;
-            }
-            idle = 0;
-            let mut queue = self.lock();
-            while queue.jobs.is_empty() && !queue.ends {
-                queue.n_sleeping += 1;
-                queue = self
-                    .wake
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-                queue.n_sleeping -= 1;
-            }
-            if queue.ends {
-                return;
+            self.n_looking.0.fetch_add(1, Ordering::SeqCst);
+            let job = self.look();
+            self.n_looking.0.fetch_sub(1, Ordering::SeqCst);
+            match job {
+                Some(job) => {
+                    let looking = self.n_looking.0.load(Ordering::Relaxed);
+                    if self.n_waiting() > looking && self.n_sleeping.load(Ordering::Relaxed) > 0 {
+                        self.wake_one();
+                    }
+                    self.run(&job);
+                }
+                None if self.sleep() => (),
+                None => return,
             }
         }
     }
@@ -126,11 +170,16 @@ impl Copiers {
         Self::default()
     }
 
-    /// One thread less than there are cores, at most eight; fewer if the system refuses some. Start them with signals blocked if
-    /// signals are the main thread's business.
-    pub fn start() -> Self {
+    /// One thread less than there are cores, at most fourteen.
+    pub fn usual_threads() -> usize {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Self::with_threads((cores - 1).min(MAX_THREADS))
+        (cores - 1).min(MAX_THREADS)
+    }
+
+    /// The usual number of threads; fewer if the system refuses some. Start them with signals blocked if signals are the main
+    /// thread's business.
+    pub fn start() -> Self {
+        Self::with_threads(Self::usual_threads())
     }
 
     /// So many threads; fewer if the system refuses some.
@@ -146,50 +195,88 @@ impl Copiers {
         Self { shared, threads }
     }
 
+    /// Number of threads.
+    pub(crate) fn n_threads(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Time spent copying until now, of all threads and of those that helped together.
+    pub(crate) fn copy_time(&self) -> Duration {
+        Duration::from_nanos(self.shared.copy_ns.load(Ordering::Relaxed))
+    }
+
     /// Hands out a job.
     ///
     /// # Safety
-    /// Until the job is done, the source of each piece can be read and its target belongs to the job alone; they do not
-    /// overlap. [`Copiers::finish`] waits for that.
+    /// It was not handed out before. Until it is done, the source of each piece can be read and its target belongs to the job
+    /// alone; they do not overlap. [`Copiers::finish`] waits for that.
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn push(&self, job: Job) {
-        self.shared.n_open.fetch_add(1, Ordering::Relaxed);
-        let mut queue = self.shared.lock();
-        queue.jobs.push_back(job);
-        self.shared.n_queued.fetch_add(1, Ordering::Relaxed);
-        let wakes = queue.n_sleeping > 0;
-        drop(queue);
-        if wakes {
-            self.shared.wake.notify_one();
+    pub(crate) unsafe fn push(&mut self, job: Arc<Job>) {
+        let shared = &*self.shared;
+        shared.n_open.0.fetch_add(1, Ordering::Relaxed);
+        while shared.n_waiting() >= RING {
+            self.run_one();
+        }
+        // `&mut self`: there is no other writer.
+        let given = shared.given.0.load(Ordering::Relaxed);
+        loop {
+            let mut place = lock(&shared.ring[given % RING].0);
+            if place.is_none() {
+                *place = Some(job);
+                break;
+            }
+            drop(place);
+            yield_now();
+        }
+        shared.given.0.store(given + 1, Ordering::SeqCst);
+        // Where a thread is awake it wakes the others, in `work`.
+        let sleeping = shared.n_sleeping.load(Ordering::SeqCst);
+        if sleeping > 0 && sleeping == self.n_threads() {
+            shared.wake_one();
         }
     }
 
-    /// Copies along until `is_over`.
+    /// Runs one job, if one waits.
+    fn run_one(&self) -> bool {
+        let job = self.shared.take();
+        if let Some(job) = &job {
+            self.shared.run(job);
+        }
+        job.is_some()
+    }
+
+    /// Waits until `is_over`, which the end of jobs brings about. Copies along where that does not keep threads waiting for more
+    /// jobs, or where they do not get on.
     pub(crate) fn help_until(&self, is_over: impl Fn() -> bool) {
+        let mut start = None;
         let mut turns = 0;
         while !is_over() {
-            if self.shared.run_one() {
-                turns = 0;
-            } else if turns < SPINS {
-                turns += 1;
-                spin_loop();
-            } else {
-                // A thread is in the middle of a copy, and perhaps wants this core.
-                yield_now();
+            let waits_long =
+                turns >= TURNS && start.get_or_insert_with(Instant::now).elapsed() > PATIENCE;
+            if self.shared.n_waiting() > self.n_threads() || waits_long {
+                if self.run_one() {
+                    (start, turns) = (None, 0);
+                } else {
+                    // A thread is in the middle of a copy, and perhaps wants this core.
+                    yield_now();
+                }
+                continue;
             }
+            turns += 1;
+            spin_loop();
         }
     }
 
     /// Waits until all jobs are done: for as long as it takes to copy them.
     pub(crate) fn finish(&self) {
-        self.help_until(|| self.shared.n_open.load(Ordering::Acquire) == 0);
+        self.help_until(|| self.shared.n_open.0.load(Ordering::Acquire) == 0);
     }
 }
 
 impl Drop for Copiers {
     fn drop(&mut self) {
         self.finish();
-        self.shared.lock().ends = true;
+        *lock(&self.shared.ends) = true;
         self.shared.wake.notify_all();
         for thread in self.threads.drain(..) {
             // A thread that only copies bytes does not panic.
@@ -208,31 +295,30 @@ mod tests {
         for n_threads in [0, 1, 3] {
             let from: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
             let mut to = vec![0u8; from.len()];
-            let copiers = Copiers::with_threads(n_threads);
+            let mut copiers = Copiers::with_threads(n_threads);
             let pending = Arc::new(AtomicUsize::new(0));
-            let mut flags = Vec::new();
+            let mut jobs = Vec::new();
             let start = to.as_mut_ptr();
-            for (i, parts) in from.chunks(10_007).enumerate() {
-                let at = i * 10_007;
+            // More jobs than the ring holds, with a pause in which the threads fall asleep.
+            for (i, parts) in from.chunks(3001).enumerate() {
+                let at = i * 3001;
                 let pieces = parts.chunks(977).enumerate().map(|(j, part)| Piece {
                     from: part.as_ptr(),
                     // SAFETY: within `to`, which is as long as `from`.
                     to: unsafe { start.add(at + j * 977) },
                     bytes: part.len(),
                 });
-                let done = Arc::new(AtomicBool::new(false));
-                flags.push(done.clone());
-                pending.fetch_add(1, Ordering::Relaxed);
-                let job = Job {
-                    pieces: pieces.collect(),
-                    done,
-                    pending: pending.clone(),
-                };
+                let job = Job::new(pieces.collect(), &pending);
+                jobs.push(job.clone());
                 // SAFETY: both buffers outlive `finish`, and the pieces lie apart.
                 unsafe { copiers.push(job) };
+                if i == 200 {
+                    std::thread::sleep(3 * SPIN_TIME);
+                }
             }
+            assert!(jobs.len() > 2 * RING);
             copiers.finish();
-            assert!(flags.iter().all(|done| done.load(Ordering::Acquire)));
+            assert!(jobs.iter().all(|job| job.is_done()));
             assert_eq!(pending.load(Ordering::Acquire), 0);
             assert!(to == from, "{n_threads} threads");
         }

@@ -3,7 +3,7 @@
 use crate::buffers::DeviceBuffer;
 use crate::context::{Context, Scans};
 use crate::driver::run;
-use crate::engine::{CudaEngine, Engine};
+use crate::engine::{AreaPool, CudaEngine, Engine};
 use crate::error::GpuError;
 use crate::memory::TierPlan;
 use crate::module::{Image, image_for, scans_of};
@@ -79,7 +79,8 @@ pub struct Gpu {
 
 #[derive(Clone)]
 enum Backend {
-    Cuda(Arc<Context>),
+    /// With what loading keeps of page-locked memory.
+    Cuda(Arc<Context>, Arc<AreaPool>),
     #[cfg(feature = "simulated")]
     Simulated,
 }
@@ -108,7 +109,7 @@ impl Gpu {
     pub fn open_image(ordinal: i32, image: &Image, scans: Scans) -> Result<Self, GpuError> {
         let ctx = Context::new(ordinal, image, scans)?;
         Ok(Self {
-            backend: Backend::Cuda(ctx),
+            backend: Backend::Cuda(ctx, Arc::default()),
         })
     }
 
@@ -123,7 +124,7 @@ impl Gpu {
     /// (free, total) bytes of device memory.
     pub fn memory(&self) -> Result<(u64, u64), GpuError> {
         match &self.backend {
-            Backend::Cuda(ctx) => ctx.memory(),
+            Backend::Cuda(ctx, _) => ctx.memory(),
             #[cfg(feature = "simulated")]
             Backend::Simulated => Ok((
                 crate::engine::simulated::MEMORY_BYTES,
@@ -135,7 +136,7 @@ impl Gpu {
     /// Bytes of device memory held by tiers of this context.
     pub fn allocated(&self) -> u64 {
         match &self.backend {
-            Backend::Cuda(ctx) => ctx.allocated(),
+            Backend::Cuda(ctx, _) => ctx.allocated(),
             #[cfg(feature = "simulated")]
             Backend::Simulated => 0,
         }
@@ -144,7 +145,7 @@ impl Gpu {
     /// Whether the context can no longer be used.
     pub fn is_lost(&self) -> bool {
         match &self.backend {
-            Backend::Cuda(ctx) => ctx.enter().is_err(),
+            Backend::Cuda(ctx, _) => ctx.enter().is_err(),
             #[cfg(feature = "simulated")]
             Backend::Simulated => false,
         }
@@ -153,7 +154,7 @@ impl Gpu {
     /// The CUDA context, if this is a real device.
     pub fn context(&self) -> Option<&Arc<Context>> {
         match &self.backend {
-            Backend::Cuda(ctx) => Some(ctx),
+            Backend::Cuda(ctx, _) => Some(ctx),
             #[cfg(feature = "simulated")]
             Backend::Simulated => None,
         }
@@ -166,10 +167,11 @@ impl Gpu {
         metric: Metric,
     ) -> Result<Box<dyn Engine>, GpuError> {
         match &self.backend {
-            Backend::Cuda(ctx) => {
+            Backend::Cuda(ctx, pool) => {
                 let memory = DeviceBuffer::new(ctx, plan.bytes)?;
                 Ok(Box::new(CudaEngine::new(
                     ctx,
+                    pool.clone(),
                     memory,
                     plan.clone(),
                     metric,

@@ -36,7 +36,7 @@ pub use batch::{Batch, BatchFound, Lists, LockedQueries, Source};
 pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;
-pub use load::LoadError;
+pub use load::{LoadError, LoadTimes};
 pub use query::TierQuery;
 pub use search::SearchTimes;
 pub use tier::{Tier, TierList, TierSpec};

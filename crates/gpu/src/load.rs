@@ -6,6 +6,7 @@
 //! are through. So the calling thread never waits for one page, and memory of the device is written once.
 
 mod batches;
+mod times;
 
 use crate::copiers::Piece;
 use crate::error::GpuError;
@@ -22,9 +23,8 @@ use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
 
 use batches::{Batch, Pinned};
+pub use times::LoadTimes;
 
-/// A batch of pages is handed to the copiers when it has so many bytes.
-const BATCH_BYTES: usize = 256 << 10;
 /// Lists that were rewritten while they were read are tried again so often.
 const MAX_ROUNDS: usize = 4;
 
@@ -60,6 +60,7 @@ impl TierBuilder {
         lists: &[u32],
     ) -> Result<(), LoadError> {
         self.check_index(index)?;
+        let batch_bytes = self.staging.load_shape().job_bytes;
         let mut loader = Loader {
             s,
             index,
@@ -72,6 +73,7 @@ impl TierBuilder {
             copied: VecDeque::new(),
             n_pinned: 0,
             max_pins: s.max_pins().max(1),
+            batch_bytes,
         };
         let outcome = loader.load(lists);
         loader.release_all();
@@ -123,6 +125,8 @@ struct Loader<'a, S: PinStore> {
     copied: VecDeque<Batch<S::Pin>>,
     n_pinned: usize,
     max_pins: usize,
+    /// A batch is handed to the copiers when it has so many bytes.
+    batch_bytes: usize,
 }
 
 impl<S: PinStore> Loader<'_, S> {
@@ -248,7 +252,7 @@ impl<S: PinStore> Loader<'_, S> {
                 bytes: n,
             });
             self.piece_bytes += n;
-            if self.piece_bytes >= BATCH_BYTES {
+            if self.piece_bytes >= self.batch_bytes {
                 self.dispatch()?;
             }
             (from, bytes, to) = (from + n as u64, bytes - n, to.wrapping_add(n));

@@ -3,15 +3,16 @@
 
 use crate::context::Wait;
 use crate::copiers::{Copiers, Job, Piece};
-use crate::engine::{Engine, N_STAGES, STAGE_BYTES, StageShape, Unpack};
+use crate::engine::{Engine, LoadShape, StageShape, Unpack};
 use crate::error::GpuError;
 use crate::launch::unpack::{ENTRIES_PER_ITEM, Items};
+use crate::load::LoadTimes;
 use crate::params::UnpackItem;
 use omen_ivf::layout::group::{GROUP, LIVE_LINE, LIVE_OFFSET};
 use omen_ivf::layout::page::LINE_BYTES;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest wait for the device to take one area.
@@ -32,6 +33,8 @@ pub(crate) fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
 /// The areas. The first thing to be dropped of whatever owns the engine too: its threads write to the engine's memory.
 pub(crate) struct Staging {
     copiers: Copiers,
+    load_shape: LoadShape,
+    times: LoadTimes,
     shape: StageShape,
     filling: Option<Area>,
     /// Filled, but perhaps still copied to; oldest first.
@@ -44,6 +47,8 @@ pub(crate) struct Staging {
 struct Area {
     which: usize,
     start: *mut u8,
+    /// Its size.
+    bytes: usize,
     used: usize,
     groups: Vec<UnpackItem>,
     rows: Vec<UnpackItem>,
@@ -64,7 +69,7 @@ impl Area {
     fn room(&self) -> (usize, usize) {
         let at = self.used.next_multiple_of(PART_ALIGN);
         let items = (self.groups.len() + self.rows.len()) * size_of::<UnpackItem>();
-        (at, STAGE_BYTES.saturating_sub(at + items))
+        (at, self.bytes.saturating_sub(at + items))
     }
 
     /// Takes `bytes` at `at`; where they are.
@@ -86,6 +91,8 @@ impl Staging {
     pub(crate) fn new(copiers: Copiers, shape: StageShape, n_slots: usize) -> Self {
         Self {
             copiers,
+            load_shape: LoadShape::DEFAULT,
+            times: LoadTimes::default(),
             shape,
             filling: None,
             sealed: VecDeque::new(),
@@ -98,8 +105,39 @@ impl Staging {
         self.shape
     }
 
-    pub(crate) fn copiers(&self) -> &Copiers {
-        &self.copiers
+    pub(crate) fn load_shape(&self) -> LoadShape {
+        self.load_shape
+    }
+
+    /// Takes another shape, before there are parts.
+    pub(crate) fn set_load_shape(&mut self, shape: LoadShape) {
+        self.load_shape = shape;
+    }
+
+    pub(crate) fn times(&self) -> LoadTimes {
+        LoadTimes {
+            copying: self.copiers.copy_time(),
+            n_threads: self.copiers.n_threads(),
+            ..self.times
+        }
+    }
+
+    /// Waits for a job.
+    pub(crate) fn wait_for(&mut self, job: &Job) {
+        self.wait_until(|| job.is_done());
+    }
+
+    /// Waits until all jobs are done.
+    pub(crate) fn finish_copies(&self) {
+        self.copiers.finish();
+    }
+
+    fn wait_until(&mut self, is_over: impl Fn() -> bool) {
+        if !is_over() {
+            let start = Instant::now();
+            self.copiers.help_until(is_over);
+            self.times.copies += start.elapsed();
+        }
     }
 
     /// Room for rows of up to `n` entries, the first of which goes to `slot`. None: the area is full, see `turn`.
@@ -147,40 +185,39 @@ impl Staging {
         Some(Part { n, start })
     }
 
-    /// Has `pieces` copied into parts of the area being filled; `done` is set then.
+    /// Has `pieces` copied into parts of the area being filled. None: there is nothing to copy.
     ///
     /// # Safety
     /// As for [`Copiers::push`].
     #[allow(unsafe_code)]
-    pub(crate) unsafe fn copy(&self, pieces: Vec<Piece>, done: Arc<AtomicBool>) {
-        let Some(area) = &self.filling else {
-            // Parts come from the area being filled, so there are no pieces without one.
-            return done.store(true, Ordering::Release);
-        };
-        area.pending.fetch_add(1, Ordering::Relaxed);
-        let pending = area.pending.clone();
-        let job = Job {
-            pieces,
-            done,
-            pending,
-        };
+    pub(crate) unsafe fn copy(&mut self, pieces: Vec<Piece>) -> Option<Arc<Job>> {
+        // Parts come from the area being filled, so there are no pieces without one.
+        let area = self.filling.as_ref().filter(|_| !pieces.is_empty())?;
+        let job = Job::new(pieces, &area.pending);
         // SAFETY: by this function's contract.
-        unsafe { self.copiers.push(job) };
+        unsafe { self.copiers.push(job.clone()) };
+        Some(job)
     }
 
     /// Goes on in the next area, once the device has taken what was in it.
     pub(crate) fn turn(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
         self.sealed.extend(self.filling.take());
         self.send_complete(engine)?;
-        if self.sealed.len() == N_STAGES {
+        if self.sealed.len() == self.load_shape.n_areas {
             self.send_oldest(engine)?;
         }
         let which = self.next;
-        self.next = (which + 1) % N_STAGES;
+        self.next = (which + 1) % self.load_shape.n_areas;
+        let began = Instant::now();
+        engine.make_stage(which)?;
+        let made = Instant::now();
         let start = bounded(|wait| engine.stage(which, wait))?.as_mut_ptr();
+        self.times.areas += made - began;
+        self.times.device += made.elapsed();
         self.filling = Some(Area {
             which,
             start,
+            bytes: self.load_shape.area_bytes,
             used: 0,
             groups: Vec::new(),
             rows: Vec::new(),
@@ -201,10 +238,11 @@ impl Staging {
         let Some(area) = self.sealed.pop_front() else {
             return Ok(());
         };
-        self.copiers.help_until(|| area.is_complete());
+        self.wait_until(|| area.is_complete());
         if area.used == 0 {
             return Ok(());
         }
+        let began = Instant::now();
         let bytes = engine.stage_open(area.which)?;
         for item in &area.groups {
             set_live(&mut self.live, bytes, item, self.shape.group_bytes);
@@ -234,7 +272,9 @@ impl Staging {
                 rows,
                 shape,
             },
-        )
+        )?;
+        self.times.sending += began.elapsed();
+        Ok(())
     }
 
     /// Sends all that is left; returns the live bits.

@@ -5,17 +5,18 @@ use crate::error::GpuError;
 use crate::params::TensorMap;
 use cudarc::driver::sys;
 
-/// The map of a dense f16 array at a device address. `dims`: lengths, fastest first (row-major arrays backwards), the first a multiple
-/// of 8; `boxes`: what one copy takes of each, 64 of the first, swizzled by 128 bytes. What lies beyond the array comes as zeroes.
+/// The map of an f16 array at a device address. `dims`: lengths, fastest first (row-major arrays backwards), the first a multiple of 8;
+/// `strides`: bytes from one to the next, of all dimensions but the first; `boxes`: what one copy takes of each, 64 of the first, swizzled
+/// by 128 bytes. What lies beyond the array comes as zeroes.
 #[allow(unsafe_code)]
-pub(crate) fn matrix(address: u64, dims: &[u64], boxes: &[u32]) -> Result<TensorMap, GpuError> {
-    assert!(dims.len() == boxes.len() && dims[0].is_multiple_of(8) && address.is_multiple_of(16));
-    let mut strides = Vec::with_capacity(dims.len() - 1);
-    let mut bytes = 2;
-    for dim in &dims[..dims.len() - 1] {
-        bytes *= dim;
-        strides.push(bytes);
-    }
+pub(crate) fn matrix(
+    address: u64,
+    dims: &[u64],
+    strides: &[u64],
+    boxes: &[u32],
+) -> Result<TensorMap, GpuError> {
+    assert!(dims.len() == boxes.len() && dims.len() == strides.len() + 1);
+    assert!(dims[0].is_multiple_of(8) && address.is_multiple_of(16));
     let steps = vec![1u32; dims.len()];
     let mut map = TensorMap::default();
     // SAFETY: the arrays have `dims.len()` elements (strides one less), as the rank says; the map has the driver's size and alignment.

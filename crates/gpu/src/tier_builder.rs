@@ -4,8 +4,9 @@ mod entries;
 
 use crate::copiers::Copiers;
 use crate::device::Gpu;
-use crate::engine::{Engine, N_STAGES, STAGE_BYTES, StageShape};
+use crate::engine::{Engine, LoadShape, StageShape};
 use crate::error::GpuError;
+use crate::load::LoadTimes;
 use crate::memory::{Parts, TierPlan};
 use crate::staging::{Staging, bounded};
 use crate::tier::{Catalog, Tier, TierList, TierSpec};
@@ -107,6 +108,19 @@ impl TierBuilder {
         self.plan.parts
     }
 
+    /// Loads in another way than the usual one, to compare; before anything is given. Larger areas may take memory of the device
+    /// beyond the limit until `finish`.
+    pub fn set_load_shape(&mut self, shape: LoadShape) {
+        let shape = shape.within_bounds();
+        self.staging.set_load_shape(shape);
+        self.engine.set_load_shape(shape);
+    }
+
+    /// What loading has waited for until now.
+    pub fn load_times(&self) -> LoadTimes {
+        self.staging.times()
+    }
+
     /// The next `n` slots; None if there are not so many.
     pub(crate) fn take_slots(&mut self, n: usize) -> Option<usize> {
         let first = self.next;
@@ -155,6 +169,11 @@ impl TierBuilder {
             rotation,
             ..
         } = self;
+        let LoadShape {
+            n_areas,
+            area_bytes,
+            ..
+        } = staging.load_shape();
         let live = staging.finish(engine.as_mut())?;
         let has_centroids = !centroids.is_empty();
         let mut which = 0;
@@ -163,10 +182,10 @@ impl TierBuilder {
             (bytemuck::cast_slice(&centroids), plan.centroids),
             (bytemuck::cast_slice(&norms), plan.centroid_norms),
         ] {
-            for (i, part) in array.chunks(STAGE_BYTES).enumerate() {
+            for (i, part) in array.chunks(area_bytes).enumerate() {
                 bounded(|wait| engine.stage(which, wait))?[..part.len()].copy_from_slice(part);
-                engine.write_tier(which, 0..part.len(), at + i * STAGE_BYTES)?;
-                which = (which + 1) % N_STAGES;
+                engine.write_tier(which, 0..part.len(), at + i * area_bytes)?;
+                which = (which + 1) % n_areas;
             }
         }
         bounded(|wait| engine.end_writes(wait))?;

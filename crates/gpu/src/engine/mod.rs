@@ -1,10 +1,14 @@
 //! What a tier needs of a device: writing its arrays, running a batch that the device plans (`batch.rs`) or the host does. `CudaEngine`
 //! does it with kernels, `SimulatedEngine` with their twins.
 
+mod areas;
 mod batch;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
+pub(crate) use areas::AreaPool;
+pub use areas::LoadShape;
+use areas::StagingAreas;
 pub use batch::BatchOut;
 use batch::{BatchMemory, Views};
 
@@ -14,11 +18,11 @@ use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
-use crate::launch::unpack::{Items, unpack_groups, unpack_rows};
+use crate::launch::unpack::Items;
 use crate::launch::{rerank::rerank, scan::scan, select::select};
 use crate::memory::{MIN_SCRATCH_BYTES, ScratchPlan, TierPlan};
 use crate::params::{
-    ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView, UnpackParams,
+    ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView,
 };
 use crate::plan::Rounds;
 use omen_ivf::Metric;
@@ -26,14 +30,12 @@ use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of one staging area: so many that what a copy costs beside the bus is small against the copy, and not so many that
-/// page-locking the areas (0.3 ms a MB) is felt.
-pub const STAGE_BYTES: usize = 4 << 20;
-/// Staging areas: one is filled, one waits for its last pages, one is on the bus, one is unpacked.
-pub const N_STAGES: usize = 4;
-
 // While a tier is loaded, the areas on the device take the place of its scratch.
-const _: () = assert!((N_STAGES * STAGE_BYTES) as u64 <= MIN_SCRATCH_BYTES);
+const _: () = assert!(
+    (LoadShape::DEFAULT.n_areas * LoadShape::DEFAULT.area_bytes) as u64 <= MIN_SCRATCH_BYTES
+);
+/// Bytes copied back at a time.
+const READ_BYTES: usize = 4 << 20;
 
 /// What a staging area holds when it is unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +79,13 @@ pub trait Engine: Send {
     /// Which scan kernels run here.
     fn scans(&self) -> Scans;
 
-    /// A staging area of [`STAGE_BYTES`], once earlier copies out of it are done.
+    /// Sets number and size of the staging areas, while none has been taken.
+    fn set_load_shape(&mut self, shape: LoadShape);
+
+    /// Sees to it that there is a staging area of this number, which takes time when it is the first of its context.
+    fn make_stage(&mut self, which: usize) -> Result<(), GpuError>;
+
+    /// A staging area (`LoadShape::area_bytes`), once earlier copies out of it are done. Makes it if need be.
     fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError>;
 
     /// A staging area taken by `stage` before and not yet copied from.
@@ -143,15 +151,12 @@ pub trait Engine: Send {
 pub struct CudaEngine {
     // First, because dropping them waits for the work that uses the rest.
     stream: Stream,
-    stage_streams: [Option<Stream>; N_STAGES],
+    staging: StagingAreas,
     ctx: Arc<Context>,
     batch: BatchMemory,
     views: Views,
     tier: DeviceBuffer,
     view: TierView,
-    stages: [Option<PinnedBuffer>; N_STAGES],
-    /// What the staging areas are copied to before they are unpacked.
-    areas: [Option<DeviceBuffer>; N_STAGES],
     scratch: Option<DeviceBuffer>,
     upload: Option<PinnedBuffer>,
     download: Option<PinnedBuffer>,
@@ -159,9 +164,10 @@ pub struct CudaEngine {
 }
 
 impl CudaEngine {
-    /// An engine over the tier's memory.
-    pub fn new(
+    /// An engine over the tier's memory, whose staging areas come from `pool`.
+    pub(crate) fn new(
         ctx: &Arc<Context>,
+        pool: Arc<AreaPool>,
         tier: DeviceBuffer,
         plan: TierPlan,
         metric: Metric,
@@ -177,6 +183,7 @@ impl CudaEngine {
         };
         Ok(Self {
             stream: Stream::new(ctx)?,
+            staging: StagingAreas::new(ctx, pool),
             ctx: ctx.clone(),
             batch: BatchMemory::default(),
             views: Views {
@@ -185,9 +192,6 @@ impl CudaEngine {
             },
             tier,
             view,
-            stages: Default::default(),
-            stage_streams: Default::default(),
-            areas: Default::default(),
             scratch: None,
             upload: None,
             download: None,
@@ -273,58 +277,34 @@ impl Engine for CudaEngine {
         self.batch.fetch(&self.ctx, &self.stream, at, bytes, wait)
     }
 
+    fn set_load_shape(&mut self, shape: LoadShape) {
+        self.staging.set_shape(shape);
+    }
+
+    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
+        self.staging.make(which)
+    }
+
     fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
-        if let Some(stream) = &self.stage_streams[which] {
-            stream.wait(wait)?;
-        } else {
-            self.stage_streams[which] = Some(Stream::new(&self.ctx)?);
-        }
-        if self.stages[which].is_none() {
-            self.stages[which] = Some(PinnedBuffer::new(&self.ctx, STAGE_BYTES)?);
-        }
-        self.stage_open(which)
+        self.staging.wait(which, wait)
     }
 
     fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
-        self.stages[which]
-            .as_mut()
-            .map(PinnedBuffer::bytes_mut)
-            .ok_or_else(|| GpuError::Other("staging area not taken".into()))
+        self.staging.open(which)
     }
 
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
-        match (&self.stages[which], &self.stage_streams[which]) {
-            (Some(stage), Some(stream)) => stream.upload(&self.tier, at, stage, range),
-            _ => Err(GpuError::Other("staging area not taken".into())),
-        }
+        self.staging.write(which, range, &self.tier, at)
     }
 
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
-        let (Some(stage), Some(stream)) = (&self.stages[which], &self.stage_streams[which]) else {
-            return Err(GpuError::Other("staging area not taken".into()));
-        };
-        let area = match &mut self.areas[which] {
-            Some(area) => area,
-            none => none.insert(DeviceBuffer::new(&self.ctx, STAGE_BYTES)?),
-        };
-        stream.upload(area, 0, stage, 0..work.used)?;
-        let params = UnpackParams {
-            tier: self.view,
-            area: area.address(),
-            items: area.address() + work.items_at as u64,
-            dim: work.shape.dim as u32,
-            group_bytes: work.shape.group_bytes as u32,
-            code_words: work.shape.code_words as u32,
-            reserved: 0,
-        };
-        unpack_groups(&self.ctx, stream, params, work.groups)?;
-        unpack_rows(&self.ctx, stream, params, work.rows)
+        self.staging.unpack(which, self.view, work)
     }
 
     fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        let mut pinned = PinnedBuffer::new(&self.ctx, STAGE_BYTES)?;
-        for (i, part) in to.chunks_mut(STAGE_BYTES).enumerate() {
-            let start = at + i * STAGE_BYTES;
+        let mut pinned = PinnedBuffer::new(&self.ctx, READ_BYTES)?;
+        for (i, part) in to.chunks_mut(READ_BYTES).enumerate() {
+            let start = at + i * READ_BYTES;
             self.stream
                 .download(&mut pinned, &self.tier, start..start + part.len())?;
             self.stream.wait(wait)?;
@@ -334,15 +314,7 @@ impl Engine for CudaEngine {
     }
 
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        for which in 0..N_STAGES {
-            if let Some(stream) = &self.stage_streams[which] {
-                stream.wait(wait)?;
-            }
-            self.stages[which] = None;
-            self.areas[which] = None;
-            self.stage_streams[which] = None;
-        }
-        Ok(())
+        self.staging.end(wait)
     }
 
     fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {

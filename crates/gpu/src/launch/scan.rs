@@ -114,12 +114,19 @@ pub fn scan_planned(
 /// Describes rows and queries to the bulk copy engine.
 fn set_maps(params: &mut ScanParams) -> Result<(), GpuError> {
     // An empty tier has no items.
-    let n_rows = u64::from(params.tier.n_slots.max(1));
+    let step = u64::from(params.row_step.max(1));
+    let n_rows = u64::from(params.tier.n_slots.max(1)).div_ceil(step);
     let pitch = u64::from(params.tier.pitch);
-    params.row_map = matrix(params.tier.rows, &[pitch, n_rows], &[64, 128])?;
+    let (row, step) = (2 * pitch, 2 * pitch * step);
+    params.row_map = matrix(params.tier.rows, &[pitch, n_rows], &[step], &[64, 128])?;
     if params.group == 0 {
         let n_queries = u64::from(params.n_queries);
-        params.query_map = matrix(params.halves, &[pitch, 2, n_queries], &[64, 1, 64])?;
+        params.query_map = matrix(
+            params.halves,
+            &[pitch, 2, n_queries],
+            &[row, 2 * row],
+            &[64, 1, 64],
+        )?;
     }
     Ok(())
 }

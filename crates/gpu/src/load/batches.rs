@@ -1,11 +1,11 @@
 //! Batches of pinned pages: from the pin to the look at the page that ends it.
 
 use super::{LoadError, Loader};
+use crate::copiers::Job;
 use omen_ivf::export::Stream;
 use omen_ivf::layout::page::TAIL_START;
 use omen_ivf::store::PinStore;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A batch is handed to the copiers when it has so many pages.
 const BATCH_PAGES: usize = 64;
@@ -22,14 +22,21 @@ pub(super) struct Pinned<P> {
 /// Pages given back together, once their bytes are copied.
 pub(super) struct Batch<P> {
     pub(super) pages: Vec<Pinned<P>>,
-    done: Arc<AtomicBool>,
+    /// None: nothing to be copied.
+    job: Option<Arc<Job>>,
+}
+
+impl<P> Batch<P> {
+    fn is_done(&self) -> bool {
+        self.job.as_ref().is_none_or(|job| job.is_done())
+    }
 }
 
 impl<P> Default for Batch<P> {
     fn default() -> Self {
         Self {
             pages: Vec::new(),
-            done: Arc::default(),
+            job: None,
         }
     }
 }
@@ -37,7 +44,7 @@ impl<P> Default for Batch<P> {
 impl<S: PinStore> Drop for Loader<'_, S> {
     /// However this ends: nothing is read from pages any more.
     fn drop(&mut self) {
-        self.builder.staging.copiers().finish();
+        self.builder.staging.finish_copies();
     }
 }
 
@@ -77,27 +84,22 @@ impl<S: PinStore> Loader<'_, S> {
     /// Hands the batch to the copiers, sends areas that are complete, and gives back pages that are copied.
     #[allow(unsafe_code)]
     pub(super) fn dispatch(&mut self) -> Result<(), LoadError> {
-        let batch = std::mem::take(&mut self.filling);
-        let pieces = std::mem::take(&mut self.pieces);
+        let mut batch = std::mem::take(&mut self.filling);
+        let room = Vec::with_capacity(self.pieces.capacity());
+        let pieces = std::mem::replace(&mut self.pieces, room);
         self.piece_bytes = 0;
-        if pieces.is_empty() {
-            batch.done.store(true, Ordering::Release);
-        } else {
+        if !pieces.is_empty() {
             // SAFETY: the sources lie on pages pinned by this batch, by later ones or by the stream's current page. They stay
             // pinned until `release_oldest` or `release_all` has waited for this batch; should an error unwind, `drop` waits.
             // The targets are parts that the area being filled gave out, each once; the area lives as long as the engine, which
             // the builder drops after its staging.
-            unsafe { self.builder.staging.copy(pieces, batch.done.clone()) };
+            batch.job = unsafe { self.builder.staging.copy(pieces) };
         }
         self.copied.push_back(batch);
         self.builder
             .staging
             .send_complete(self.builder.engine.as_mut())?;
-        while self
-            .copied
-            .front()
-            .is_some_and(|batch| batch.done.load(Ordering::Acquire))
-        {
+        while self.copied.front().is_some_and(Batch::is_done) {
             self.release_oldest();
         }
         self.s.check_interrupts()?;
@@ -109,8 +111,9 @@ impl<S: PinStore> Loader<'_, S> {
         let Some(batch) = self.copied.pop_front() else {
             return;
         };
-        let copiers = self.builder.staging.copiers();
-        copiers.help_until(|| batch.done.load(Ordering::Acquire));
+        if let Some(job) = &batch.job {
+            self.builder.staging.wait_for(job);
+        }
         self.n_pinned -= batch.pages.len();
         self.touch(&batch.pages);
         for Pinned {
@@ -141,7 +144,7 @@ impl<S: PinStore> Loader<'_, S> {
 
     /// Gives all pages back.
     pub(super) fn release_all(&mut self) {
-        self.builder.staging.copiers().finish();
+        self.builder.staging.finish_copies();
         self.filling.pages.extend(self.page.take());
         self.copied.push_back(std::mem::take(&mut self.filling));
         for batch in self.copied.drain(..) {
