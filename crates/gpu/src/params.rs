@@ -3,7 +3,10 @@
 
 mod codes;
 
-pub use codes::{CodeConsts, CodeView, PrepareCodesParams, RerankSurvivorsParams, ScanCodesParams};
+pub use codes::{
+    CodeConsts, CodeView, FinishBoundedParams, PrepareCodesParams, RerankSurvivorsParams,
+    ScanCodesParams,
+};
 
 use crate::memory::TierPlan;
 use bytemuck::{Pod, Zeroable};
@@ -385,6 +388,8 @@ pub struct PlanParams {
     pub group: u64,
     /// u32 `[2, n_queries * probes]`: the pairs' numbers.
     pub pairs: u64,
+    /// u32 `[2, n_lists]`: where a list's items begin.
+    pub item_starts: u64,
     /// [`ScanItem`] `[2, max_items]`.
     pub items: u64,
     /// u32 `[2]`.
@@ -453,7 +458,7 @@ const _: () = {
     assert!(size_of::<PrepareParams>() == 88);
     assert!(size_of::<ProbeParams>() == 136);
     assert!(size_of::<ListSlots>() == 8);
-    assert!(size_of::<PlanParams>() == 128);
+    assert!(size_of::<PlanParams>() == 136);
 };
 
 /// Floats as unsigned numbers in the same order; not for NaN. Twin of `ordered_bits` in `kernels/params.h`.

@@ -9,7 +9,7 @@ use crate::real_gpu::{gpu, small};
 use crate::tier_arrays::{DeviceTier, HostTier};
 use half::f16;
 use omen_gpu::launch::finish::{MAX_KEEP, finish};
-use omen_gpu::params::{Found, FoundHead, NOTHING, RerankParams};
+use omen_gpu::params::{Found, FoundHead, NOTHING, QueryConsts, RerankParams};
 use omen_gpu::twin::finish::finish_one;
 use omen_gpu::{Gpu, twin};
 use omen_ivf::Metric;
@@ -18,7 +18,7 @@ use rand::seq::SliceRandom;
 use rand::seq::index::sample;
 
 /// A tier of integer rows, a third of them copies, with one radius but for a few infinite ones, and tids that share blocks.
-fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> HostTier {
+pub fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> HostTier {
     let mut host = HostTier::random(rng, metric, dim, n_slots);
     for slot in 0..n_slots {
         let from = slot * host.pitch;
@@ -41,13 +41,13 @@ fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) 
         .collect();
     offsets.shuffle(rng);
     for (tid, offset) in host.tids.iter_mut().zip(offsets) {
-        *tid = offset << 32 | [0, 1, 0x8000_0000, 0xFFFF_FFFF][rng.random_range(0..4)];
+        *tid = offset << 32 | [0, 1, 0x8000_0000, 0xFFFF_FFFE][rng.random_range(0..4)];
     }
     host
 }
 
 /// A threshold that cuts none, all, or somewhere between two keys.
-fn threshold_of(rng: &mut impl Rng, keys: &[f32]) -> f32 {
+pub fn threshold_of(rng: &mut impl Rng, keys: &[f32]) -> f32 {
     let mut keys: Vec<f32> = keys.iter().copied().filter(|key| key.is_finite()).collect();
     keys.sort_by(f32::total_cmp);
     keys.dedup();
@@ -195,25 +195,38 @@ fn check_case(gpu: &Gpu, device: &Device, rng: &mut impl Rng, host: &HostTier, c
             thresholds[q],
             k,
         );
-        // What the norm contributes may cancel out.
-        let size = 1.0 + queries.consts[q].norm;
-        let near = |a: f32, b: f32| a == b || (a - b).abs() <= 1e-6 * (b.abs() + size);
-        let ours = heads[q];
+        let ours = (&heads[q], &found[q * k..(q + 1) * k]);
+        let head = FoundHead {
+            overflow: overflows[q],
+            ..head
+        };
+        check_answer(ours, (&head, &expected), &queries.consts[q], &what);
+    }
+}
+
+/// Whether an answer is the twin's, up to rounding of the keys.
+pub fn check_answer(
+    (ours, found): (&FoundHead, &[Found]),
+    (twin, expected): (&FoundHead, &[Found]),
+    consts: &QueryConsts,
+    what: &str,
+) {
+    // What the norm contributes may cancel out.
+    let size = 1.0 + consts.norm;
+    let near = |a: f32, b: f32| a == b || (a - b).abs() <= 1e-6 * (b.abs() + size);
+    assert!(
+        ours.count == twin.count
+            && ours.overflow == twin.overflow
+            && near(ours.frontier, twin.frontier),
+        "{what}: {ours:?}, twin {twin:?}"
+    );
+    for (i, (ours, twin)) in found.iter().zip(expected).enumerate() {
         assert!(
-            ours.count == head.count
-                && ours.overflow == overflows[q]
-                && near(ours.frontier, head.frontier),
-            "{what}: {ours:?}, twin {head:?}, overflow {}",
-            overflows[q]
+            near(ours.key, twin.key)
+                && near(ours.ceiling, twin.ceiling)
+                && (ours.tid_block, ours.tid_offset) == (twin.tid_block, twin.tid_offset),
+            "{what}: place {i}: {ours:?}, twin {twin:?}"
         );
-        for (i, (ours, theirs)) in found[q * k..].iter().zip(&expected).enumerate() {
-            assert!(
-                near(ours.key, theirs.key)
-                    && near(ours.ceiling, theirs.ceiling)
-                    && (ours.tid_block, ours.tid_offset) == (theirs.tid_block, theirs.tid_offset),
-                "{what}: place {i}: {ours:?}, twin {theirs:?}"
-            );
-        }
     }
 }
 

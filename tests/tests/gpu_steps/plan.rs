@@ -1,4 +1,4 @@
-//! `plan_count`, `plan_items`, `plan_scatter` against `twin::plan`.
+//! `plan_count`, `plan_items`, `plan_scatter`, and `plan_one` for single queries, against `twin::plan`.
 
 use crate::arrays::{OnDevice, OnHost};
 use crate::common::rng;
@@ -141,6 +141,7 @@ fn run(device: &Device, case: &Case, max_items: usize, what: &str) -> Planned {
     let pair_at = OnDevice::new(device, &vec![u32::MAX; n_pairs]);
     let group = OnDevice::new(device, &vec![u32::MAX; 2 * n_pairs]);
     let pairs = OnDevice::new(device, &vec![u32::MAX; 2 * n_pairs]);
+    let item_starts = OnDevice::new(device, &vec![u32::MAX; 2 * n_lists]);
     let items = OnDevice::new(device, &vec![ScanItem::default(); 2 * max_items]);
     let n_items = OnDevice::new(device, &[u32::MAX; 2]);
     let overflow = OnHost::new(device, &[0u32]);
@@ -156,6 +157,7 @@ fn run(device: &Device, case: &Case, max_items: usize, what: &str) -> Planned {
         starts: starts.address(),
         group: group.address(),
         pairs: pairs.address(),
+        item_starts: item_starts.address(),
         items: items.address(),
         n_items: n_items.address(),
         overflow: overflow.address(),
@@ -177,6 +179,7 @@ fn run(device: &Device, case: &Case, max_items: usize, what: &str) -> Planned {
     };
     list_pairs.get(device, &format!("{what}: list_pairs"));
     starts.get(device, &format!("{what}: starts"));
+    item_starts.get(device, &format!("{what}: item_starts"));
     pair_at.get(device, &format!("{what}: pair_at"));
     planned
 }

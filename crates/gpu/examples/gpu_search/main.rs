@@ -1,6 +1,7 @@
 //! Measures searches of a tier, without a server: recall, queries per second, latency, exact search, device memory.
 //!
 //!     gpu_search FOLDER [--batches 10000,1024,128,16,1] [--exact 1,16,256,1024] [--targets 10:0.957,10:0.99,100:0.957]
+//!                       [--sweep "first_rows=512;code_queries=1024,code_sharing=64"] [--points 1024:124:10,16:0:10]
 //!                       [--curve 8,16,32,64,128,256,512] [--seconds 0.5] [--limit 240] [--device 0] [--no-codes] [--simulated]
 //!
 //! FOLDER is made by `benches/gpu/data.py`. One line of JSON a result, on standard output; `benches/gpu/report.py` reads them.
@@ -9,6 +10,7 @@
 
 mod folder;
 mod measure;
+mod sweep;
 mod tier;
 
 #[cfg(all(test, feature = "simulated"))]
@@ -31,6 +33,9 @@ struct Arguments {
     folder: PathBuf,
     device: i32,
     simulated: bool,
+    /// Settings to compare at `points` instead of measuring all.
+    sweep: Vec<String>,
+    points: Vec<sweep::Point>,
     codes: bool,
     options: Options,
 }
@@ -47,11 +52,21 @@ fn target(text: &str) -> Result<(usize, f64), Box<dyn Error>> {
     Ok((k.parse()?, recall.parse()?))
 }
 
+fn point(text: &str) -> Result<sweep::Point, Box<dyn Error>> {
+    let numbers: Vec<usize> = text.split(':').map(str::parse).collect::<Result<_, _>>()?;
+    match numbers[..] {
+        [batch, probes, k] => Ok((batch, probes, k)),
+        _ => Err("a point is batch:probes:k".into()),
+    }
+}
+
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<dyn Error>> {
     let mut arguments = Arguments {
         folder: words.next().ok_or("which folder?")?.into(),
         device: 0,
         simulated: false,
+        sweep: Vec::new(),
+        points: vec![(10_000, 124, 10), (1_024, 124, 10), (128, 124, 10)],
         codes: true,
         options: Options {
             batches: vec![10_000, 1_024, 128, 16, 1],
@@ -85,6 +100,13 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Box<d
                 options.targets = list::<String>(&value)?
                     .iter()
                     .map(|text| target(text))
+                    .collect::<Result<_, _>>()?;
+            }
+            "--sweep" => arguments.sweep = value.split(';').map(str::to_owned).collect(),
+            "--points" => {
+                arguments.points = list::<String>(&value)?
+                    .iter()
+                    .map(|text| point(text))
                     .collect::<Result<_, _>>()?;
             }
             "--seconds" => options.seconds = value.parse()?,
@@ -155,6 +177,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let codes = arguments.codes && Filter::for_dim(folder.dim as u32) == Filter::OneBit;
     let gpu = open(&arguments)?;
-    run(&gpu, &folder, codes, &arguments.options, std::io::stdout())?;
-    Ok(())
+    if arguments.sweep.is_empty() {
+        run(&gpu, &folder, codes, &arguments.options, std::io::stdout())?;
+        return Ok(());
+    }
+    let mut searcher = Searcher::new(tier::load(&gpu, &folder, codes)?, &folder);
+    let (sweep, points) = (&arguments.sweep, &arguments.points);
+    sweep::sweep(
+        &folder,
+        &mut searcher,
+        sweep,
+        points,
+        &mut std::io::stdout(),
+    )
 }

@@ -107,8 +107,13 @@ impl Searcher {
             queries: folder.queries.repeat(2),
             n_lists: folder.n_lists(),
             rounding: omen_ivf::bound::rounding(folder.dim as u32),
-            tuning: tuning(),
+            tuning: tuning_of(&std::env::var("OMEN_TUNING").unwrap_or_default()),
         }
+    }
+
+    /// Searches with other settings from now on.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     /// Most lists that `Lists::Nearest` can name, short of all.
@@ -170,10 +175,9 @@ impl Searcher {
     }
 }
 
-/// The defaults, or what OMEN_TUNING says, `name=number,...`.
-fn tuning() -> Tuning {
+/// The defaults but for what `text` says, `name=number,...`.
+pub fn tuning_of(text: &str) -> Tuning {
     let mut tuning = Tuning::default();
-    let text = std::env::var("OMEN_TUNING").unwrap_or_default();
     for (name, number) in text.split(',').filter_map(|part| part.split_once('=')) {
         let number = number.parse().expect("a number");
         match name {
@@ -181,6 +185,7 @@ fn tuning() -> Tuning {
             "first_rows_per_kept" => tuning.first_rows_per_kept = number,
             "two_halves_queries" => tuning.two_halves_queries = number,
             "code_sharing" => tuning.code_sharing = number,
+            "code_first_rows" => tuning.code_first_rows = number,
             "code_from" => tuning.code_from = number,
             "code_queries" => tuning.code_queries = number,
             "wgmma_from" => tuning.wgmma_from = number,

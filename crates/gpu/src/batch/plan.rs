@@ -3,11 +3,12 @@
 //! Steps: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
 //! select, for a finite threshold; `Append` scan of its other lists (or, exactly, of everything) against that threshold, and select;
 //! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
-//! cannot rule out come from the rows (`rerank_survivors`).
+//! cannot rule out come from the rows, in order of their bounds (`finish_bounded`).
 
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
+use crate::launch::finish_bounded::MAX_K;
 use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
@@ -27,6 +28,8 @@ pub struct Tuning {
     pub two_halves_queries: usize,
     /// Batches with up to so many queries a list, on average, search codes in the second round; see `code_queries`.
     pub code_sharing: usize,
+    /// Rows at which the first round before a code scan is large enough, at least.
+    pub code_first_rows: usize,
     /// Smaller batches search rows: for them launches count, not bytes.
     pub code_from: usize,
     /// From so many queries on that meet the same rows, `scan_wgmma` multiplies, where it runs.
@@ -42,6 +45,7 @@ impl Default for Tuning {
             first_rows_per_kept: 6,
             two_halves_queries: 64,
             code_sharing: 16,
+            code_first_rows: 256,
             code_from: 2,
             wgmma_from: 17,
             code_queries: 512,
@@ -164,6 +168,8 @@ pub struct BatchPlan {
     pub list_pairs: usize,
     /// u32 `[2, n_lists]`.
     pub starts: usize,
+    /// u32 `[2, n_lists]`.
+    pub item_starts: usize,
     /// u32 `[n, probes]`.
     pub pair_at: usize,
     /// u32 `[2, n * probes]`.
@@ -194,8 +200,8 @@ pub struct BatchPlan {
 
 /// Queries of an item of the code scan.
 const CODE_ITEM_QUERIES: usize = 64;
-/// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
-pub const CODE_SURVIVORS: usize = 256;
+/// So many more survivors of the first round than results set the code scan's threshold: keys are as good as exact there.
+const CODE_MARGIN: usize = 4;
 /// So many more survivors than results are kept, at least, and one in so many: enough to see beyond the last result, though the keys of
 /// the scans are loose.
 const MARGIN: usize = 16;
@@ -246,8 +252,15 @@ impl BatchPlan {
         let by_codes = tier.code_dim > 0
             && wanted.probes.is_some()
             && sharing <= tuning.code_sharing
+            && k <= MAX_K
             && (tuning.code_from..=tuning.code_queries).contains(&n);
-        let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
+        let (keep, first_rows) = if by_codes {
+            let keep = k + CODE_MARGIN;
+            (keep, tuning.code_first_rows.max(2 * keep))
+        } else {
+            let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
+            (keep, first_rows)
+        };
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
         let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(least, MAX_CAP);
         let width = match wanted.probes {
@@ -286,7 +299,7 @@ impl BatchPlan {
             codes: by_codes.then(|| {
                 let code_pitch = code_pitch_of(tier.dim);
                 CodePlan {
-                    scan: CodeScan::best(tier.scans >= Scans::Mma, sharing),
+                    scan: CodeScan::best(tier.scans >= Scans::Mma, 2 * sharing),
                     code_pitch,
                     planes: take(n * 4 * code_pitch * 4),
                     consts: take(n * size_of::<CodeConsts>()),
@@ -309,6 +322,7 @@ impl BatchPlan {
             n_first: take(n * 4),
             list_pairs: take(2 * n_lists * 4),
             starts: take(2 * n_lists * 4),
+            item_starts: take(2 * n_lists * 4),
             pair_at: take(pairs * 4),
             group: take(2 * pairs * 4),
             pairs: take(2 * pairs * 4),

@@ -1,24 +1,24 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
 use super::{Scales, grown};
-use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
+use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
 use crate::directory::DirectoryPlan;
 use crate::error::GpuError;
 use crate::launch::finish::finish;
+use crate::launch::finish_bounded::finish_bounded;
 use crate::launch::plan::plan as plan_rounds;
 use crate::launch::prepare::prepare_queries;
 use crate::launch::prepare_codes::prepare_codes;
 use crate::launch::probes::select_probes;
-use crate::launch::rerank_survivors::rerank_survivors;
 use crate::launch::scan::scan_planned;
 use crate::launch::scan_codes::scan_codes;
 use crate::launch::select::select;
 use crate::params::{
-    CodeView, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams, PrepareParams,
-    ProbeParams, QueryBound, RerankParams, RerankSurvivorsParams, ScanCodesParams, ScanItem,
-    ScanMode, ScanParams, SelectParams, TierView,
+    CodeView, FinishBoundedParams, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams,
+    PrepareParams, ProbeParams, QueryBound, RerankParams, ScanCodesParams, ScanItem, ScanMode,
+    ScanParams, SelectParams, TierView,
 };
 use omen_ivf::layout::group::Filter;
 use omen_ivf::rotation::Rotation;
@@ -294,6 +294,7 @@ impl BatchMemory {
             starts: at(plan.starts),
             group: at(plan.group),
             pairs: at(plan.pairs),
+            item_starts: at(plan.item_starts),
             items: at(plan.items),
             n_items: at(plan.n_items),
             overflow: on_host(plan.host_overflow),
@@ -401,25 +402,29 @@ impl BatchMemory {
                 loose_scale: scales.loose,
                 epsilon,
             };
-            let rerank = RerankSurvivorsParams {
-                rows: view.rows,
-                err: view.err,
+            let bounded = FinishBoundedParams {
+                tier: view,
                 queries: at(plan.queries),
                 consts: at(plan.consts),
-                base: at(codes.base),
-                counts: at(plan.counts),
                 survivors: at(plan.survivors),
-                n_slots: view.n_slots,
-                pitch: view.pitch,
-                metric: view.metric,
+                counts: at(plan.counts),
+                base: at(codes.base),
+                thresholds: at(plan.thresholds),
+                overflows: at(plan.overflows),
+                out: on_host(plan.host_found),
+                heads: on_host(plan.host_heads),
                 cap: plan.cap as u32,
+                k: plan.wanted.k as u32,
                 tight_scale: scales.tight,
-                reserved: 0,
+                wide_scale: scales.wide,
+                ..FinishBoundedParams::default()
             };
-            (codes.scan, prepare, scan, rerank)
+            (codes.scan, prepare, scan, bounded)
         });
         Ok(move || {
-            stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
+            if n > 1 {
+                stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
+            }
             prepare_queries(ctx, stream, prepare)?;
             scan_planned(ctx, stream, plan.rank_width, rank)?;
             select_probes(ctx, stream, probes, n)?;
@@ -430,15 +435,14 @@ impl BatchMemory {
                 // The first round's rows come again: only its thresholds stay.
                 stream.zero(scan.counts, n * 4)?;
             }
-            if let Some((kernel, prepare, scan, rerank)) = codes {
+            if let Some((kernel, prepare, scan, bounded)) = codes {
                 prepare_codes(ctx, stream, prepare, n)?;
-                stream.copy(rerank.base, scan.counts, n * 4)?;
+                stream.copy(bounded.base, scan.counts, n * 4)?;
                 let blocks = kernel.blocks_per_multiprocessor() as usize * ctx.multiprocessors();
                 scan_codes(ctx, stream, kernel, scan, blocks as u32)?;
-                rerank_survivors(ctx, stream, rerank, n, CODE_SURVIVORS)?;
-            } else {
-                scan_planned(ctx, stream, plan.width, others)?;
+                return finish_bounded(ctx, stream, bounded, n);
             }
+            scan_planned(ctx, stream, plan.width, others)?;
             select(ctx, stream, best, n)?;
             finish(ctx, stream, answer, n)
         })

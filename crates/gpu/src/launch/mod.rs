@@ -1,6 +1,7 @@
 //! One launcher per kernel: each owns its symbol, argument and grid. Nobody else launches.
 
 pub mod finish;
+pub mod finish_bounded;
 pub mod plan;
 pub mod prepare;
 pub mod prepare_codes;
@@ -14,7 +15,7 @@ pub mod unpack;
 
 use crate::error::GpuError;
 use crate::params::{
-    PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
+    FinishBoundedParams, PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
     RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams, UnpackParams,
 };
 
@@ -69,6 +70,11 @@ pub const KERNELS: &[Kernel] = &[
         &[size_of::<RerankParams>()],
         finish::MAX_SHARED_BYTES,
     ),
+    kernel_with_shared(
+        "finish_bounded",
+        &[size_of::<FinishBoundedParams>()],
+        finish_bounded::MAX_SHARED_BYTES,
+    ),
     kernel("prepare_queries", &[size_of::<PrepareParams>()]),
     kernel_with_shared(
         "select_probes",
@@ -82,6 +88,7 @@ pub const KERNELS: &[Kernel] = &[
     ),
     kernel("plan_count", &[size_of::<PlanParams>()]),
     kernel("plan_items", &[size_of::<PlanParams>()]),
+    kernel("plan_one", &[size_of::<PlanParams>()]),
     kernel("plan_scatter", &[size_of::<PlanParams>()]),
     kernel("prepare_codes", &[size_of::<PrepareCodesParams>()]),
     kernel("scan_codes_mma_4", &[size_of::<ScanCodesParams>()]),
