@@ -217,25 +217,6 @@ struct PlanParams {
 };
 static_assert(sizeof(PlanParams) == 136, "PlanParams");
 
-struct FinishBoundedParams {
-    TierView tier;
-    const float* queries;      // [n_queries, pitch]
-    const QueryConsts* consts; // [n_queries]
-    const u64* survivors;      // [n_queries, cap] base[q] of the first round, then those of the code scan by lower bound
-    const u32* counts;         // [n_queries]
-    const u32* base;           // [n_queries]
-    const float* thresholds;   // [n_queries]
-    const u32* overflows;      // [n_queries]
-    Found* out;                // [n_queries, k]
-    FoundHead* heads;          // [n_queries]
-    u32 cap;
-    u32 k;
-    float tight_scale;         // 1 - 2g, rounded down
-    float wide_scale;          // 1 + 2g, rounded up
-    u32 bounds_width;          // power of two: survivors of the code scan that are looked at, at most
-    u32 best_width;            // power of two, at least k + BOUNDED_CHUNK + 1
-};
-static_assert(sizeof(FinishBoundedParams) == 168, "FinishBoundedParams");
 
 // What a block unpacks: n rows or n entries of groups from byte `at` of the area on, to slots of one list. `at` is a multiple of
 // 16 for groups, and for rows if dim is one of 8; else of 2.

@@ -29,9 +29,7 @@ __device__ __forceinline__ float tight_sum(const TierView& tier, const float* q,
     return sum;
 }
 
-// Params: RerankParams or FinishBoundedParams.
-template <typename Params>
-__device__ __forceinline__ Found tight_bounds(const Params& p, const QueryConsts& consts, u32 slot, float sum) {
+__device__ __forceinline__ Found tight_bounds(const RerankParams& p, const QueryConsts& consts, u32 slot, float sum) {
     const float err = p.tier.err[slot];
     const u64 tid = p.tier.tids[slot];
     Found found;

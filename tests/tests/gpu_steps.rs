@@ -9,8 +9,6 @@ mod common;
 mod device;
 #[path = "gpu_steps/finish.rs"]
 mod finish;
-#[path = "gpu_steps/finish_bounded.rs"]
-mod finish_bounded;
 #[path = "gpu_steps/plan.rs"]
 mod plan;
 #[path = "gpu_steps/prepare.rs"]

@@ -3,10 +3,7 @@
 
 mod codes;
 
-pub use codes::{
-    CodeConsts, CodeView, FinishBoundedParams, PrepareCodesParams, RerankSurvivorsParams,
-    ScanCodesParams,
-};
+pub use codes::{CodeConsts, CodeView, PrepareCodesParams, RerankSurvivorsParams, ScanCodesParams};
 
 use crate::memory::TierPlan;
 use bytemuck::{Pod, Zeroable};

@@ -18,7 +18,7 @@ use rand::seq::SliceRandom;
 use rand::seq::index::sample;
 
 /// A tier of integer rows, a third of them copies, with one radius but for a few infinite ones, and tids that share blocks.
-pub fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> HostTier {
+fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> HostTier {
     let mut host = HostTier::random(rng, metric, dim, n_slots);
     for slot in 0..n_slots {
         let from = slot * host.pitch;
@@ -47,7 +47,7 @@ pub fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usi
 }
 
 /// A threshold that cuts none, all, or somewhere between two keys.
-pub fn threshold_of(rng: &mut impl Rng, keys: &[f32]) -> f32 {
+fn threshold_of(rng: &mut impl Rng, keys: &[f32]) -> f32 {
     let mut keys: Vec<f32> = keys.iter().copied().filter(|key| key.is_finite()).collect();
     keys.sort_by(f32::total_cmp);
     keys.dedup();
@@ -205,7 +205,7 @@ fn check_case(gpu: &Gpu, device: &Device, rng: &mut impl Rng, host: &HostTier, c
 }
 
 /// Whether an answer is the twin's, up to rounding of the keys.
-pub fn check_answer(
+fn check_answer(
     (ours, found): (&FoundHead, &[Found]),
     (twin, expected): (&FoundHead, &[Found]),
     consts: &QueryConsts,

@@ -3,12 +3,11 @@
 //! Steps: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
 //! select, for a finite threshold; `Append` scan of its other lists (or, exactly, of everything) against that threshold, and select;
 //! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
-//! cannot rule out come from the rows, in order of their bounds (`finish_bounded`).
+//! cannot rule out come from the rows (`rerank_survivors`).
 
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
-use crate::launch::finish_bounded::MAX_K;
 use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
@@ -22,6 +21,8 @@ use omen_ivf::Metric;
 pub struct Tuning {
     /// Rows at which a first round is large enough, at least; and per survivor kept.
     pub first_rows: usize,
+    /// The same for batches of at least [`LARGE`] queries: nearly every row is read anyway, and what survives has its price.
+    pub first_rows_large: usize,
     /// See `first_rows`.
     pub first_rows_per_kept: usize,
     /// Up to so many queries, both halves of the queries take part in `scan_wgmma`: memory is the limit there.
@@ -42,10 +43,11 @@ impl Default for Tuning {
     fn default() -> Self {
         Self {
             first_rows: 1024,
-            first_rows_per_kept: 6,
+            first_rows_large: 4096,
+            first_rows_per_kept: 35,
             two_halves_queries: 64,
             code_sharing: 16,
-            code_first_rows: 256,
+            code_first_rows: 512,
             code_from: 2,
             wgmma_from: 17,
             code_queries: 512,
@@ -198,8 +200,12 @@ pub struct BatchPlan {
     pub host_bytes: usize,
 }
 
+/// A large batch.
+const LARGE: usize = 4096;
 /// Queries of an item of the code scan.
 const CODE_ITEM_QUERIES: usize = 64;
+/// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
+pub const CODE_SURVIVORS: usize = 256;
 /// So many more survivors of the first round than results set the code scan's threshold: keys are as good as exact there.
 const CODE_MARGIN: usize = 4;
 /// So many more survivors than results are kept, at least, and one in so many: enough to see beyond the last result, though the keys of
@@ -252,13 +258,17 @@ impl BatchPlan {
         let by_codes = tier.code_dim > 0
             && wanted.probes.is_some()
             && sharing <= tuning.code_sharing
-            && k <= MAX_K
             && (tuning.code_from..=tuning.code_queries).contains(&n);
         let (keep, first_rows) = if by_codes {
             let keep = k + CODE_MARGIN;
             (keep, tuning.code_first_rows.max(2 * keep))
         } else {
-            let first_rows = tuning.first_rows.max(tuning.first_rows_per_kept * keep);
+            let least = if n < LARGE {
+                tuning.first_rows
+            } else {
+                tuning.first_rows_large
+            };
+            let first_rows = least.max(tuning.first_rows_per_kept * keep);
             (keep, first_rows)
         };
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };

@@ -1,24 +1,24 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
 use super::{Scales, grown};
-use crate::batch::plan::BatchPlan;
+use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
 use crate::directory::DirectoryPlan;
 use crate::error::GpuError;
 use crate::launch::finish::finish;
-use crate::launch::finish_bounded::finish_bounded;
 use crate::launch::plan::plan as plan_rounds;
 use crate::launch::prepare::prepare_queries;
 use crate::launch::prepare_codes::prepare_codes;
 use crate::launch::probes::select_probes;
+use crate::launch::rerank_survivors::rerank_survivors;
 use crate::launch::scan::scan_planned;
 use crate::launch::scan_codes::scan_codes;
 use crate::launch::select::select;
 use crate::params::{
-    CodeView, FinishBoundedParams, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams,
-    PrepareParams, ProbeParams, QueryBound, RerankParams, ScanCodesParams, ScanItem, ScanMode,
-    ScanParams, SelectParams, TierView,
+    CodeView, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams, PrepareParams,
+    ProbeParams, QueryBound, RerankParams, RerankSurvivorsParams, ScanCodesParams, ScanItem,
+    ScanMode, ScanParams, SelectParams, TierView,
 };
 use omen_ivf::layout::group::Filter;
 use omen_ivf::rotation::Rotation;
@@ -402,24 +402,22 @@ impl BatchMemory {
                 loose_scale: scales.loose,
                 epsilon,
             };
-            let bounded = FinishBoundedParams {
-                tier: view,
+            let rerank = RerankSurvivorsParams {
+                rows: view.rows,
+                err: view.err,
                 queries: at(plan.queries),
                 consts: at(plan.consts),
-                survivors: at(plan.survivors),
-                counts: at(plan.counts),
                 base: at(codes.base),
-                thresholds: at(plan.thresholds),
-                overflows: at(plan.overflows),
-                out: on_host(plan.host_found),
-                heads: on_host(plan.host_heads),
+                counts: at(plan.counts),
+                survivors: at(plan.survivors),
+                n_slots: view.n_slots,
+                pitch: view.pitch,
+                metric: view.metric,
                 cap: plan.cap as u32,
-                k: plan.wanted.k as u32,
                 tight_scale: scales.tight,
-                wide_scale: scales.wide,
-                ..FinishBoundedParams::default()
+                reserved: 0,
             };
-            (codes.scan, prepare, scan, bounded)
+            (codes.scan, prepare, scan, rerank)
         });
         Ok(move || {
             if n > 1 {
@@ -435,14 +433,15 @@ impl BatchMemory {
                 // The first round's rows come again: only its thresholds stay.
                 stream.zero(scan.counts, n * 4)?;
             }
-            if let Some((kernel, prepare, scan, bounded)) = codes {
+            if let Some((kernel, prepare, scan, rerank)) = codes {
                 prepare_codes(ctx, stream, prepare, n)?;
-                stream.copy(bounded.base, scan.counts, n * 4)?;
+                stream.copy(rerank.base, scan.counts, n * 4)?;
                 let blocks = kernel.blocks_per_multiprocessor() as usize * ctx.multiprocessors();
                 scan_codes(ctx, stream, kernel, scan, blocks as u32)?;
-                return finish_bounded(ctx, stream, bounded, n);
+                rerank_survivors(ctx, stream, rerank, n, CODE_SURVIVORS)?;
+            } else {
+                scan_planned(ctx, stream, plan.width, others)?;
             }
-            scan_planned(ctx, stream, plan.width, others)?;
             select(ctx, stream, best, n)?;
             finish(ctx, stream, answer, n)
         })

@@ -6,15 +6,14 @@ use crate::context::Wait;
 use crate::engine::Scales;
 use crate::error::GpuError;
 use crate::params::{
-    CodeConsts, Found, FoundHead, OVERFLOW_QUERY, OVERFLOW_SURVIVORS, QueryBound, QueryConsts,
-    ScanItem, ScanMode,
+    CodeConsts, Found, FoundHead, OVERFLOW_QUERY, QueryBound, QueryConsts, ScanItem, ScanMode,
 };
 use crate::query::{TierQuery, prepare};
 use crate::twin::finish::finish_one;
-use crate::twin::finish_bounded::finish_bounded_one;
 use crate::twin::plan::{Round, plan_round};
 use crate::twin::prepare_codes::prepare_codes;
 use crate::twin::probes::{Choice, Chosen, select_probes};
+use crate::twin::rerank_survivors::rerank_survivors;
 use crate::twin::scan::{ScanArrays, centroid_rank, scan_item};
 use crate::twin::scan_codes::{CodeArrays, CodeScanArrays, scan_codes_item};
 use crate::twin::select::select_smallest;
@@ -88,19 +87,15 @@ impl SimulatedEngine {
         }
         self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
         select_all(plan, &mut state);
-        let mut base = None;
         if plan.is_exact() {
             state.counts.fill(0);
             self.scan_everything(plan, scales, &mut state, wait)?;
         } else if plan.codes.is_some() {
-            base = Some(state.counts.clone());
             self.scan_codes(plan, scales, &mut state, &chosen, wait)?;
         } else {
             self.scan_round(plan, scales, &mut state, &chosen, 1, wait)?;
         }
-        if base.is_none() {
-            select_all(plan, &mut state);
-        }
+        select_all(plan, &mut state);
 
         let k = plan.wanted.k;
         let (heads, found) = memory.split_at_mut(plan.host_found);
@@ -112,17 +107,10 @@ impl SimulatedEngine {
             let survivors = &state.survivors[q * plan.cap..][..plan.cap];
             let (consts, threshold) = (&state.consts[q], state.thresholds[q]);
             let n = state.counts[q] as usize;
-            let (mut of_query, items) = if let Some(base) = &base {
-                let (first, bounded) = survivors[..n.min(plan.cap)].split_at(base[q] as usize);
-                finish_bounded_one(&tier, query, consts, scales, first, bounded, threshold, k)
-            } else {
-                let kept = &survivors[..n.min(plan.keep)];
-                finish_one(&tier, query, consts, scales, kept, threshold, k)
-            };
+            let kept = &survivors[..n.min(plan.keep)];
+            let (mut of_query, items) =
+                finish_one(&tier, query, consts, scales, kept, threshold, k);
             of_query.overflow |= state.overflows[q];
-            if base.is_some() && n > plan.cap {
-                of_query.overflow |= OVERFLOW_SURVIVORS;
-            }
             *head = of_query;
             found[q * k..][..items.len()].copy_from_slice(&items);
         }
@@ -229,6 +217,7 @@ impl SimulatedEngine {
         let of_pairs = |f: fn(&Chosen) -> &Vec<f32>| -> Vec<f32> {
             chosen.iter().flat_map(|c| f(c).clone()).collect()
         };
+        let base = state.counts.clone();
         let tier = self.arrays();
         let arrays = CodeArrays {
             codes: tier.codes,
@@ -258,6 +247,12 @@ impl SimulatedEngine {
         for item in &planned.items {
             (wait.poll)()?;
             scan_codes_item(&arrays, &mut scan, item);
+        }
+        for (q, &first) in base.iter().enumerate() {
+            let end = (state.counts[q] as usize).min(plan.cap);
+            let survivors = &mut state.survivors[q * plan.cap..][first as usize..end];
+            let query = &state.queries[q * plan.pitch..][..plan.pitch];
+            rerank_survivors(&tier, query, &state.consts[q], scales, survivors);
         }
         Ok(())
     }

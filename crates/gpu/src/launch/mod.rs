@@ -1,7 +1,6 @@
 //! One launcher per kernel: each owns its symbol, argument and grid. Nobody else launches.
 
 pub mod finish;
-pub mod finish_bounded;
 pub mod plan;
 pub mod prepare;
 pub mod prepare_codes;
@@ -15,7 +14,7 @@ pub mod unpack;
 
 use crate::error::GpuError;
 use crate::params::{
-    FinishBoundedParams, PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
+    PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
     RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams, UnpackParams,
 };
 
@@ -69,11 +68,6 @@ pub const KERNELS: &[Kernel] = &[
         "finish_selected",
         &[size_of::<RerankParams>()],
         finish::MAX_SHARED_BYTES,
-    ),
-    kernel_with_shared(
-        "finish_bounded",
-        &[size_of::<FinishBoundedParams>()],
-        finish_bounded::MAX_SHARED_BYTES,
     ),
     kernel("prepare_queries", &[size_of::<PrepareParams>()]),
     kernel_with_shared(

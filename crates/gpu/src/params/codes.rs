@@ -1,6 +1,5 @@
 //! Structs of the kernels that search codes. Twin of `kernels/params.h`, as all of `params`.
 
-use super::TierView;
 use bytemuck::{Pod, Zeroable};
 
 /// What a query's four bit planes are worth: `<o, q'>` is about `step * (sum of weights * popc(code & plane)) + base`.
@@ -138,46 +137,7 @@ pub struct RerankSurvivorsParams {
     pub reserved: u32,
 }
 
-/// Argument of `finish_bounded`.
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct FinishBoundedParams {
-    /// The tier.
-    pub tier: TierView,
-    /// f32 `[n_queries, pitch]`.
-    pub queries: u64,
-    /// [`super::QueryConsts`] `[n_queries]`.
-    pub consts: u64,
-    /// u64 `[n_queries, cap]`: `base[q]` of the first round, then those of the code scan by lower bound.
-    pub survivors: u64,
-    /// u32 `[n_queries]`.
-    pub counts: u64,
-    /// u32 `[n_queries]`.
-    pub base: u64,
-    /// f32 `[n_queries]`.
-    pub thresholds: u64,
-    /// u32 `[n_queries]`.
-    pub overflows: u64,
-    /// [`super::Found`] `[n_queries, k]`.
-    pub out: u64,
-    /// [`super::FoundHead`] `[n_queries]`.
-    pub heads: u64,
-    /// Room for survivors of one query.
-    pub cap: u32,
-    /// Candidates wanted.
-    pub k: u32,
-    /// 1 - 2g, rounded down.
-    pub tight_scale: f32,
-    /// 1 + 2g, rounded up.
-    pub wide_scale: f32,
-    /// Power of two: survivors of the code scan that are looked at, at most.
-    pub bounds_width: u32,
-    /// Power of two, at least `k` and a chunk and one.
-    pub best_width: u32,
-}
-
 const _: () = {
-    assert!(size_of::<FinishBoundedParams>() == 168);
     assert!(size_of::<CodeConsts>() == 16);
     assert!(size_of::<PrepareCodesParams>() == 56);
     assert!(size_of::<CodeView>() == 48);

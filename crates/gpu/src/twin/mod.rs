@@ -2,7 +2,6 @@
 //! kernels of the simulated device.
 
 pub mod finish;
-pub mod finish_bounded;
 pub mod plan;
 pub mod prepare_codes;
 pub mod probes;
