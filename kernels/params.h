@@ -88,7 +88,8 @@ struct ScanParams {
     u32 n_rows;
     u32 n_queries;
     u32 n_halves;              // 2: both halves of the queries; 1: the high ones alone (wgmma only)
-    u32 reserved[15];
+    u32 row_step;              // where there are no items: row r is slot r * row_step; 0 and 1 are the same
+    u32 reserved[14];
 };
 static_assert(sizeof(ScanParams) == 512, "ScanParams");
 
@@ -146,14 +147,14 @@ struct PrepareParams {
     __half* halves;            // [n_queries, 2, pitch]
     QueryConsts* consts;       // [n_queries]
     float* thresholds;         // [n_queries] set to +inf
-    u32* counts;               // [n_queries] set to 0
+    u32* counts;               // [n_queries] set to first_count
     u32* overflows;            // [n_queries] set to 0, or to OVERFLOW_QUERY
     u32 n_queries;
     u32 dim;
     u32 pitch;
     u32 metric;
     float rounding;            // the index's g
-    u32 reserved;
+    u32 first_count;           // what counts are set to
 };
 static_assert(sizeof(PrepareParams) == 88, "PrepareParams");
 
@@ -181,11 +182,9 @@ struct ProbeParams {
     float spread;              // lists farther than this from the nearest one are left out
     u32 metric;
     u32 sort_width;            // power of two, at least probes and 2
-    u32 only_first;            // nothing is needed beyond the first round
     u32 ranks_in_shared;       // there is shared memory for n_lists ranks
-    u32 reserved;
 };
-static_assert(sizeof(ProbeParams) == 136, "ProbeParams");
+static_assert(sizeof(ProbeParams) == 128, "ProbeParams");
 
 // A list of the tier.
 struct ListSlots {

@@ -2,7 +2,7 @@
 //
 // In:  PrepareParams: queries f32 [n_queries, dim], read once (they may lie in the host's memory).
 // Out: queries f32 [n_queries, pitch] padded with zeroes; high and low f16 halves of the query scaled by a power of two; the constants
-//      of the keys; thresholds +inf, counts and overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has
+//      of the keys; thresholds +inf, counts first_count, overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has
 //      OVERFLOW_QUERY.
 // Grid (n_queries), block 128. The host's twin is crates/gpu/src/query.rs, prepare(); the error analysis is in loose_key.h.
 //
@@ -111,6 +111,6 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     consts.reserved = 0;
     p.consts[query] = consts;
     p.thresholds[query] = __uint_as_float(0x7F800000u);
-    p.counts[query] = 0;
+    p.counts[query] = p.first_count;
     p.overflows[query] = bad ? OVERFLOW_QUERY : 0;
 }

@@ -85,7 +85,7 @@ __device__ __forceinline__ void probes_of_query(const ProbeParams& p, RadixShare
         going = n == 32;
     }
     if (tid == 0) {
-        p.n_probes[query] = p.only_first ? n_first : n_probes;
+        p.n_probes[query] = n_probes;
         p.n_first[query] = n_first;
         p.counts[query] = min(rows, p.cap);
         if (rows > p.cap) p.overflows[query] |= OVERFLOW_SURVIVORS;

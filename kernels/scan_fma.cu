@@ -44,7 +44,7 @@ __device__ __forceinline__ void scan_fma_item(const ScanParams& p, const ScanIte
 #pragma unroll
             for (int r = 0; r < FMA_ROWS; ++r) {
                 const u32 row = min(warp_row + step * FMA_ROWS + r, item.n_rows - 1u);
-                rows[r] = p.tier.rows + ((size_t)item.first_slot + row) * pitch + base;
+                rows[r] = p.tier.rows + (size_t)slot_at(p, item, row) * pitch + base;
             }
             for (u32 k = lane * 8; k < here; k += 256) {
                 float q[FMA_QUERIES][8];
@@ -87,7 +87,7 @@ __device__ __forceinline__ void scan_fma_item(const ScanParams& p, const ScanIte
         const u32 in_tile = min(row, item.n_rows - 1u);
         const u32 position = item.first_query + min(q_mine, item.n_queries - 1u);
         const u32 query = query_at(p, position);
-        emit(p, 0x11111111u << q_mine, inside, position, query, item.first_slot + in_tile, item.first_row + in_tile,
+        emit(p, 0x11111111u << q_mine, inside, position, query, slot_at(p, item, in_tile), item.first_row + in_tile,
              p.consts[query].slack, dot);
     }
 }

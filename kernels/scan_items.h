@@ -28,6 +28,11 @@ __device__ __forceinline__ ScanItem item_of(const ScanParams& p, u32 i) {
     return item;
 }
 
+// The slot of a row, counted from the item's first one on.
+__device__ __forceinline__ u32 slot_at(const ScanParams& p, const ScanItem& item, u32 row) {
+    return (item.first_slot + row) * max(p.row_step, 1u);
+}
+
 __device__ __forceinline__ u32 query_at(const ScanParams& p, u32 position) {
     return p.group == nullptr ? position : __ldg(p.group + position);
 }
@@ -54,7 +59,7 @@ __device__ __forceinline__ void emit(const ScanParams& p, u32 peers, bool inside
         return;
     }
     if (!inside) return;
-    const u32 place = p.places[p.pairs[position]] + row;
+    const u32 place = (p.pairs == nullptr ? 0 : p.places[p.pairs[position]]) + row;
     if (place < p.cap) {
         p.survivors[(size_t)query * p.cap + place] = alive ? ((u64)ordered_bits(key) << 32) | slot : ~0ull;
     }

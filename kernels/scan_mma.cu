@@ -49,7 +49,7 @@ __device__ __forceinline__ void scan_mma_item(const ScanParams& p, const ScanIte
         for (int h = 0; h < 2; ++h) {
             // Rows past the item's end read its last row instead; the epilogue drops them.
             const u32 row = min(first_row + 16 * m + 8 * h + g, item.n_rows - 1u);
-            rows[m][h] = reinterpret_cast<const uint4*>(p.tier.rows + ((size_t)item.first_slot + row) * p.tier.pitch) + t;
+            rows[m][h] = reinterpret_cast<const uint4*>(p.tier.rows + (size_t)slot_at(p, item, row) * p.tier.pitch) + t;
         }
     }
 
@@ -111,7 +111,7 @@ __device__ __forceinline__ void scan_mma_item(const ScanParams& p, const ScanIte
             for (int h = 0; h < 2; ++h) {
                 const float dot = (acc[m][j][2 * h] + acc[m][j][2 * h + 1]) * consts.dot_scale;
                 const u32 row = first_row + 16 * m + 8 * h + g, in_tile = min(row, item.n_rows - 1u);
-                emit(p, 0x11111111u << t, asked && row < item.n_rows, position, query, item.first_slot + in_tile,
+                emit(p, 0x11111111u << t, asked && row < item.n_rows, position, query, slot_at(p, item, in_tile),
                      item.first_row + in_tile, consts.slack, dot);
             }
         }

@@ -110,6 +110,7 @@ fn scan_matches_its_twin() {
                         places: &[],
                         mode: ScanMode::Append,
                         n_halves: scratch.n_halves,
+                        row_step: 1,
                     };
                     items
                         .iter()

@@ -8,7 +8,9 @@
 use half::f16;
 use omen_gpu::batch::plan::Tuning;
 use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, Gpu, GpuError, Lists, SearchTimes, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_gpu::{
+    Batch, Gpu, GpuError, Lists, SearchTimes, Source, Tier, TierBuilder, TierQuery, TierSpec,
+};
 use omen_ivf::{Metric, Tid};
 use std::time::{Duration, Instant};
 
@@ -200,7 +202,7 @@ fn time_batch(
         let found = tier.search_batch(
             &mut Batch {
                 n_queries: batch,
-                fill: &mut fill,
+                source: Source::Fill(&mut fill),
                 lists: probes.map_or(Lists::All, |probes| Lists::Nearest {
                     probes,
                     spread: f32::INFINITY,

@@ -34,7 +34,7 @@ pub mod tier_builder;
 pub mod tier_image;
 pub mod twin;
 
-pub use batch::{Batch, BatchFound, Lists};
+pub use batch::{Batch, BatchFound, Lists, LockedQueries, Source};
 pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;

@@ -168,8 +168,10 @@ pub struct ScanParams {
     pub n_queries: u32,
     /// 2: both halves of the queries; 1: the high ones alone (`scan_wgmma` only).
     pub n_halves: u32,
+    /// Where there are no items: row r is slot r * `row_step`; 0 and 1 are the same.
+    pub row_step: u32,
     /// Zero.
-    pub reserved: [u32; 15],
+    pub reserved: [u32; 14],
 }
 
 /// Argument of `select_smallest`.
@@ -275,7 +277,7 @@ pub struct PrepareParams {
     pub consts: u64,
     /// f32 `[n_queries]`, set to +inf.
     pub thresholds: u64,
-    /// u32 `[n_queries]`, set to 0.
+    /// u32 `[n_queries]`, set to `first_count`.
     pub counts: u64,
     /// u32 `[n_queries]`, set to 0 or [`OVERFLOW_QUERY`].
     pub overflows: u64,
@@ -289,8 +291,8 @@ pub struct PrepareParams {
     pub metric: u32,
     /// The index's g.
     pub rounding: f32,
-    /// Zero.
-    pub reserved: u32,
+    /// What counts are set to.
+    pub first_count: u32,
 }
 
 /// What the keys of a query need besides its coordinates.
@@ -345,12 +347,8 @@ pub struct ProbeParams {
     pub metric: u32,
     /// Power of two, at least `probes` and 2.
     pub sort_width: u32,
-    /// Not 0: nothing is needed beyond the first round.
-    pub only_first: u32,
     /// Not 0: there is shared memory for `n_lists` ranks.
     pub ranks_in_shared: u32,
-    /// Zero.
-    pub reserved: u32,
 }
 
 /// A list of the tier, on the device.
@@ -453,7 +451,7 @@ const _: () = {
     assert!(size_of::<FoundHead>() == 16);
     assert!(size_of::<RerankParams>() == 160);
     assert!(size_of::<PrepareParams>() == 88);
-    assert!(size_of::<ProbeParams>() == 136);
+    assert!(size_of::<ProbeParams>() == 128);
     assert!(size_of::<ListSlots>() == 8);
     assert!(size_of::<PlanParams>() == 136);
 };

@@ -156,7 +156,7 @@ fn run<W: Write>(
         "gb_per_s": bytes as f64 / seconds / 1e9,
     });
     writeln!(out, "{line}")?;
-    let searcher = Searcher::new(tier, folder);
+    let searcher = Searcher::new(gpu, tier, folder)?;
     Run::new(folder, &searcher, options, out).all()
 }
 
@@ -181,7 +181,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         run(&gpu, &folder, codes, &arguments.options, std::io::stdout())?;
         return Ok(());
     }
-    let mut searcher = Searcher::new(tier::load(&gpu, &folder, codes)?, &folder);
+    let mut searcher = Searcher::new(&gpu, tier::load(&gpu, &folder, codes)?, &folder)?;
     let (sweep, points) = (&arguments.sweep, &arguments.points);
     sweep::sweep(
         &folder,

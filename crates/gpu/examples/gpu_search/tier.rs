@@ -2,11 +2,9 @@
 
 use crate::folder::Folder;
 use half::f16;
-use omen_gpu::batch::copy_queries;
 use omen_gpu::batch::plan::Tuning;
 use omen_gpu::memory::{Parts, TierPlan};
-use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, Copiers, Gpu, GpuError, Tier, TierBuilder, TierSpec};
+use omen_gpu::{Batch, Copiers, Gpu, GpuError, LockedQueries, Source, Tier, TierBuilder, TierSpec};
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::rabitq::Encoder;
 use omen_ivf::rotation::Rotation;
@@ -33,8 +31,8 @@ pub enum Lists {
 /// A loaded tier and the queries of the folder, twice over, so that every run of up to all of them is one slice.
 pub struct Searcher {
     tier: Tier,
-    dim: usize,
-    queries: Vec<f32>,
+    /// In page-locked memory, twice over, so that a batch may begin anywhere.
+    queries: LockedQueries,
     n_lists: usize,
     rounding: f32,
     tuning: Tuning,
@@ -100,15 +98,17 @@ pub fn planned_bytes(folder: &Folder) -> Result<[usize; 3], GpuError> {
 
 impl Searcher {
     /// Gets the queries ready.
-    pub fn new(tier: Tier, folder: &Folder) -> Self {
-        Self {
+    pub fn new(gpu: &Gpu, tier: Tier, folder: &Folder) -> Result<Self, GpuError> {
+        let twice = folder.queries.repeat(2);
+        let mut queries = LockedQueries::new(gpu, 2 * folder.n_queries(), folder.dim)?;
+        queries.parts_mut().0.copy_from_slice(&twice);
+        Ok(Self {
             tier,
-            dim: folder.dim,
-            queries: folder.queries.repeat(2),
+            queries,
             n_lists: folder.n_lists(),
             rounding: omen_ivf::bound::rounding(folder.dim as u32),
             tuning: tuning_of(&std::env::var("OMEN_TUNING").unwrap_or_default()),
-        }
+        })
     }
 
     /// Searches with other settings from now on.
@@ -130,14 +130,9 @@ impl Searcher {
         lists: Lists,
         k: usize,
     ) -> Result<Vec<u32>, GpuError> {
-        let queries = &self.queries[first * self.dim..][..n * self.dim];
-        let mut fill = |from: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
-            copy_queries(&queries[from * self.dim..][..raw.len()], raw);
-            bounds.fill(QueryBound::default());
-        };
         let mut batch = Batch {
             n_queries: n,
-            fill: &mut fill,
+            source: Source::Locked(&self.queries, first),
             lists: match lists {
                 Lists::All => omen_gpu::Lists::All,
                 Lists::Nearest(probes) => omen_gpu::Lists::Nearest {

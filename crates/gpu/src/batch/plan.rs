@@ -1,7 +1,8 @@
 //! The plan of a batch that the device answers on its own: sizes, offsets, and which kernels. Pure functions.
 //!
-//! Steps: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
-//! select, for a finite threshold; `Append` scan of its other lists (or, exactly, of everything) against that threshold, and select;
+//! Exact: `prepare_queries`; `Place` scan of a sample, and select, for a threshold; `Append` scan of everything, and select; `finish_selected`.
+//! Else: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
+//! select, for a finite threshold; `Append` scan of its other lists against that threshold, and select;
 //! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
 //! cannot rule out come from the rows (`rerank_survivors`).
 
@@ -122,14 +123,16 @@ pub struct BatchPlan {
     pub wanted: Wanted,
     /// Halves per query.
     pub pitch: usize,
-    /// Lists chosen for each query: all that are searched, or those of the first round where everything is.
+    /// Lists chosen for each query; 0: everything is searched.
     pub probes: usize,
     /// Survivors kept.
     pub keep: usize,
     /// Room for survivors.
     pub cap: usize,
-    /// Rows at which the first round is large enough.
+    /// Rows at which the first round is large enough; of an exact search, the rows of its sample.
     pub first_rows: usize,
+    /// Every how many slots a row of the sample comes.
+    pub row_step: usize,
     /// Kernel of the centroids.
     pub rank_width: Width,
     /// Kernel of the rounds over rows.
@@ -214,12 +217,25 @@ const MARGIN: usize = 16;
 const MARGIN_SHARE: usize = 8;
 /// Least room for survivors of the code scan.
 const MIN_CODE_CAP: usize = 16_384;
-/// Lists of the first round of an exact search, at most.
-const EXACT_FIRST_LISTS: usize = 64;
 /// Least room for survivors of a query.
 const MIN_CAP: usize = 4096;
 /// Most room for survivors of a query.
 const MAX_CAP: usize = 1 << 17;
+
+/// Room for so many times the survivors that an exact search expects.
+const EXACT_ROOM: usize = 4;
+/// Least rows of a sample.
+const MIN_SAMPLE: usize = 1024;
+
+/// Rows of the sample that gives an exact search of `n_slots` slots its thresholds: with sqrt(keep * n) of them as many rows are looked at
+/// twice as survive; twice that makes the survivors' number sure.
+fn sample_rows(n_slots: usize, keep: usize) -> usize {
+    let rows = 2.0 * ((n_slots * keep) as f64).sqrt();
+    (rows as usize)
+        .max(MIN_SAMPLE)
+        .min(n_slots)
+        .min(MAX_CAP / 2)
+}
 
 /// The scan kernel for `queries` queries that meet the same rows.
 fn width_for(scans: Scans, queries: usize, tuning: &Tuning) -> Width {
@@ -247,10 +263,7 @@ impl BatchPlan {
                 wanted.k
             )));
         }
-        let probes = match wanted.probes {
-            Some(probes) => probes.clamp(1, n_lists),
-            None => EXACT_FIRST_LISTS.min(n_lists),
-        };
+        let probes = wanted.probes.map_or(0, |probes| probes.clamp(1, n_lists));
         if probes > MAX_PROBES {
             return Err(GpuError::Unsupported(format!("{probes} lists of a query")));
         }
@@ -259,7 +272,9 @@ impl BatchPlan {
             && wanted.probes.is_some()
             && sharing <= tuning.code_sharing
             && (tuning.code_from..=tuning.code_queries).contains(&n);
-        let (keep, first_rows) = if by_codes {
+        let (keep, first_rows) = if wanted.probes.is_none() {
+            (keep, sample_rows(tier.n_slots, keep))
+        } else if by_codes {
             let keep = k + CODE_MARGIN;
             (keep, tuning.code_first_rows.max(2 * keep))
         } else {
@@ -272,7 +287,22 @@ impl BatchPlan {
             (keep, first_rows)
         };
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
-        let cap = (tier.longest.max(first_rows) + 2 * keep).clamp(least, MAX_CAP);
+        let row_step = if wanted.probes.is_none() {
+            (tier.n_slots / first_rows.max(1)).max(1)
+        } else {
+            1
+        };
+        let first_rows = if wanted.probes.is_none() {
+            tier.n_slots.div_ceil(row_step)
+        } else {
+            first_rows
+        };
+        let room = match wanted.probes {
+            Some(_) => tier.longest.max(first_rows) + 2 * keep,
+            // Rows in random order leave keep * row_step of all below the threshold.
+            None => first_rows.max(EXACT_ROOM * keep * row_step) + 2 * keep,
+        };
+        let cap = room.clamp(least, MAX_CAP);
         let width = match wanted.probes {
             Some(_) => width_for(tier.scans, sharing.min(n), &tuning),
             None => width_for(tier.scans, n, &tuning),
@@ -298,6 +328,7 @@ impl BatchPlan {
             keep,
             cap,
             first_rows,
+            row_step,
             rank_width: width_for(tier.scans, n, &tuning),
             width,
             n_halves: if width == Width::Wgmma && n > tuning.two_halves_queries {
@@ -323,7 +354,7 @@ impl BatchPlan {
             thresholds: take(n * 4),
             counts: take(n * 4),
             overflows: take(n * 4),
-            ranks: take(n * n_lists * 4),
+            ranks: take(if probes > 0 { n * n_lists * 4 } else { 0 }),
             lists: take(pairs * 4),
             places: take(pairs * 4),
             adds: take(pairs * 4),
@@ -486,6 +517,20 @@ mod tests {
             .unwrap();
             assert!(plan.cap >= plan.first_rows + plan.keep && plan.cap >= plan.tier.longest);
             assert!(plan.first_rows > plan.keep);
+            for n_slots in [1, 1000, 70_000, 1_000_000, 1 << 30] {
+                let tier = TierShape {
+                    n_slots,
+                    ..plan.tier
+                };
+                let wanted = Wanted {
+                    k,
+                    ..wanted(2, None)
+                };
+                let exact = BatchPlan::new(tier, wanted, Tuning::default()).unwrap();
+                let rows = exact.first_rows;
+                assert!(rows <= exact.cap && (rows - 1) * exact.row_step < n_slots);
+                assert!(rows >= exact.keep || rows == n_slots);
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
 use super::{Scales, grown};
+use crate::batch::Input;
 use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
@@ -38,6 +39,9 @@ pub struct BatchOut<'a> {
     /// Items found no room: nothing counts.
     pub overflow: bool,
 }
+
+/// Where the queries and their bounds are.
+type Addresses = (u64, u64);
 
 /// What a batch reads of the tier.
 #[derive(Clone, Copy)]
@@ -88,7 +92,7 @@ impl HostParts {
 #[derive(Default)]
 pub(super) struct BatchMemory {
     // First, because graphs refer to the rest.
-    graphs: Vec<(BatchPlan, Graph)>,
+    graphs: Vec<(BatchPlan, Addresses, Graph)>,
     directory: Option<(DeviceBuffer, DirectoryPlan)>,
     slots: Vec<ListSlots>,
     /// The flips of the rotation, u32 `[4, code_dim / 32]`, and `code_dim`.
@@ -171,18 +175,29 @@ impl BatchMemory {
     }
 
     /// Runs the batch whose queries have been filled in.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn run(
         &mut self,
         ctx: &Context,
         stream: &Stream,
         views: Views,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<BatchOut<'_>, GpuError> {
-        let queue = self.queue(ctx, stream, views, plan, scales)?;
+        let host = self.host.as_ref().ok_or_else(not_begun)?.address();
+        let input = input.map_or(
+            (host + plan.host_raw as u64, host + plan.host_bounds as u64),
+            |input| (input.raw.as_ptr() as u64, input.bounds.as_ptr() as u64),
+        );
+        let queue = self.queue(ctx, stream, views, plan, input, scales)?;
         if plan.wanted.n_queries <= MAX_GRAPH_QUERIES {
-            if let Some((_, graph)) = self.graphs.iter().find(|(of, _)| of == plan) {
+            if let Some((_, _, graph)) = self
+                .graphs
+                .iter()
+                .find(|(of, at, _)| of == plan && *at == input)
+            {
                 stream.replay(graph)?;
             } else {
                 let graph = stream.record(queue)?;
@@ -192,7 +207,7 @@ impl BatchMemory {
                     stream.wait(wait)?;
                     self.graphs.remove(0);
                 }
-                self.graphs.push((plan.clone(), graph));
+                self.graphs.push((plan.clone(), input, graph));
             }
         } else {
             queue()?;
@@ -209,6 +224,7 @@ impl BatchMemory {
         stream: &'a Stream,
         views: Views,
         plan: &'a BatchPlan,
+        input: Addresses,
         scales: Scales,
     ) -> Result<impl FnOnce() -> Result<(), GpuError> + use<'a>, GpuError> {
         let (Some((directory, lists)), Some(scratch), Some(host)) =
@@ -225,8 +241,8 @@ impl BatchMemory {
         let listed = |offset: usize| directory.address() + offset as u64;
         let (n, n_lists) = (plan.wanted.n_queries, plan.tier.n_lists);
         let prepare = PrepareParams {
-            raw: on_host(plan.host_raw),
-            bounds: on_host(plan.host_bounds),
+            raw: input.0,
+            bounds: input.1,
             queries: at(plan.queries),
             halves: at(plan.halves),
             consts: at(plan.consts),
@@ -238,7 +254,11 @@ impl BatchMemory {
             pitch: plan.pitch as u32,
             metric: view.metric,
             rounding: plan.wanted.rounding,
-            reserved: 0,
+            first_count: if plan.is_exact() {
+                plan.first_rows as u32
+            } else {
+                0
+            },
         };
         let scan = ScanParams {
             tier: view,
@@ -281,7 +301,6 @@ impl BatchMemory {
             cap: plan.cap as u32,
             spread: plan.wanted.spread,
             metric: view.metric,
-            only_first: u32::from(plan.is_exact()),
             ..ProbeParams::default()
         };
         let rounds = PlanParams {
@@ -311,11 +330,20 @@ impl BatchMemory {
             places: at(plan.places),
             ..scan
         };
-        let nearest = ScanParams {
-            items: at(plan.items),
-            n_items: at(plan.n_items),
-            mode: ScanMode::Place as u32,
-            ..by_list
+        let first = if plan.is_exact() {
+            ScanParams {
+                n_rows: plan.first_rows as u32,
+                row_step: plan.row_step as u32,
+                mode: ScanMode::Place as u32,
+                ..scan
+            }
+        } else {
+            ScanParams {
+                items: at(plan.items),
+                n_items: at(plan.n_items),
+                mode: ScanMode::Place as u32,
+                ..by_list
+            }
         };
         let others = if plan.is_exact() {
             ScanParams {
@@ -420,17 +448,19 @@ impl BatchMemory {
             (codes.scan, prepare, scan, rerank)
         });
         Ok(move || {
-            if n > 1 {
-                stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
-            }
             prepare_queries(ctx, stream, prepare)?;
-            scan_planned(ctx, stream, plan.rank_width, rank)?;
-            select_probes(ctx, stream, probes, n)?;
-            plan_rounds(ctx, stream, rounds)?;
-            scan_planned(ctx, stream, plan.width, nearest)?;
+            if !plan.is_exact() {
+                if n > 1 {
+                    stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
+                }
+                scan_planned(ctx, stream, plan.rank_width, rank)?;
+                select_probes(ctx, stream, probes, n)?;
+                plan_rounds(ctx, stream, rounds)?;
+            }
+            scan_planned(ctx, stream, plan.width, first)?;
             select(ctx, stream, best, n)?;
             if plan.is_exact() {
-                // The first round's rows come again: only its thresholds stay.
+                // The sample's rows come again: only its thresholds stay.
                 stream.zero(scan.counts, n * 4)?;
             }
             if let Some((kernel, prepare, scan, rerank)) = codes {

@@ -8,6 +8,7 @@ pub mod simulated;
 pub use batch::BatchOut;
 use batch::{BatchMemory, Views};
 
+use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
@@ -122,10 +123,11 @@ pub trait Engine: Send {
         wait: &mut Wait<'_>,
     ) -> Result<(&mut [f32], &mut [QueryBound]), GpuError>;
 
-    /// Runs the batch whose queries have been filled in.
+    /// Runs the batch whose queries have been filled in, or are in page-locked memory at `input`.
     fn run_batch(
         &mut self,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<BatchOut<'_>, GpuError>;
@@ -254,13 +256,15 @@ impl Engine for CudaEngine {
     fn run_batch(
         &mut self,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<BatchOut<'_>, GpuError> {
         self.busy = true;
+        let (ctx, stream) = (&self.ctx, &self.stream);
         let out = self
             .batch
-            .run(&self.ctx, &self.stream, self.views, plan, scales, wait)?;
+            .run(ctx, stream, self.views, plan, input, scales, wait)?;
         self.busy = false;
         Ok(out)
     }

@@ -6,6 +6,7 @@ mod batch;
 
 use super::batch::HostParts;
 use super::{BatchOut, Engine, N_STAGES, STAGE_BYTES, Scales, Unpack};
+use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::context::{Scans, Wait};
 use crate::error::GpuError;
@@ -152,10 +153,11 @@ impl Engine for SimulatedEngine {
     fn run_batch(
         &mut self,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<BatchOut<'_>, GpuError> {
-        self.answer_batch(plan, scales, wait)?;
+        self.answer_batch(plan, input, scales, wait)?;
         Ok(HostParts::output(plan, cast_slice(&self.host)))
     }
 
@@ -288,6 +290,7 @@ impl Engine for SimulatedEngine {
                         places: &[],
                         mode: ScanMode::Append,
                         n_halves: 2,
+                        row_step: 1,
                     };
                     scan_item(&tier, &mut arrays, item);
                 }

@@ -1,6 +1,7 @@
 //! A batch on the simulated device: the steps of `engine/batch.rs`, by the twins.
 
 use super::SimulatedEngine;
+use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::context::Wait;
 use crate::engine::Scales;
@@ -70,6 +71,7 @@ impl SimulatedEngine {
     pub(super) fn answer_batch(
         &mut self,
         plan: &BatchPlan,
+        input: Option<Input<'_>>,
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
@@ -78,18 +80,31 @@ impl SimulatedEngine {
         let memory: &mut [u8] = cast_slice_mut(&mut host);
         let raw = &memory[plan.host_raw..][..n * plan.tier.dim * 4];
         let bounds = &memory[plan.host_bounds..][..n * size_of::<QueryBound>()];
-        let mut state = State::new(plan, cast_slice(raw), cast_slice(bounds));
+        let input = input.unwrap_or(Input {
+            raw: cast_slice(raw),
+            bounds: cast_slice(bounds),
+        });
+        let mut state = State::new(plan, input.raw, input.bounds);
 
-        let chosen = self.choose(plan, &state, wait)?;
+        let chosen = if plan.is_exact() {
+            state.counts.fill(plan.first_rows as u32);
+            Vec::new()
+        } else {
+            self.choose(plan, &state, wait)?
+        };
         for (q, chosen) in chosen.iter().enumerate() {
             state.counts[q] = chosen.count;
             state.overflows[q] |= chosen.overflow;
         }
-        self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
+        if plan.is_exact() {
+            self.scan_everything(plan, scales, &mut state, ScanMode::Place, wait)?;
+        } else {
+            self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
+        }
         select_all(plan, &mut state);
         if plan.is_exact() {
             state.counts.fill(0);
-            self.scan_everything(plan, scales, &mut state, wait)?;
+            self.scan_everything(plan, scales, &mut state, ScanMode::Append, wait)?;
         } else if plan.codes.is_some() {
             self.scan_codes(plan, scales, &mut state, &chosen, wait)?;
         } else {
@@ -151,7 +166,6 @@ impl SimulatedEngine {
             first_rows: plan.first_rows as u32,
             cap: plan.cap as u32,
             spread: plan.wanted.spread,
-            only_first: plan.is_exact(),
         };
         let mut all = Vec::new();
         for (query, consts) in state.queries.chunks_exact(plan.pitch).zip(&state.consts) {
@@ -281,31 +295,36 @@ impl SimulatedEngine {
         self.scan_items(plan, scales, state, &planned, &places, mode, wait)
     }
 
-    /// Scans every row against every query.
+    /// Scans every row against every query, or, in mode `Place`, those of the sample.
     fn scan_everything(
         &self,
         plan: &BatchPlan,
         scales: Scales,
         state: &mut State,
+        mode: ScanMode,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
         let (rows, n) = (plan.width.rows(), plan.wanted.n_queries);
+        let n_rows = match mode {
+            ScanMode::Place => plan.first_rows,
+            _ => plan.tier.n_slots,
+        };
         let mut planned = Round {
             group: (0..n as u32).collect(),
             ..Round::default()
         };
-        for first in (0..plan.tier.n_slots).step_by(rows) {
+        for first in (0..n_rows).step_by(rows) {
             for query in (0..n).step_by(plan.width.queries()) {
                 planned.items.push(ScanItem {
                     first_slot: first as u32,
                     first_row: first as u32,
                     first_query: query as u32,
-                    n_rows: rows.min(plan.tier.n_slots - first) as u16,
+                    n_rows: rows.min(n_rows - first) as u16,
                     n_queries: plan.width.queries().min(n - query) as u16,
                 });
             }
         }
-        self.scan_items(plan, scales, state, &planned, &[], ScanMode::Append, wait)
+        self.scan_items(plan, scales, state, &planned, &[], mode, wait)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -333,6 +352,10 @@ impl SimulatedEngine {
             loose_scale: scales.loose,
             mode,
             n_halves: plan.n_halves,
+            row_step: match mode {
+                ScanMode::Place => plan.row_step as u32,
+                _ => 1,
+            },
         };
         for item in &round.items {
             (wait.poll)()?;

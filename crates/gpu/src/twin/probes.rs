@@ -20,8 +20,6 @@ pub struct Choice<'a> {
     pub cap: u32,
     /// Lists farther than this from the nearest one are left out.
     pub spread: f32,
-    /// Nothing is needed beyond the first round.
-    pub only_first: bool,
 }
 
 /// The lists of one query.
@@ -35,7 +33,7 @@ pub struct Chosen {
     pub adds: Vec<f32>,
     /// `[probes]`: query to centroid.
     pub distances: Vec<f32>,
-    /// Lists within the spread (or of the first round, if nothing else is needed).
+    /// Lists within the spread.
     pub n_probes: u32,
     /// Lists of the first round.
     pub n_first: u32,
@@ -89,9 +87,6 @@ pub fn select_probes(choice: &Choice<'_>, consts: &QueryConsts, ranks: &[f32]) -
         chosen.overflow = OVERFLOW_SURVIVORS;
     }
     chosen.count = rows.min(choice.cap);
-    if choice.only_first {
-        chosen.n_probes = chosen.n_first;
-    }
     chosen.lists = order;
     chosen
 }

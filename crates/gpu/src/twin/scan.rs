@@ -13,7 +13,7 @@ pub struct ScanArrays<'a> {
     pub consts: &'a [QueryConsts],
     /// Query numbers that items refer to.
     pub group: &'a [u32],
-    /// `Place`: as many as `group`.
+    /// `Place`: as many as `group`, or none: every list begins at 0.
     pub pairs: &'a [u32],
     /// `Place`: `[n_pairs]`.
     pub places: &'a [u32],
@@ -31,6 +31,8 @@ pub struct ScanArrays<'a> {
     pub mode: ScanMode,
     /// 2, or 1: the slack of the high halves alone.
     pub n_halves: u32,
+    /// Row r of an item is slot (`first_slot` + r) * `row_step`; 1 but for samples.
+    pub row_step: u32,
 }
 
 /// Twin of `norm_upper`: the norm of a stored vector, not below the true one.
@@ -76,7 +78,7 @@ pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &Scan
     let pitch = tier.pitch;
     let mut row = vec![0f32; pitch];
     for in_item in 0..u32::from(item.n_rows) {
-        let slot = item.first_slot + in_item;
+        let slot = (item.first_slot + in_item) * arrays.row_step;
         let live = tier.is_live(slot);
         if !live && arrays.mode == ScanMode::Append {
             continue;
@@ -104,7 +106,9 @@ pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &Scan
             );
             let number = (u64::from(ordered_bits(key)) << 32) | u64::from(slot);
             let position = if arrays.mode == ScanMode::Place {
-                (arrays.places[arrays.pairs[at] as usize] + item.first_row + in_item) as usize
+                let pair = arrays.pairs.get(at);
+                let start = pair.map_or(0, |&pair| arrays.places[pair as usize]);
+                (start + item.first_row + in_item) as usize
             } else if key < arrays.thresholds[q] {
                 arrays.counts[q] += 1;
                 arrays.counts[q] as usize - 1

@@ -11,7 +11,9 @@ use omen_gpu::Copiers;
 use omen_gpu::batch::plan::Tuning;
 use omen_gpu::memory::Parts;
 use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Tier, TierBuilder, TierQuery, TierSpec};
+use omen_gpu::{
+    Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier, TierBuilder, TierQuery, TierSpec,
+};
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::rabitq::Encoder;
 use omen_ivf::rotation::Rotation;
@@ -284,7 +286,7 @@ pub fn search_batch(
     };
     let mut batch = Batch {
         n_queries: queries.items.len(),
-        fill: &mut fill,
+        source: Source::Fill(&mut fill),
         lists,
         skipped,
         k: queries.k,
