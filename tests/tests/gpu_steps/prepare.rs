@@ -83,6 +83,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
         .collect();
     let on_host = (OnHost::new(device, &raw), OnHost::new(device, &bounds));
     let on_device = (device.put(&raw), device.put(&bounds));
+    let first_count = [0, rng.random()][rng.random_range(0..2)];
     for (raw_at, bounds_at, place) in [
         (on_host.0.address(), on_host.1.address(), "page-locked"),
         (on_device.0.address(), on_device.1.address(), "device"),
@@ -111,7 +112,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
             pitch: pitch as u32,
             metric: metric as u32,
             rounding: g,
-            reserved: 0,
+            first_count,
         };
         prepare_queries(&device.ctx, &device.stream, params).unwrap();
 
@@ -123,7 +124,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
         let thresholds = thresholds.get(device, &format!("{what}: thresholds"));
         assert_eq!(thresholds, vec![f32::INFINITY; n], "{what}: thresholds");
         let counts = counts.get(device, &format!("{what}: counts"));
-        assert_eq!(counts, vec![0; n], "{what}: counts");
+        assert_eq!(counts, vec![first_count; n], "{what}: counts");
         for q in 0..n {
             let what = format!("{what}: query {q} of {n}");
             let mut padded = vec![0f32; pitch];

@@ -81,7 +81,6 @@ fn check_case(device: &Device, rng: &mut impl Rng, metric: Metric, case: &Case) 
         // Less than many a list has, so that queries overflow and first rounds end early.
         cap: [1, longest / 2 + 1, 1500, 100_000][rng.random_range(0..4)],
         spread: spread_of(rng, metric, &consts[0], &ranks[..n_lists]),
-        only_first: rng.random_range(0..3) == 0,
     };
     let before: Vec<u32> = (0..n)
         .map(|q| if q % 3 == 1 { OVERFLOW_QUERY } else { 0 })
@@ -121,18 +120,16 @@ fn check_case(device: &Device, rng: &mut impl Rng, metric: Metric, case: &Case) 
         cap: choice.cap,
         spread: choice.spread,
         metric: metric as u32,
-        only_first: u32::from(choice.only_first),
         ..ProbeParams::default()
     };
     select_probes(&device.ctx, &device.stream, params, n).unwrap();
 
     let what = format!(
-        "{} {n} queries, {probes} of {n_lists} lists of up to {longest} rows, first_rows {}, cap {}, spread {:e}, only_first {}",
+        "{} {n} queries, {probes} of {n_lists} lists of up to {longest} rows, first_rows {}, cap {}, spread {:e}",
         metric.name(),
         choice.first_rows,
         choice.cap,
-        choice.spread,
-        choice.only_first
+        choice.spread
     );
     let lists = lists.get(device, &format!("{what}: lists"));
     let places = places.get(device, &format!("{what}: places"));

@@ -197,6 +197,7 @@ fn check_place(
         loose_scale: queries.scales.loose,
         mode: ScanMode::Place,
         n_halves,
+        row_step: 1,
     };
     for item in &round.items {
         scan_item(&host.arrays(), &mut arrays, item);
