@@ -19,6 +19,8 @@ mod probes;
 mod queries;
 #[path = "gpu_parity/real_gpu.rs"]
 mod real_gpu;
+#[path = "gpu_steps/samples.rs"]
+mod samples;
 #[path = "gpu_steps/scans.rs"]
 mod scans;
 #[path = "gpu_steps/select.rs"]

@@ -17,7 +17,7 @@ use rand::Rng;
 use rand::seq::index::sample;
 
 /// All scan kernels the device runs, with the halves of the queries that they can take.
-fn scans(gpu: &Gpu) -> Vec<(Width, u32)> {
+pub fn scans(gpu: &Gpu) -> Vec<(Width, u32)> {
     let scans = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
     let mut all = vec![(Width::Fma, 2)];
     if scans >= Scans::Mma {
@@ -29,7 +29,7 @@ fn scans(gpu: &Gpu) -> Vec<(Width, u32)> {
     all
 }
 
-fn dims() -> &'static [usize] {
+pub fn dims() -> &'static [usize] {
     if small() {
         &[1, 33, 300]
     } else {
@@ -38,7 +38,7 @@ fn dims() -> &'static [usize] {
 }
 
 /// Rows and queries of a case: few where there are many dimensions, for the twin's sake.
-fn sizes(rng: &mut impl Rng, width: Width, dim: usize) -> (usize, usize) {
+pub fn sizes(rng: &mut impl Rng, width: Width, dim: usize) -> (usize, usize) {
     let (rows, pairs) = if small() {
         (150, 3000)
     } else {
@@ -118,7 +118,7 @@ fn near(metric: Metric, a: f32, b: f32, lost: f32) -> bool {
 }
 
 /// What stands where no row was placed.
-const UNTOUCHED: u64 = 0x1234_5678_9ABC_DEF0;
+pub const UNTOUCHED: u64 = 0x1234_5678_9ABC_DEF0;
 
 fn check_place(
     gpu: &Gpu,
@@ -202,7 +202,19 @@ fn check_place(
     for item in &round.items {
         scan_item(&host.arrays(), &mut arrays, item);
     }
-    for (at, (&ours, &theirs)) in ours.iter().zip(&twin).enumerate() {
+    let scan = (&queries, n_halves, cap);
+    check_survivors(&host, scan, &ours, &twin, &what);
+}
+
+/// Whether both placed the same rows, with the same keys up to rounding. `scan`: queries, halves of them, room.
+pub fn check_survivors(
+    host: &HostTier,
+    (queries, n_halves, cap): (&Queries, u32, usize),
+    ours: &[u64],
+    twin: &[u64],
+    what: &str,
+) {
+    for (at, (&ours, &theirs)) in ours.iter().zip(twin).enumerate() {
         let (q, place) = (at / cap, at % cap);
         let key = |x: u64| from_ordered_bits((x >> 32) as u32);
         let fixed = |x: u64| x == NOTHING || x == UNTOUCHED;
@@ -210,7 +222,7 @@ fn check_place(
             || !fixed(ours) && !fixed(theirs) && ours as u32 == theirs as u32 && {
                 let norm_sq = host.norm_sq[theirs as u32 as usize];
                 let lost = queries.lost(q, n_halves, norm_sq);
-                near(metric, key(ours), key(theirs), lost)
+                near(host.metric, key(ours), key(theirs), lost)
             };
         assert!(
             agree,
