@@ -1,5 +1,5 @@
 // Asynchronous warpgroup matrix products (compute capability 9.0a): D += A B with D [64, N] in f32 registers, A [64, 16] and B [N, 16]
-// in shared memory, f16, rows of 128 bytes swizzled by 128 bytes. Included by scan_wgmma.cu alone.
+// in shared memory, f16, rows of 128 bytes swizzled by 128 bytes. For scan_wgmma.cu alone.
 //
 // D: lane l of warp w of the four has d[4 j + 2 h + e] = D[16 w + 8 h + l / 4, 8 j + 2 (l % 4) + e].
 #pragma once

@@ -3,6 +3,8 @@
 
 #[path = "../../crates/gpu/tests/common/mod.rs"]
 mod common;
+#[path = "gpu_parity/dense.rs"]
+mod dense;
 #[path = "gpu_parity/real_gpu.rs"]
 mod real_gpu;
 #[path = "gpu_parity/scratch.rs"]

@@ -124,9 +124,9 @@ pub struct TensorMap {
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct ScanParams {
-    /// `scan_wgmma`: the rows, set by its launcher.
+    /// `scan_wgmma`, `scan_wgmma_dense`: the rows, set by its launcher.
     pub row_map: TensorMap,
-    /// `scan_wgmma`, where `group` is 0: the halves, set by its launcher.
+    /// The same, where `group` is 0: the halves, set by its launcher.
     pub query_map: TensorMap,
     /// The tier.
     pub tier: TierView,

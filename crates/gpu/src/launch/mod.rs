@@ -61,6 +61,11 @@ pub const KERNELS: &[Kernel] = &[
         &[size_of::<ScanParams>()],
         scan::WGMMA_SHARED_BYTES,
     ),
+    kernel_with_shared(
+        "scan_wgmma_dense",
+        &[size_of::<ScanParams>()],
+        scan::WGMMA_SHARED_BYTES,
+    ),
     kernel("select_smallest", &[size_of::<SelectParams>()]),
     kernel("select_smallest_wide", &[size_of::<SelectParams>()]),
     kernel("rerank_selected", &[size_of::<RerankParams>()]),

@@ -1,14 +1,20 @@
-//! Launchers of `scan_mma_4`, `_8`, `_16`, `_32` (`kernels/scan_mma.cu`), `scan_fma` (`kernels/scan_fma.cu`) and `scan_wgmma`
-//! (`kernels/scan_wgmma.cu`).
+//! Launchers of `scan_mma_4`, `_8`, `_16`, `_32` (`kernels/scan_mma.cu`), `scan_fma` (`kernels/scan_fma.cu`), `scan_wgmma` and
+//! `scan_wgmma_dense` (`kernels/scan_wgmma.cu`).
 
+use super::number_of;
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
 use crate::params::{ScanItem, ScanMode, ScanParams};
 use crate::tensor_map::matrix;
 
-/// Dynamic shared memory of `scan_wgmma`: its `Shared`, and what aligns it.
+/// Dynamic shared memory of `scan_wgmma` and `scan_wgmma_dense`: their `Shared`, and what aligns it.
 pub const WGMMA_SHARED_BYTES: usize = 227_472 + 1024;
+
+/// The kernel of [`Width::Wgmma`] for every row against every query.
+const DENSE: usize = number_of("scan_wgmma_dense");
+/// Blocks of it that make a cluster and share their queries: `WG_CLUSTER`.
+const CLUSTER: u32 = 2;
 
 /// Scan kernels by the queries an item can have. The discriminant is the index in [`super::KERNELS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,7 +95,7 @@ pub fn scan(
 }
 
 /// Scans as many items as the device finds at `params.n_items`, or, where `params.items` is 0, every row against every query. Grid: as many
-/// blocks as run at a time.
+/// blocks as run at a time; no launch if there are no rows or no queries.
 pub fn scan_planned(
     ctx: &Context,
     stream: &Stream,
@@ -98,6 +104,9 @@ pub fn scan_planned(
 ) -> Result<(), GpuError> {
     assert!(params.items == 0 || params.n_items != 0);
     assert!(params.mode != ScanMode::Rank as u32 || params.items == 0);
+    if params.items == 0 && (params.n_rows == 0 || params.n_queries == 0) {
+        return Ok(());
+    }
     let grid = (ctx.multiprocessors() * width.blocks()) as u32;
     launch(ctx, stream, width, params, grid)
 }
@@ -123,9 +132,14 @@ fn launch(
     grid: u32,
 ) -> Result<(), GpuError> {
     assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
+    let (mut kernel, mut grid) = (width as usize, grid);
     let (block, shared) = match width {
         Width::Wgmma => {
             set_maps(&mut params)?;
+            if params.items == 0 && params.group == 0 {
+                // Whole clusters.
+                (kernel, grid) = (DENSE, (grid / CLUSTER).max(1) * CLUSTER);
+            }
             (384, WGMMA_SHARED_BYTES)
         }
         _ => {
@@ -133,12 +147,5 @@ fn launch(
             (256, 0)
         }
     };
-    ctx.launch(
-        stream,
-        width as usize,
-        (grid, 1, 1),
-        block,
-        shared,
-        &mut params,
-    )
+    ctx.launch(stream, kernel, (grid, 1, 1), block, shared, &mut params)
 }

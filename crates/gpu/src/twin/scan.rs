@@ -1,4 +1,4 @@
-//! Twin of `scan_mma_*`, `scan_fma` and `scan_wgmma`: loose keys, and what a scan does with them.
+//! Twin of `scan_mma_*`, `scan_fma`, `scan_wgmma` and `scan_wgmma_dense`: loose keys, and what a scan does with them.
 
 use super::{TierArrays, lane_sum};
 use crate::params::{NOTHING, QueryConsts, ScanItem, ScanMode, ordered_bits};

@@ -85,6 +85,8 @@ pub fn check(
                         "{what}: key {key}, not {other}"
                     );
                     met.insert(entry.tid);
+                } else if bound < f64::from(found.frontier) && queries.losses.get() > 0 {
+                    queries.losses.set(queries.losses.get() - 1);
                 } else {
                     assert!(
                         bound >= f64::from(found.frontier),
@@ -130,6 +132,7 @@ pub fn check_batch(
     let mut searched = Queries {
         items: Vec::new(),
         k: queries.k,
+        losses: queries.losses.clone(),
     };
     let mut results = Vec::new();
     for (i, query) in queries.items.iter().enumerate() {

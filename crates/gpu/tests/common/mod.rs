@@ -21,6 +21,7 @@ use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::cell::Cell;
 use std::time::Duration;
 
 pub const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
@@ -209,7 +210,8 @@ impl Fixture {
                 }
             })
             .collect();
-        Queries { items, k }
+        let losses = Cell::new(0);
+        Queries { items, k, losses }
     }
 }
 
@@ -223,6 +225,8 @@ pub struct Query {
 pub struct Queries {
     pub items: Vec<Query>,
     pub k: usize,
+    /// Rows that may be left out below the frontier: where codes filter, one in tens of thousands is.
+    pub losses: Cell<usize>,
 }
 
 impl Queries {
