@@ -92,6 +92,7 @@ fn append(gpu: &Gpu, rng: &mut impl Rng, host: &HostTier, n_rows: usize, n_queri
                 places: &[],
                 mode: ScanMode::Append,
                 n_halves: scratch.n_halves,
+                row_step: 1,
             };
             let item = ScanItem {
                 first_slot: 0,
