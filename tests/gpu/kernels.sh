@@ -13,7 +13,7 @@ pack() {
     set -e
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
-    for test in gpu_parity gpu_codes gpu_device gpu_tier gpu_batch gpu_load; do
+    for test in gpu_parity gpu_steps gpu_codes gpu_device gpu_tier gpu_batch gpu_load; do
         cp "$(cargo test -q --release -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
     for example in gpu_timings code_timings load_rate; do
@@ -41,6 +41,7 @@ run() {
 "
     }
     step parity parity.log "$BIN/gpu_parity" --nocapture --test-threads=4
+    step steps steps.log "$BIN/gpu_steps" --nocapture --test-threads=4
     step codes codes.log "$BIN/gpu_codes" --nocapture --test-threads=4
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
     step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=1
@@ -48,7 +49,7 @@ run() {
     step load load.log "$BIN/gpu_load" --nocapture
     if sanitizer=$(command -v compute-sanitizer); then
         for tool in memcheck racecheck; do
-            for test in gpu_parity gpu_codes gpu_device gpu_batch gpu_load; do
+            for test in gpu_parity gpu_steps gpu_codes gpu_device gpu_batch gpu_load; do
                 step "$tool ${test#gpu_}" "$tool.$test.log" env OMEN_GPU_TEST_SMALL=1 "$sanitizer" --tool $tool \
                     --error-exitcode 9 "$BIN/$test" --nocapture --test-threads=1
             done

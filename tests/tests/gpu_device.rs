@@ -88,6 +88,7 @@ fn interrupts_timeouts_and_loss_are_typed_and_quick() {
             })
             .collect(),
         k: 10,
+        losses: queries.losses,
     };
     let run = |deadline, poll: &mut dyn FnMut() -> Result<(), GpuError>| {
         tier.search(&queries.tier_queries(), 2e-6, deadline, poll)

@@ -1,6 +1,7 @@
 //! The compiled kernels and the Rust launchers agree: names, number and size of parameters. Reads the PTX; needs no GPU.
 
 use omen_gpu::launch::{KERNELS, Kernel};
+use omen_gpu::params::ScanParams;
 use std::collections::BTreeMap;
 
 /// Bytes of a PTX parameter: `.param .align 8 .b8 scan_param_0[120]` or `.param .u64 scan_param_0`.
@@ -114,10 +115,11 @@ fn a_disagreement_is_noticed() {
         1,
         "a field more"
     );
+    let last = format!(".b8 scan_fma_param_0[{}]", size_of::<ScanParams>());
     assert_eq!(
         changed(
-            ".b8 scan_fma_param_0[512]\n",
-            ".b8 scan_fma_param_0[512],\n\t.param .u32 scan_fma_param_1\n"
+            &format!("{last}\n"),
+            &format!("{last},\n\t.param .u32 scan_fma_param_1\n")
         )
         .len(),
         1,

@@ -1,11 +1,13 @@
 //! The GPU engine: a hot tier of an index in device memory, searched by CUDA kernels. No Postgres here.
 //!
-//! Use: [`Gpu::open`], [`TierBuilder`] (from an index's pages, or row by row), then [`Tier::search`] with the lists that the CPU chose.
+//! Use: [`Gpu::open`], [`TierBuilder`] (from an index's pages, or row by row), then [`Tier::search_batch`], for which the device chooses the
+//! lists, or [`Tier::search`] with the lists that the CPU chose.
 //! At run time only the NVIDIA driver is needed; without it everything returns [`GpuError::NoDriver`]. Nothing here panics,
 //! waits without a deadline, or survives a fork; every error means "answer on the CPU".
 //!
 //! Layers: `kernels/*.cu` -> `launch` (one launcher per kernel) -> `engine` (a tier's memory, a batch's launches) ->
-//! `search` (rounds, results) -> `tier`. `memory`, `plan` and `query` are pure functions. `twin` holds the CPU twins of the
+//! `batch` (batches that the device plans) and `search` (rounds that the host plans, also for what a batch could not answer) -> `tier`.
+//! `memory` (what a tier holds and what fits), `batch::plan`, `plan` and `query` are pure functions. `twin` holds the CPU twins of the
 //! kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
 
 pub mod batch;

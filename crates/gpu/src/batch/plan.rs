@@ -22,7 +22,7 @@ use omen_ivf::Metric;
 pub struct Tuning {
     /// Rows at which a first round is large enough, at least; and per survivor kept.
     pub first_rows: usize,
-    /// The same for batches of at least [`LARGE`] queries: nearly every row is read anyway, and what survives has its price.
+    /// The same for batches of at least `LARGE` queries: nearly every row is read anyway, and what survives has its price.
     pub first_rows_large: usize,
     /// See `first_rows`.
     pub first_rows_per_kept: usize,
