@@ -330,7 +330,7 @@ CREATE OPERATOR CLASS vector_ops
 COMMENT ON OPERATOR CLASS vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 COMMENT ON OPERATOR FAMILY vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 
--- 8  access method omen: handler, operator classes, status functions -----------------------------------------------
+-- 8  access method omen: handler, operator classes, search of many queries, status functions ------------------------
 
 CREATE FUNCTION omen_handler(internal) RETURNS index_am_handler
 	AS 'MODULE_PATHNAME', 'omen_handler_wrapper' LANGUAGE C;
@@ -373,6 +373,18 @@ CREATE OPERATOR CLASS vector_cosine_ops
 	FUNCTION 1 (vector, vector) omen_vector_cosine_support(internal);
 COMMENT ON OPERATOR CLASS vector_cosine_ops USING omen IS 'order by cosine distance';
 COMMENT ON OPERATOR FAMILY vector_cosine_ops USING omen IS 'order by cosine distance';
+
+CREATE FUNCTION omen_search(
+	index regclass,
+	queries vector[],
+	k integer,
+	probes integer DEFAULT NULL,
+	OUT query_no integer,
+	OUT ctid tid,
+	OUT distance double precision
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_search_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION omen_search(regclass, vector[], integer, integer) IS 'the nearest rows of many queries';
 
 CREATE FUNCTION omen_gpu_status(
 	OUT device integer,
@@ -424,6 +436,7 @@ COMMENT ON FUNCTION omen_cpu_status() IS 'the instructions that searches on the 
 
 CREATE FUNCTION omen_last_scan(
 	OUT index regclass,
+	OUT queries bigint,
 	OUT engine text,
 	OUT lists integer,
 	OUT probes integer,
