@@ -10,6 +10,7 @@ use pgrx::prelude::*;
 use crate::engine::status;
 use crate::error::Result;
 use crate::named_index::NamedIndex;
+use crate::options::{self, Hot};
 use crate::storage::open_index;
 
 type Row = (
@@ -76,6 +77,7 @@ fn read(named: &NamedIndex) -> Result<Row> {
     let index = open_index(&pages)?;
     let counts = omen_ivf::count::count(&pages, &index)?;
     let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
+        None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
         None => (0, "not loaded".to_owned()),
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();

@@ -15,6 +15,7 @@ use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::fallback::try_gpu;
+use super::residence::load_tier;
 use super::stats::ScanRecord;
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{SearchRequest, choice, merge, scan};
@@ -68,7 +69,11 @@ pub(super) fn load_if_wanted(
 ) -> std::result::Result<(), Stop> {
     let (file, is_open) = (pages.file(), device.is_open());
     let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
-    let at_once = setting == EngineSetting::Gpu || options::hot_of(pages) == Hot::On;
+    let is_on = options::hot_of(pages) == Hot::On;
+    let at_once = setting == EngineSetting::Gpu || is_on;
+    if let Some(loaded) = device.tier(file, index) {
+        loaded.goes_last = is_on;
+    }
     let wanted = match device.tier(file, index) {
         None if at_once => true,
         None => choice::loading_pays(file, n_bytes, is_open, None, to_come),
@@ -81,10 +86,9 @@ pub(super) fn load_if_wanted(
     };
     if wanted {
         let began = Instant::now();
-        let outcome = device.load(pages, index, file);
+        let outcome = load_tier(device, pages, index);
         record.load += began.elapsed();
         outcome?;
-        choice::note_loaded(file);
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use omen_gpu::{Gpu, GpuError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 
+use super::status;
 use super::tiers::{Device, LoadedTier, Stop};
 use crate::compat::FileId;
 use crate::error::Result;
@@ -27,16 +28,20 @@ impl Device {
 
     #[cfg(feature = "simulated-gpu")]
     fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        if self.simulated {
-            Ok(Gpu::open_simulated())
-        } else {
-            open_real()
+        if !self.simulated {
+            return self.open_real();
         }
+        status::choose(&self.allowed, &[status::SIMULATED])?;
+        Ok(Gpu::open_simulated())
     }
 
     #[cfg(not(feature = "simulated-gpu"))]
     fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        open_real()
+        self.open_real()
+    }
+
+    fn open_real(&self) -> std::result::Result<Gpu, GpuError> {
+        Gpu::open(status::chosen_device(&self.allowed, &omen_gpu::devices()?)?)
     }
 
     /// Loads the tier of an index, in place of the one that is there.
@@ -95,7 +100,7 @@ impl Device {
             let oldest = self
                 .tiers
                 .iter()
-                .min_by_key(|(_, loaded)| loaded.used_at())
+                .min_by_key(|(_, loaded)| (loaded.goes_last, loaded.used_at()))
                 .map(|(file, _)| *file);
             match oldest {
                 Some(file) if needed > available && needed <= limit => {
@@ -108,14 +113,6 @@ impl Device {
             }
         }
     }
-}
-
-fn open_real() -> std::result::Result<Gpu, GpuError> {
-    let devices = omen_gpu::devices()?;
-    let device = devices
-        .get(super::status::device_number(devices.len()))
-        .ok_or(GpuError::NoDevice)?;
-    Gpu::open(device.ordinal)
 }
 
 /// Entries to make room for: those there are, and some for lists that are rewritten while the tier is loaded.

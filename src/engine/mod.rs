@@ -9,6 +9,7 @@
 //! | `gpu.rs` | the GPU side of a search of one query |
 //! | `batch.rs`, `gpu_batch.rs` | searches of many queries at once, and their GPU side |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
+//! | `residence.rs` | loading and evicting tiers, for searches and by hand |
 //! | `status.rs` | what the status functions ask |
 //! | `stats.rs` | what searches did: for the status functions and for choosing |
 
@@ -19,6 +20,7 @@ mod gpu;
 mod gpu_batch;
 pub(crate) mod lists;
 mod load;
+pub(crate) mod residence;
 pub(crate) mod stats;
 pub(crate) mod status;
 mod tiers;

@@ -1,9 +1,11 @@
 //! The session's GPU and tiers as the status functions see them. Creates nothing.
 
+use omen_gpu::{DeviceInfo, GpuError};
 use omen_ivf::index::Index;
 
 use super::tiers;
 use crate::compat::FileId;
+use crate::guc::GpuDevices;
 
 /// Bytes and state of an index's tier in this session, for the status functions: loaded bytes, lists.
 pub(crate) fn status_of(file: FileId, index: &Index) -> Option<TierStatus> {
@@ -33,6 +35,8 @@ pub(crate) struct TierStatus {
 pub(crate) struct DeviceStatus {
     /// Whether the device is simulated in host memory.
     pub simulated: bool,
+    /// Devices it may be.
+    pub allowed: GpuDevices,
     /// (free, total) bytes, if a context exists.
     pub memory: Option<(u64, u64)>,
     /// Bytes of device memory held by hot tiers.
@@ -50,6 +54,7 @@ pub(crate) fn device_status() -> DeviceStatus {
         device.drop_orphans();
         DeviceStatus {
             simulated: device.simulated,
+            allowed: device.allowed.clone(),
             memory: device.gpu.as_ref().and_then(|gpu| gpu.memory().ok()),
             tier_bytes: device.tier_bytes(),
             n_tiers: device.tiers.len(),
@@ -58,7 +63,34 @@ pub(crate) fn device_status() -> DeviceStatus {
     })
 }
 
-/// Which of `n` devices this session uses: sessions spread over them.
-pub(crate) fn device_number(n: usize) -> usize {
-    std::process::id() as usize % n.max(1)
+/// Number of the simulated device.
+pub(crate) const SIMULATED: i32 = 0;
+
+/// Which of `devices` this session uses. Errors: as [`choose`].
+pub(crate) fn chosen_device(allowed: &GpuDevices, devices: &[DeviceInfo]) -> Result<i32, GpuError> {
+    let ordinals = |usable: bool| -> Vec<i32> {
+        let right = devices.iter().filter(|d| d.arch.is_some() || !usable);
+        right.map(|device| device.ordinal).collect()
+    };
+    // If none can be used, opening one says why.
+    choose(allowed, &ordinals(true)).or_else(|_| choose(allowed, &ordinals(false)))
+}
+
+/// Which of these devices this session uses: sessions spread over those that are allowed. Errors: `NoDevice`, `Unsupported` if
+/// none is allowed.
+pub(crate) fn choose(allowed: &GpuDevices, ordinals: &[i32]) -> Result<i32, GpuError> {
+    if ordinals.is_empty() {
+        return Err(GpuError::NoDevice);
+    }
+    let usable: Vec<i32> = ordinals
+        .iter()
+        .copied()
+        .filter(|&ordinal| allowed.contains(ordinal))
+        .collect();
+    match usable.len() {
+        0 => Err(GpuError::Unsupported(format!(
+            "omen.gpu_devices = '{allowed}' names none of its devices"
+        ))),
+        n => Ok(usable[std::process::id() as usize % n]),
+    }
 }
