@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, CPU, GPU, index_status, knn, last_scan, make_index, make_table, put
+from lib.db import BY_INDEX, CPU, GPU, Db, index_status, knn, last_scan, make_database, make_index, make_table, put
 from lib.exact import OPERATORS, recall
 
 DIM = 40
@@ -386,6 +386,48 @@ def test_gpu_that_cannot(db, table):
         assert_exact(conn, "l2", table[:40], 10)
         scan = last_scan(conn)
         assert scan["engine"] == "cpu" and "memory" in scan["fallback_reason"], scan
+
+
+def test_auto_goes_over_to_the_gpu(db, table, rng):
+    """With omen.engine = auto a large batch begins on the CPU and goes on with the GPU; no query is lost in between."""
+    with db.connect(**GPU) as conn:
+        put(conn, omen__engine="auto")
+        for _ in range(10):
+            ids = rng.integers(3000, size=8000)
+            found = batch(conn, table[ids], 1, LISTS)
+            assert [found[number][0][0] for number in range(1, 8001)] == ids.tolist()
+            scan = last_scan(conn)
+            if scan["engine"] == "gpu":
+                break
+        assert scan["engine"] == "gpu" and scan["load_us"] > 0 and scan["queries"] == 8000, scan
+
+
+def test_temporary_and_unlogged_tables(db, engine, rng):
+    with db.connect(**ENGINES[engine]) as conn:
+        for kind in ("TEMP", "UNLOGGED"):
+            rows = vectors.clustered(rng, 800, DIM)
+            make_table(conn, rows, kind=kind)
+            make_index(conn, lists=8)
+            assert_exact(conn, "l2", rows[:20], 7, 8)
+            conn.execute("DROP TABLE t")
+
+
+def test_standby(make_server, engine, rng):
+    primary = make_server("primary")
+    db = make_database(primary, "batch")
+    rows = vectors.clustered(rng, 1000, DIM)
+    with db.connect() as conn:
+        make_table(conn, rows)
+        make_index(conn, lists=8)
+        standby = make_server("standby", source=primary)
+        with Db(standby, "batch").connect(**ENGINES[engine]) as reader:
+            assert_exact(reader, "l2", rows[:20], 10, 8)
+            conn.execute("DELETE FROM t WHERE id < 10")
+            conn.execute("VACUUM t")
+            vectors.copy_rows(conn, "t", np.arange(5000, 5050), rows[:50])
+            primary.wait_for(standby)
+            assert_exact(reader, "l2", rows[:20], 10, 8)
+            assert last_scan(reader)["engine"] == engine
 
 
 def test_examples_of_the_readme(session, table):
