@@ -1,7 +1,9 @@
 """omen_search(): for many queries at once the rows that an exact search of the table gives, on both engines."""
 
+import re
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -435,15 +437,9 @@ def test_examples_of_the_readme(session, table):
     session.execute("ALTER TABLE t RENAME TO items; ALTER TABLE items RENAME v TO embedding; ALTER INDEX t_v_idx RENAME TO items_embedding_idx")
     session.execute("CREATE TABLE questions (id integer, embedding vector(40))")
     vectors.copy_rows(session, "questions", np.arange(20), table[:20], columns="id, embedding")
-    by_join = session.execute("""
-WITH q AS (SELECT array_agg(id ORDER BY id) AS ids, array_agg(embedding ORDER BY id) AS embeddings FROM questions)
-SELECT q.ids[s.query_no] AS question, items.id, s.distance
-FROM q, omen_search('items_embedding_idx', q.embeddings, 10) s JOIN items ON items.ctid = s.ctid
-ORDER BY question, s.distance""").fetchall()
-    by_lateral = session.execute("""
-SELECT questions.id AS question, items.id, items.embedding <-> questions.embedding AS distance
-FROM questions, LATERAL omen_search('items_embedding_idx', ARRAY[questions.embedding], 10) s JOIN items ON items.ctid = s.ctid
-ORDER BY question, distance""").fetchall()
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    examples = [block for block in re.findall(r"```sql\n(.*?)```", readme, re.DOTALL) if "omen_search" in block]
+    by_join, by_lateral = (session.execute(example).fetchall() for example in examples)
     assert len(by_join) == len(by_lateral) == 200
     assert [r[:2] for r in by_join if r[1] == r[0]] == [(i, i) for i in range(20)]
     assert {r[:2] for r in by_join} == {r[:2] for r in by_lateral}
