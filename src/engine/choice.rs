@@ -131,25 +131,32 @@ pub(super) fn loading_pays(
 /// Whether the GPU is the better choice for a round over so many lists, given a loaded tier.
 pub(super) fn prefers_gpu(file: FileId, n_lists: usize) -> bool {
     with(file, |costs| {
-        let Some(gpu) = costs.gpu.predict(n_lists) else {
-            return true;
-        };
-        let Some(cpu) = costs.cpu.predict(n_lists) else {
-            return true;
-        };
-        costs.since_try += 1;
-        let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };
-        let other = costs.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
-        if other {
-            costs.since_try = 0;
-        }
-        (gpu < cpu) != other
+        let (gpu, cpu) = (costs.gpu.predict(n_lists), costs.cpu.predict(n_lists));
+        costs.prefer_gpu(gpu, cpu)
     })
 }
 
 /// As [`prefers_gpu`], for so many queries of so many lists each.
 pub(super) fn prefers_gpu_for_batch(file: FileId, n_queries: usize, n_lists: usize) -> bool {
-    let gpu = with(file, |costs| costs.gpu_batch.predict(n_queries * n_lists));
-    let cpu = cpu_seconds(file, n_queries, n_lists);
-    gpu.is_none_or(|gpu| cpu == 0.0 || gpu < cpu)
+    with(file, |costs| {
+        let gpu = costs.gpu_batch.predict(n_queries * n_lists);
+        let cpu = costs.cpu.predict(n_lists).map(|cpu| cpu * n_queries as f64);
+        costs.prefer_gpu(gpu, cpu)
+    })
+}
+
+impl Costs {
+    /// Whether the GPU is to be taken, by the seconds predicted for both. What is not known yet is found out.
+    fn prefer_gpu(&mut self, gpu: Option<f64>, cpu: Option<f64>) -> bool {
+        let (Some(gpu), Some(cpu)) = (gpu, cpu) else {
+            return true;
+        };
+        self.since_try += 1;
+        let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };
+        let other = self.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
+        if other {
+            self.since_try = 0;
+        }
+        (gpu < cpu) != other
+    }
 }
