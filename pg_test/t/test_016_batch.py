@@ -451,6 +451,20 @@ def test_standby(make_server, engine, rng):
             assert last_scan(reader)["engine"] == engine
 
 
+def test_pages_on_disk(make_server, engine, rng):
+    """With a cache much smaller than table and index the rows are the same: pages are asked for ahead."""
+    server = make_server("cold", {"shared_buffers": "1MB"})
+    db = make_database(server, "cold")
+    rows = vectors.clustered(rng, 20_000, DIM)
+    with db.connect(**ENGINES[engine]) as conn:
+        make_table(conn, rows)
+        make_index(conn, lists=30)
+        conn.execute("DELETE FROM t WHERE id % 3 = 0")
+        assert_exact(conn, "l2", rows[:150], 10, 30)
+        assert all(len(found) == 300 for found in batch(conn, rows[:100], 300, 3).values())
+    assert "WARNING" not in server.log_text(), server.log_text()
+
+
 def test_examples_of_the_readme(session, table):
     """As written there."""
     session.execute("ALTER TABLE t RENAME TO items; ALTER TABLE items RENAME v TO embedding; ALTER INDEX t_v_idx RENAME TO items_embedding_idx")

@@ -5,7 +5,6 @@ use omen_ivf::Tid;
 use omen_ivf::index::Index;
 use omen_ivf::query::Query;
 use omen_ivf::topk::{Candidate, Candidates};
-use pgrx::check_for_interrupts;
 
 use super::visible::VisibleRows;
 use crate::datatype::vector::VectorRef;
@@ -23,8 +22,6 @@ const DEEPEN: usize = 4;
 /// Bounds that leave more open than this share of the farthest candidate's distance are too loose to order by: vectors that
 /// half precision holds badly, since the others of the index are much shorter, or which are hardly farther than it tells apart.
 const LOOSE_SHARE: f64 = 1.0 / 32.0;
-/// Rows looked up between two looks at whether the statement was cancelled.
-const ROWS_A_CHECK: usize = 1024;
 
 /// Candidates of a query in the first round: a few more than rows, as some may be dead.
 fn first_k(k: usize) -> usize {
@@ -312,25 +309,16 @@ impl<'a> Batch<'a> {
         visible: &mut VisibleRows,
     ) -> Result<()> {
         places.sort_unstable();
-        let mut last: Option<(u64, State)> = None;
-        for (i, &(root, place)) in places.iter().enumerate() {
-            if i % ROWS_A_CHECK == 0 {
-                check_for_interrupts!();
-            }
-            let item = &mut items[place as usize];
-            item.state = match last {
-                Some((same, state)) if root == same && !item.is_loose => state,
-                _ => visible
-                    .find(item.root)
-                    .map_or(State::Invisible, State::Visible),
-            };
-            last = Some((root, item.state));
-            if item.is_loose && item.row().is_some() {
+        let roots = places.iter().map(|&(root, _)| root);
+        visible.find_all(roots, |visible, i, row| {
+            let item = &mut items[places[i].1 as usize];
+            item.state = row.map_or(State::Invisible, State::Visible);
+            if item.is_loose && row.is_some() {
                 let query = &self.vectors[item.query as usize];
                 item.distance = visible.distance_to(query.x())?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// How many rows of a query are visible and surely nearer than what was left out.

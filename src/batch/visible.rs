@@ -4,12 +4,18 @@
 #![allow(unsafe_code)]
 
 use omen_ivf::{Metric, Tid};
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::{PgSqlErrorCode, check_for_interrupts, pg_sys};
 
 use crate::am::{self, OpClass};
 use crate::datatype::vector::distance;
 use crate::error::{PgError, Result};
 use crate::named_index::NamedIndex;
+
+/// After a page that was not in memory, so many rows are looked up with pages asked for ahead, those of so many rows.
+const COLD_ROWS: u32 = 256;
+const ROWS_AHEAD: usize = 64;
+/// Rows looked up between two looks at whether the statement was cancelled.
+const ROWS_A_CHECK: usize = 1024;
 
 /// Reads rows of one table. After an error the abort of the transaction gives back what it holds.
 pub(super) struct VisibleRows {
@@ -21,6 +27,10 @@ pub(super) struct VisibleRows {
     slot: *mut pg_sys::TupleTableSlot,
     /// Evaluates the indexed column or expression; made when it is needed.
     column: Option<Column>,
+    /// Whether tids are addresses of pages, which can be asked for ahead.
+    is_heap: bool,
+    /// So many rows more are looked up with that.
+    cold: u32,
 }
 
 struct Column {
@@ -54,6 +64,8 @@ impl VisibleRows {
                 scan: pg_sys::ffi::pg_guard_ffi_boundary(|| begin(table)),
                 slot: pg_sys::table_slot_create(table, core::ptr::null_mut()),
                 column: None,
+                is_heap: (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID,
+                cold: 0,
             })
         }
     }
@@ -63,8 +75,45 @@ impl VisibleRows {
         self.snapshot
     }
 
-    /// The visible version of the row whose chain begins at `root`, if there is one. Fast when roots come in the order of pages.
-    pub(super) fn find(&mut self, root: Tid) -> Option<Tid> {
+    /// Calls `found` with the place in `roots` and the visible version, if there is one, of each row whose chain begins there. `roots` as
+    /// [`Tid::as_u64`], ascending: each page is visited once.
+    pub(super) fn find_all(
+        &mut self,
+        roots: impl ExactSizeIterator<Item = u64> + Clone,
+        mut found: impl FnMut(&mut Self, usize, Option<Tid>) -> Result<()>,
+    ) -> Result<()> {
+        let mut ahead = roots.clone().enumerate().peekable();
+        let mut asked_for = u32::MAX;
+        for (i, root) in roots.enumerate() {
+            if i % ROWS_A_CHECK == 0 {
+                check_for_interrupts!();
+            }
+            // Moves on without asking while all pages are in memory.
+            while let Some((_, next)) = ahead.next_if(|&(j, _)| j < i + ROWS_AHEAD) {
+                let block = (next >> 16) as u32;
+                if self.cold > 0 && block != asked_for {
+                    asked_for = block;
+                    // SAFETY: the table is open, and kept in pages that tids name.
+                    unsafe {
+                        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+                        pg_sys::PrefetchBuffer(self.table, fork, block);
+                    }
+                }
+            }
+            let before = misses();
+            let row = self.find(Tid::new((root >> 16) as u32, root as u16));
+            self.cold = if self.is_heap && misses() > before {
+                COLD_ROWS
+            } else {
+                self.cold.saturating_sub(1)
+            };
+            found(self, i, row)?;
+        }
+        Ok(())
+    }
+
+    /// The visible version of the row whose chain begins at `root`, if there is one.
+    fn find(&mut self, root: Tid) -> Option<Tid> {
         let mut tid = am::tid_of(root);
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: the fetch and the slot are of this table, which is open; `begin` says the rest.
@@ -141,4 +190,10 @@ impl VisibleRows {
             }
         }
     }
+}
+
+/// Blocks this process has read from disk so far.
+fn misses() -> i64 {
+    // SAFETY: a counter of this process, read on the main thread.
+    unsafe { pg_sys::pgBufferUsage.shared_blks_read }
 }
