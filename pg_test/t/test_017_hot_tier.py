@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, CPU, GPU, REAL_GPU, index_status, knn, last_scan, make_index, make_table, put
+from lib.db import BY_INDEX, CPU, GPU, REAL_GPU, assert_fails, index_status, knn, last_scan, make_index, make_table, put
 from psycopg.rows import dict_row
 
 DIM = 32
@@ -28,13 +28,6 @@ def evict(conn, index=None) -> int:
 
 def tier_bytes(conn, index="t_v_idx") -> int:
     return index_status(conn, index)["hot_tier_bytes"]
-
-
-def fails(conn, sqlstate: str, hint: str, statement: str):
-    with pytest.raises(psycopg.Error) as error:
-        conn.execute(statement)
-    assert error.value.sqlstate == sqlstate, (error.value.sqlstate, error.value)
-    assert hint in (error.value.diag.message_hint or ""), error.value.diag.message_hint
 
 
 @pytest.fixture
@@ -83,24 +76,24 @@ def test_load_again_after_changes(db, rows, rng):
 def test_load_that_fails(db, rows):
     with db.connect(**AUTO) as conn:
         put(conn, omen__gpu_memory_limit="1MB")
-        fails(conn, "53200", "omen.gpu_memory_limit", "SELECT omen_load('big_idx')")
+        assert_fails(conn, "53200", "omen.gpu_memory_limit", "SELECT omen_load('big_idx')")
         put(conn, omen__gpu_memory_limit=0)
         # The failure does not keep the GPU from being used.
         assert load(conn, "big_idx") > 0
         put(conn, **CPU)
-        fails(conn, "55000", "omen.engine", "SELECT omen_load('t_v_idx')")
+        assert_fails(conn, "55000", "omen.engine", "SELECT omen_load('t_v_idx')")
         put(conn, **AUTO)
         conn.execute("ALTER INDEX t_v_idx SET (hot = off)")
-        fails(conn, "55000", "hot = auto", "SELECT omen_load('t_v_idx')")
+        assert_fails(conn, "55000", "hot = auto", "SELECT omen_load('t_v_idx')")
         for name in ("t", "pg_class_oid_index"):
-            fails(conn, "42809", "", f"SELECT omen_load('{name}')")
-            fails(conn, "42809", "", f"SELECT omen_evict('{name}')")
+            assert_fails(conn, "42809", "", f"SELECT omen_load('{name}')")
+            assert_fails(conn, "42809", "", f"SELECT omen_evict('{name}')")
 
 
 @pytest.mark.skipif(REAL_GPU, reason="this machine has a GPU")
 def test_load_without_a_card(db, rows):
     with db.connect() as conn:
-        fails(conn, "55000", "omen_gpu_status", "SELECT omen_load('t_v_idx')")
+        assert_fails(conn, "55000", "omen_gpu_status", "SELECT omen_load('t_v_idx')")
         assert evict(conn) == 0
 
 
@@ -111,7 +104,7 @@ def test_load_needs_select(db, rows):
         try:
             conn.execute("SET ROLE omen_loader")
             for name in ("omen_load", "omen_evict"):
-                fails(conn, "42501", "SELECT", f"SELECT {name}('t_v_idx')")
+                assert_fails(conn, "42501", "SELECT", f"SELECT {name}('t_v_idx')")
             assert evict(conn) == 0
             conn.execute("RESET ROLE; GRANT SELECT ON t TO omen_loader; SET ROLE omen_loader")
             assert load(conn) > 0 and evict(conn, "t_v_idx") > 0
@@ -194,7 +187,7 @@ def test_devices(db, rows):
         scan = last_scan(conn)
         assert scan["engine"] == "cpu" and "omen.gpu_devices" in scan["fallback_reason"], scan
         assert all("omen.gpu_devices" in d["reason"] for d in gpu_status(conn)), gpu_status(conn)
-        fails(conn, "0A000", "omen_gpu_status", "SELECT omen_load('t_v_idx')")
+        assert_fails(conn, "0A000", "omen_gpu_status", "SELECT omen_load('t_v_idx')")
         put(conn, omen__gpu_devices=f" 98 ,{mine}")
         knn(conn, "l2", rows[3], 5)
         assert last_scan(conn)["engine"] == "gpu"

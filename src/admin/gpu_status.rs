@@ -4,7 +4,7 @@ use omen_gpu::DeviceInfo;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use crate::engine::{stats, status};
+use crate::engine::{devices, stats, status};
 use crate::threads;
 
 /// What a row says of the device itself.
@@ -75,22 +75,22 @@ fn rows() -> Vec<(Device, Use)> {
     let session = status::device_status();
     if session.simulated {
         let device = Device {
-            number: Some(status::SIMULATED),
+            number: Some(devices::SIMULATED),
             name: Some("simulated".into()),
             memory_total: session.memory.map(|(_, total)| total as i64),
             ..Device::default()
         };
-        let used = match status::choose(&session.allowed, &[status::SIMULATED]) {
+        let used = match devices::choose(&session.allowed, &[devices::SIMULATED]) {
             Ok(_) => used_by_us(&session),
             Err(why) => unusable(why.to_string()),
         };
         return vec![(device, used)];
     }
-    let devices = match threads::with_signals_blocked(omen_gpu::devices) {
-        Ok(devices) => devices,
+    let found = match threads::with_signals_blocked(omen_gpu::devices) {
+        Ok(found) => found,
         Err(error) => return vec![(Device::default(), unusable(error.to_string()))],
     };
-    let chosen = status::chosen_device(&session.allowed, &devices).ok();
+    let chosen = devices::chosen_device(&session.allowed, &found).ok();
     let row = |info: DeviceInfo| {
         let used = if info.arch.is_none() {
             let (major, minor) = info.capability;
@@ -112,7 +112,7 @@ fn rows() -> Vec<(Device, Use)> {
         };
         (describe(info), used)
     };
-    devices.into_iter().map(row).collect()
+    found.into_iter().map(row).collect()
 }
 
 fn describe(info: DeviceInfo) -> Device {

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `mod.rs` | the SQL function: arguments and checks |
 //! | `rounds.rs` | rounds of a batch, until every query has its rows |
+//! | `item.rs` | a candidate: bounds of its distance, its row |
 //! | `visible.rs` | which row versions the index's entries stand for |
+//! | `neighbours.rs` | what was found |
 //! | `result.rs` | the rows of the function |
 //!
 //! A scan hands its candidates to the executor, which looks for their rows, computes the operator and orders by it. Here the
@@ -12,6 +14,8 @@
 //! queries together, in the order of the table's pages.
 #![allow(unsafe_code)]
 
+mod item;
+mod neighbours;
 mod result;
 mod rounds;
 mod visible;

@@ -1,11 +1,12 @@
 //! Rounds of a batch. A round searches some lists for some candidates of each query and looks which of them are visible. Queries
 //! that have too few search the same lists for more (*deepen*) or, when these hold no more, more lists (*widen*), as scans do.
 
-use omen_ivf::Tid;
 use omen_ivf::index::Index;
 use omen_ivf::query::Query;
-use omen_ivf::topk::{Candidate, Candidates};
+use omen_ivf::topk::Candidates;
 
+use super::item::{Bounds, Item, State};
+use super::neighbours::Neighbours;
 use super::visible::VisibleRows;
 use crate::datatype::vector::VectorRef;
 use crate::engine::batch::{BatchRequest, search_batch};
@@ -17,11 +18,11 @@ use crate::storage::IndexPages;
 
 /// Candidates in memory at a time, about, 56 bytes each.
 const MAX_ITEMS: usize = 1 << 20;
-/// How many times as many candidates a deeper round asks for.
-const DEEPEN: usize = 4;
 /// Bounds that leave more open than this share of the farthest candidate's distance are too loose to order by: vectors that
 /// half precision holds badly, since the others of the index are much shorter, or which are hardly farther than it tells apart.
 const LOOSE_SHARE: f64 = 1.0 / 32.0;
+/// How many times as many candidates a deeper round asks for.
+const DEEPEN: usize = 4;
 
 /// Candidates of a query in the first round: a few more than rows, as some may be dead.
 fn first_k(k: usize) -> usize {
@@ -31,41 +32,6 @@ fn first_k(k: usize) -> usize {
 /// Queries for `k` rows each that may be in one batch.
 pub(super) fn most_queries(k: usize) -> usize {
     MAX_ITEMS / first_k(k)
-}
-
-/// A row found.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Neighbour {
-    /// What the operator returns, but for the rounding of the stored vector.
-    pub distance: f64,
-    /// The visible version.
-    pub row: Tid,
-}
-
-/// The rows of a batch.
-pub(super) struct Neighbours {
-    k: usize,
-    /// `[n, k]`, the first `counts[i]` of each.
-    rows: Vec<Neighbour>,
-    counts: Vec<u32>,
-}
-
-impl Neighbours {
-    /// The rows of each query, ascending by distance.
-    pub(super) fn by_query(&self) -> impl Iterator<Item = &[Neighbour]> {
-        let of_query = |(i, &count): (usize, &u32)| {
-            let first = i * self.k;
-            &self.rows[first..first + count as usize]
-        };
-        self.counts.iter().enumerate().map(of_query)
-    }
-
-    fn set(&mut self, query: u32, rows: impl Iterator<Item = Neighbour>) {
-        let first = query as usize * self.k;
-        let places = self.rows[first..first + self.k].iter_mut();
-        let count = places.zip(rows).map(|(place, row)| *place = row).count();
-        self.counts[query as usize] = count as u32;
-    }
 }
 
 /// Queries that are searched together.
@@ -89,36 +55,6 @@ struct Round {
     /// Candidates of each.
     k: usize,
     plan: ListPlan,
-}
-
-/// A candidate, and what is known of its row.
-#[derive(Clone, Copy)]
-struct Item {
-    distance: f64,
-    root: Tid,
-    state: State,
-    query: u32,
-    /// The bounds say too little: the distance must be computed from the row.
-    is_loose: bool,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum State {
-    Unknown,
-    Invisible,
-    Visible(Tid),
-}
-
-impl Item {
-    fn row(&self) -> Option<Neighbour> {
-        match self.state {
-            State::Visible(row) => Some(Neighbour {
-                distance: self.distance,
-                row,
-            }),
-            _ => None,
-        }
-    }
 }
 
 impl<'a> Batch<'a> {
@@ -153,15 +89,7 @@ impl<'a> Batch<'a> {
         record: &mut ScanRecord,
     ) -> Result<Neighbours> {
         let n = self.queries.len();
-        let nothing = Neighbour {
-            distance: f64::NAN,
-            row: Tid::new(0, 0),
-        };
-        let mut found = Neighbours {
-            k: self.k,
-            rows: vec![nothing; n * self.k],
-            counts: vec![0; n],
-        };
+        let mut found = Neighbours::new(n, self.k);
         let mut rounds = vec![Round {
             queries: (0..n as u32).collect(),
             k: first_k(self.k),
@@ -328,48 +256,5 @@ impl<'a> Batch<'a> {
             .iter()
             .filter(|item| item.row().is_some() && !(item.is_loose && item.distance > limit))
             .count()
-    }
-}
-
-/// What is known of the operator's value for an entry.
-#[derive(Clone, Copy)]
-struct Bounds {
-    low: f64,
-    /// Infinite where it is not known.
-    high: f64,
-    /// The lower one says nothing either.
-    is_unknown: bool,
-}
-
-impl Bounds {
-    fn of(index: &Index, candidate: &Candidate) -> Self {
-        let high = index.upper_bound(candidate.ceiling);
-        let key = candidate.key;
-        Self {
-            low: index.lower_bound(key),
-            high,
-            is_unknown: !high.is_finite() && (key == 0.0 || key == f32::NEG_INFINITY),
-        }
-    }
-
-    /// What the operator returns but for the rounding of the stored vector: the middle, or the lower bound where the upper one is
-    /// not known.
-    fn middle(self) -> f64 {
-        if self.low.is_finite() && self.high.is_finite() {
-            (self.low + self.high) / 2.0
-        } else {
-            self.low
-        }
-    }
-
-    /// How far the operator's value may be from the middle, as far as that is known.
-    fn radius(self) -> f64 {
-        if self.is_unknown {
-            f64::INFINITY
-        } else if self.high.is_finite() {
-            (self.high - self.low) / 2.0
-        } else {
-            0.0
-        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use omen_gpu::{Gpu, GpuError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 
-use super::status;
+use super::devices;
 use super::tiers::{Device, LoadedTier, Stop};
 use crate::compat::FileId;
 use crate::error::Result;
@@ -31,7 +31,7 @@ impl Device {
         if !self.simulated {
             return self.open_real();
         }
-        status::choose(&self.allowed, &[status::SIMULATED])?;
+        devices::choose(&self.allowed, &[devices::SIMULATED])?;
         Ok(Gpu::open_simulated())
     }
 
@@ -41,7 +41,10 @@ impl Device {
     }
 
     fn open_real(&self) -> std::result::Result<Gpu, GpuError> {
-        Gpu::open(status::chosen_device(&self.allowed, &omen_gpu::devices()?)?)
+        Gpu::open(devices::chosen_device(
+            &self.allowed,
+            &omen_gpu::devices()?,
+        )?)
     }
 
     /// Loads the tier of an index, in place of the one that is there.

@@ -8,6 +8,7 @@
 //! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
 //! | `gpu.rs` | the GPU side of a search of one query |
 //! | `batch.rs`, `gpu_batch.rs` | searches of many queries at once, and their GPU side |
+//! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `residence.rs` | loading and evicting tiers, for searches and by hand |
 //! | `status.rs` | what the status functions ask |
@@ -15,6 +16,7 @@
 
 pub(crate) mod batch;
 mod choice;
+pub(crate) mod devices;
 mod fallback;
 mod gpu;
 mod gpu_batch;
