@@ -159,4 +159,5 @@ unsafe fn not_ours(rel: pg_sys::Relation) -> PgError {
         PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
         format!("\"{name}\" is not an omen index"),
     )
+    .with_hint("Name an index that was made with USING omen.")
 }

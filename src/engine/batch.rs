@@ -51,8 +51,7 @@ pub(crate) fn search_batch(
             ..*request
         };
         if let Some(answers) = gpu_batch::search(&rest, record)? {
-            record.engine = Engine::Gpu;
-            stats::count_searches(Engine::Gpu, answers.len() as u64);
+            stats::count_searches(record.engine, answers.len() as u64);
             found.extend(answers);
             continue;
         }

@@ -16,7 +16,7 @@ use omen_ivf::topk::{Candidates, TopK};
 use super::batch::BatchRequest;
 use super::fallback::try_gpu;
 use super::gpu::{STALE_SHARE, ask, load_if_wanted};
-use super::stats::ScanRecord;
+use super::stats::{Engine, ScanRecord};
 use super::tiers::{LoadedTier, Stop};
 use super::{SearchRequest, choice, merge, scan};
 use crate::error::Result;
@@ -25,7 +25,7 @@ use crate::guc::EngineSetting;
 /// Queries that the tier is asked at a time: a call must end before `omen.gpu_timeout`, and a cancelled statement soon.
 const QUERIES_A_CALL: usize = 1024;
 
-/// Answers a round with the GPU's help; `None`: the CPU is to answer. Fails only for what ends the query.
+/// Answers a round with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only for what ends the query.
 pub(super) fn search(
     request: &BatchRequest,
     record: &mut ScanRecord,
@@ -50,6 +50,7 @@ pub(super) fn search(
             stale_time: Duration::ZERO,
             n_pairs: 0,
             n_stale: 0,
+            n_asked: 0,
         };
         let mut found = Vec::with_capacity(n_queries);
         for queries in request.queries.chunks(QUERIES_A_CALL) {
@@ -58,8 +59,14 @@ pub(super) fn search(
         }
         let (stale_time, n_pairs) = (search.stale_time, search.n_pairs);
         search.loaded.stale = search.n_stale * STALE_SHARE > n_pairs;
-        choice::note_gpu_batch(file, n_pairs, began.elapsed(), stale_time);
-        device.note_success();
+        record.engine = if search.n_asked > 0 {
+            choice::note_gpu_batch(file, n_pairs, began.elapsed(), stale_time);
+            device.note_success();
+            Engine::Gpu
+        } else {
+            // Nothing of what was searched is as the tier has it.
+            Engine::Cpu
+        };
         Ok(Some(found))
     })
 }
@@ -72,6 +79,8 @@ struct TierSearch<'a> {
     /// Pairs of query and list, and those of lists out of date.
     n_pairs: usize,
     n_stale: usize,
+    /// Queries the tier was asked.
+    n_asked: usize,
 }
 
 /// A query, and who searches its lists.
@@ -111,6 +120,7 @@ impl TierSearch<'_> {
                 k: self.request.k,
             })
             .collect();
+        self.n_asked += asked.len();
         let began = Instant::now();
         let answers = match asked.as_slice() {
             [] => Ok(Vec::new()),
