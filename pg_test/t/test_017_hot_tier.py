@@ -196,7 +196,7 @@ def test_devices(db, rows):
         assert (used[0]["arch"] is not None) == REAL_GPU
 
 
-@pytest.mark.parametrize("bad", ["", "none", "-1", "0,", "0;1", "1,1", "0 1", "99999999999", "all,0"])
+@pytest.mark.parametrize("bad", ["", ",", "none", "-1", "+1", "0,", "0;1", "1,1", "0 1", "0x1", "4294967296", "all,0"])
 def test_devices_bad_values(db, bad):
     with db.connect() as conn:
         with pytest.raises(psycopg.errors.InvalidParameterValue) as error:
@@ -204,3 +204,11 @@ def test_devices_bad_values(db, bad):
         diag = error.value.diag
         assert "omen.gpu_devices" in diag.message_primary and diag.message_detail and "'all'" in diag.message_hint
         assert conn.execute("SHOW omen.gpu_devices").fetchone()[0] == "all"
+
+
+def test_devices_good_values(db):
+    with db.connect() as conn:
+        for good in (" All ", "3", "2, 0,11", "all"):
+            put(conn, omen__gpu_devices=good)
+            assert conn.execute("SHOW omen.gpu_devices").fetchone()[0] == good
+            gpu_status(conn)

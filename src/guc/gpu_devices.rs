@@ -104,32 +104,3 @@ unsafe extern "C-unwind" fn check(
     }
     false
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words() {
-        let only = |ordinals: &[i32]| Ok(GpuDevices::Only(ordinals.to_vec()));
-        assert_eq!(" All ".parse(), Ok(GpuDevices::All));
-        assert_eq!("3".parse(), only(&[3]));
-        assert_eq!("2, 0,11".parse(), only(&[2, 0, 11]));
-        for bad in [
-            "",
-            ",",
-            "1,",
-            "-1",
-            "+1",
-            "1;2",
-            "all,1",
-            "0x1",
-            "1 2",
-            "4294967296",
-            "1,1",
-        ] {
-            assert!(bad.parse::<GpuDevices>().is_err(), "{bad}");
-        }
-        assert_eq!(GpuDevices::Only(vec![2, 0]).to_string(), "2,0");
-    }
-}
