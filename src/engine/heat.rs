@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use omen_ivf::coarse::Probe;
-
 use crate::compat::FileId;
 
 /// Sessions remember so many files.
@@ -16,15 +14,15 @@ thread_local! {
 }
 
 /// These lists, of `n_lists`, are searched.
-pub(super) fn note(file: FileId, n_lists: u32, probes: &[Probe]) {
+pub(super) fn note(file: FileId, n_lists: u32, lists: impl IntoIterator<Item = u32>) {
     PROBES.with_borrow_mut(|files| {
         if files.len() >= MAX_FILES && !files.contains_key(&file) {
             files.clear();
         }
         let counts = files.entry(file).or_default();
         counts.resize(n_lists as usize, 0);
-        for probe in probes {
-            if let Some(count) = counts.get_mut(probe.list as usize) {
+        for list in lists {
+            if let Some(count) = counts.get_mut(list as usize) {
                 *count = count.saturating_add(1);
             }
         }

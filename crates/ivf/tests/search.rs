@@ -276,3 +276,21 @@ fn wrong_dimension_is_an_error() {
     assert_eq!(index.prepare(&[1.0, 2.0]).unwrap_err(), expected);
     assert_eq!(index.to_stored(&[1.0, 2.0]).unwrap_err(), expected);
 }
+
+#[test]
+fn a_code_can_be_made_later() {
+    let seed = seed();
+    let mut rng = rng(seed);
+    // Without codes, with four bits, with one bit.
+    for dim in [20, 100, 600] {
+        let rows = normals(&mut rng, 300 * dim);
+        for metric in METRICS {
+            let (_, index) = build(MemStore::new(), metric, dim, &rows, 5, seed);
+            for q in queries(&mut rng, &rows, dim) {
+                let later = index.with_code(&index.prepare_uncoded(&q).unwrap());
+                let at_once = index.prepare(&q).unwrap();
+                assert_eq!(format!("{later:?}"), format!("{at_once:?}"), "seed {seed}");
+            }
+        }
+    }
+}

@@ -250,9 +250,9 @@ impl SimulatedEngine {
             (wait.poll)()?;
             scan_codes_item(&arrays, &mut scan, item);
         }
-        for q in 0..n {
+        for (q, &first) in base.iter().enumerate() {
             let end = (state.counts[q] as usize).min(plan.cap);
-            let survivors = &mut state.survivors[q * plan.cap..][base[q] as usize..end];
+            let survivors = &mut state.survivors[q * plan.cap..][first as usize..end];
             let query = &state.queries[q * plan.pitch..][..plan.pitch];
             rerank_survivors(&tier, query, &state.consts[q], scales, survivors);
         }
