@@ -39,7 +39,7 @@ use visible::VisibleRows;
 
 /// Most rows a query may ask for.
 const MAX_K: i32 = 100_000;
-/// Bytes of prepared queries that are worked on at a time, and queries at most.
+/// Bytes of queries that are worked on at a time, and queries at most.
 const CHUNK_BYTES: usize = 64 << 20;
 const CHUNK_QUERIES: usize = 16_384;
 
@@ -127,7 +127,7 @@ fn search(
     let chunk = chunk.clamp(1, CHUNK_QUERIES);
     let mut query_no = queries.first_subscript();
     for vectors in vectors.chunks(chunk) {
-        let batch = Batch::new(&pages, &open, vectors, k, probes)?;
+        let batch = Batch::new(&pages, &open, vectors, k, probes);
         for neighbours in batch.search(&mut visible, &mut record)?.by_query() {
             for neighbour in neighbours {
                 rows.put(query_no, neighbour.row, neighbour.distance);

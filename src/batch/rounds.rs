@@ -2,7 +2,6 @@
 //! that have too few search the same lists for more (*deepen*) or, when these hold no more, more lists (*widen*), as scans do.
 
 use omen_ivf::index::Index;
-use omen_ivf::query::Query;
 use omen_ivf::topk::Candidates;
 
 use super::item::{Bounds, Item, State};
@@ -38,9 +37,8 @@ pub(super) fn most_queries(k: usize) -> usize {
 pub(super) struct Batch<'a> {
     pages: &'a IndexPages,
     index: &'a Index,
-    /// As the user gave them, and prepared.
+    /// As the user gave them.
     vectors: &'a [VectorRef],
-    queries: Vec<Query>,
     k: usize,
     plan: ListPlan,
     widens: bool,
@@ -65,21 +63,16 @@ impl<'a> Batch<'a> {
         vectors: &'a [VectorRef],
         k: usize,
         probes: u32,
-    ) -> Result<Self> {
-        let queries = vectors
-            .iter()
-            .map(|vector| index.prepare_uncoded(vector.x()))
-            .collect::<omen_ivf::Result<_>>()?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             pages,
             index,
             vectors,
-            queries,
             k,
             plan: ListPlan::new(index, probes, k as u64),
             widens: guc::iterative_scan() != IterativeScan::Off,
             max_rows: guc::max_scan_tuples().map_or(usize::MAX, |max| max as usize),
-        })
+        }
     }
 
     /// Searches.
@@ -88,7 +81,7 @@ impl<'a> Batch<'a> {
         visible: &mut VisibleRows,
         record: &mut ScanRecord,
     ) -> Result<Neighbours> {
-        let n = self.queries.len();
+        let n = self.vectors.len();
         let mut found = Neighbours::new(n, self.k);
         let mut rounds = vec![Round {
             queries: (0..n as u32).collect(),
@@ -121,15 +114,15 @@ impl<'a> Batch<'a> {
         record: &mut ScanRecord,
         found: &mut Neighbours,
     ) -> Result<[Round; 2]> {
-        let queries: Vec<&Query> = round
+        let vectors: Vec<&[f32]> = round
             .queries
             .iter()
-            .map(|&query| &self.queries[query as usize])
+            .map(|&query| self.vectors[query as usize].x())
             .collect();
         let request = BatchRequest {
             pages: self.pages,
             index: self.index,
-            queries: &queries,
+            vectors: &vectors,
             reach: round.plan.reach(),
             k: round.k,
             exact: round.plan.is_exact(),
@@ -181,7 +174,7 @@ impl<'a> Batch<'a> {
     /// Appends the candidates of a query, ascending by distance.
     fn add_items(&self, query: u32, candidates: &Candidates, items: &mut Vec<Item>) {
         let first = items.len();
-        let unordered = self.queries[query as usize].unordered();
+        let unordered = self.index.is_unordered(self.vectors[query as usize].x());
         items.extend(candidates.items.iter().map(|candidate| {
             let bounds = Bounds::of(self.index, candidate);
             Item {

@@ -5,11 +5,10 @@ use std::time::Instant;
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::Index;
 use omen_ivf::probes::Reach;
-use omen_ivf::query::Query;
 use omen_ivf::topk::Candidates;
 
 use super::stats::{self, Engine, ScanRecord};
-use super::{SearchRequest, gpu_batch, search_cpu};
+use super::{SearchRequest, gpu_batch, heat, search_cpu};
 use crate::error::Result;
 use crate::storage::IndexPages;
 
@@ -18,6 +17,9 @@ const FIRST_ON_CPU: usize = 32;
 /// Lists of queries in memory at a time, about, 12 bytes each.
 const MAX_PROBES: usize = 1 << 20;
 
+/// Queries whose lists are counted before a tier is loaded.
+const SAMPLE: usize = 256;
+
 /// A round of many queries.
 #[derive(Clone, Copy)]
 pub(crate) struct BatchRequest<'a> {
@@ -25,8 +27,8 @@ pub(crate) struct BatchRequest<'a> {
     pub pages: &'a IndexPages,
     /// The index.
     pub index: &'a Index,
-    /// The queries, by [`Index::prepare_uncoded`].
-    pub queries: &'a [&'a Query],
+    /// The queries, each `[dim]`, as the user gave them.
+    pub vectors: &'a [&'a [f32]],
     /// Which lists each visits.
     pub reach: Reach,
     /// How many candidates each wants.
@@ -43,11 +45,11 @@ pub(crate) fn search_batch(
 ) -> Result<Vec<Candidates>> {
     record.rounds += 1;
     record.k = request.k as u64;
-    let mut found = Vec::with_capacity(request.queries.len());
+    let mut found = Vec::with_capacity(request.vectors.len());
     let mut n_on_cpu = FIRST_ON_CPU;
-    while found.len() < request.queries.len() {
+    while found.len() < request.vectors.len() {
         let rest = BatchRequest {
-            queries: &request.queries[found.len()..],
+            vectors: &request.vectors[found.len()..],
             ..*request
         };
         if let Some(answers) = gpu_batch::search(&rest, record)? {
@@ -55,22 +57,33 @@ pub(crate) fn search_batch(
             found.extend(answers);
             continue;
         }
-        let here = &rest.queries[..n_on_cpu.min(rest.queries.len())];
+        let here = &rest.vectors[..n_on_cpu.min(rest.vectors.len())];
         n_on_cpu *= 4;
-        let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
-        for queries in here.chunks((MAX_PROBES / n_lists.max(1)).max(1)) {
-            found.extend(search_on_cpu(&rest, queries, record)?);
-        }
+        found.extend(search_on_cpu(&rest, here, record)?);
         stats::count_searches(Engine::Cpu, here.len() as u64);
     }
     Ok(found)
 }
 
-/// Answers queries on the CPU: one after another, those of one neighbourhood in a row, so that what one has read is in the
-/// processor's caches for the next.
-fn search_on_cpu(
+/// Answers some queries on the CPU.
+pub(super) fn search_on_cpu(
     request: &BatchRequest,
-    queries: &[&Query],
+    vectors: &[&[f32]],
+    record: &mut ScanRecord,
+) -> Result<Vec<Candidates>> {
+    let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
+    let mut found = Vec::with_capacity(vectors.len());
+    for vectors in vectors.chunks((MAX_PROBES / n_lists.max(1)).max(1)) {
+        found.extend(search_neighbours(request, vectors, record)?);
+    }
+    Ok(found)
+}
+
+/// Answers queries one after another, those of one neighbourhood in a row, so that what one has read is in the processor's caches for
+/// the next.
+fn search_neighbours(
+    request: &BatchRequest,
+    vectors: &[&[f32]],
     record: &mut ScanRecord,
 ) -> Result<Vec<Candidates>> {
     let BatchRequest {
@@ -82,9 +95,10 @@ fn search_on_cpu(
         ..
     } = *request;
     let began = Instant::now();
-    let mut chosen: Vec<(usize, Vec<Probe>)> = Vec::with_capacity(queries.len());
-    for (i, query) in queries.iter().enumerate() {
-        let lists = select_lists(pages, index, &index.with_code(query), reach)?;
+    let mut chosen: Vec<(usize, Vec<Probe>)> = Vec::with_capacity(vectors.len());
+    for (i, vector) in vectors.iter().enumerate() {
+        let lists = select_lists(pages, index, &index.prepare(vector)?, reach)?;
+        heat::note(pages, index, lists.iter().map(|probe| probe.list));
         record.probes = record.probes.max(lists.len() as u32);
         chosen.push((i, lists));
     }
@@ -101,11 +115,11 @@ fn search_on_cpu(
         items: Vec::new(),
         frontier: f32::INFINITY,
     };
-    let mut found = vec![nothing; queries.len()];
+    let mut found = vec![nothing; vectors.len()];
     for (i, lists) in &chosen {
         let began = Instant::now();
         // Made anew rather than kept: it is as large as the query, and made faster than a page is scanned.
-        let query = &index.with_code(queries[*i]);
+        let query = &index.prepare(vectors[*i])?;
         record.select += began.elapsed();
         let one = SearchRequest {
             pages,
@@ -118,4 +132,23 @@ fn search_on_cpu(
         found[*i] = search_cpu(&one, record)?;
     }
     Ok(found)
+}
+
+/// Counts the lists of some of the queries as searched: where not all of the index fits the device, they get the room.
+pub(super) fn note_sample(request: &BatchRequest) -> Result<()> {
+    let BatchRequest {
+        pages,
+        index,
+        vectors,
+        reach,
+        ..
+    } = *request;
+    for vector in vectors
+        .iter()
+        .step_by(vectors.len().div_ceil(SAMPLE).max(1))
+    {
+        let lists = select_lists(pages, index, &index.prepare(vector)?, reach)?;
+        heat::note(pages, index, lists.iter().map(|probe| probe.list));
+    }
+    Ok(())
 }

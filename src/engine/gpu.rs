@@ -25,7 +25,7 @@ use crate::options::{self, Hot};
 use crate::storage::IndexPages;
 
 /// A tier is out of date when more than one in so many lists of a search are.
-pub(super) const STALE_SHARE: usize = 5;
+const STALE_SHARE: usize = 5;
 /// An enforced GPU loads an outdated tier again after so many times the last load's duration.
 const RELOAD_FACTOR: u32 = 5;
 /// A tier of the hottest lists is made anew when it lacks more than one in so many of those searched, and so many times the last
@@ -46,12 +46,11 @@ pub(super) fn search(
     }
     try_gpu(request.pages, record, |device, setting, record| {
         let (file, n_lists) = (request.pages.file(), request.lists.len());
-        heat::note(
-            file,
-            request.index.n_lists(),
-            request.lists.iter().map(|probe| probe.list),
-        );
-        load_if_wanted(device, setting, request.pages, request.index, 0.0, record)?;
+        let (pages, index) = (request.pages, request.index);
+        heat::note(pages, index, request.lists.iter().map(|probe| probe.list));
+        if wants_loading(device, setting, pages, index, 0.0) {
+            load_now(device, pages, index, record)?;
+        }
         let Some(loaded) = device.tier(file, request.index) else {
             return Ok(None);
         };
@@ -66,16 +65,15 @@ pub(super) fn search(
     })
 }
 
-/// Loads the tier of an index, or loads it again, if that is wanted before a search. `to_come`: seconds that the CPU would take for
-/// what is still to be searched, beyond what it has taken.
-pub(super) fn load_if_wanted(
+/// Whether the tier of an index is to be loaded, or loaded again, before a search. `to_come`: seconds that the CPU would take for what
+/// is still to be searched, beyond what it has taken.
+pub(super) fn wants_loading(
     device: &mut Device,
     setting: EngineSetting,
     pages: &IndexPages,
     index: &Index,
     to_come: f64,
-    record: &mut ScanRecord,
-) -> std::result::Result<(), Stop> {
+) -> bool {
     let (file, is_open) = (pages.file(), device.is_open());
     let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
     let is_on = options::hot_of(pages) == Hot::On;
@@ -83,7 +81,7 @@ pub(super) fn load_if_wanted(
     if let Some(loaded) = device.tier(file, index) {
         loaded.goes_last = is_on;
     }
-    let wanted = match device.tier(file, index) {
+    match device.tier(file, index) {
         None if at_once => true,
         None => choice::loading_pays(file, n_bytes, is_open, None, to_come),
         Some(loaded) if !loaded.stale => false,
@@ -92,14 +90,20 @@ pub(super) fn load_if_wanted(
             let load_time = Some(loaded.load_time);
             choice::loading_pays(file, n_bytes, is_open, load_time, to_come)
         }
-    };
-    if wanted {
-        let began = Instant::now();
-        let outcome = load_tier(device, pages, index);
-        record.load += began.elapsed();
-        outcome?;
     }
-    Ok(())
+}
+
+/// Loads the tier of an index before a search.
+pub(super) fn load_now(
+    device: &mut Device,
+    pages: &IndexPages,
+    index: &Index,
+    record: &mut ScanRecord,
+) -> std::result::Result<(), Stop> {
+    let began = Instant::now();
+    let outcome = load_tier(device, pages, index);
+    record.load += began.elapsed();
+    outcome
 }
 
 /// Lists of a round by who has their frozen part.
@@ -108,6 +112,11 @@ struct Split {
     fresh: Vec<(Probe, ListEntry)>,
     /// On pages.
     stale: Vec<Probe>,
+}
+
+/// Whether the last search, of whose `n_lists` lists `n_stale` were out of date, shows that the tier should be loaded again.
+pub(super) fn is_outdated(loaded: &LoadedTier, n_stale: usize, n_lists: usize) -> bool {
+    n_stale * STALE_SHARE > n_lists || misses_often(loaded)
 }
 
 /// Whether a tier that has no room for all lists lacks so many of those searched that it is time to choose again.
@@ -169,8 +178,8 @@ fn search_tier(
     };
     loaded.n_probes += request.lists.len() as u64;
     loaded.n_absent += by_design as u64;
-    loaded.stale =
-        (split.stale.len() - by_design) * STALE_SHARE > request.lists.len() || misses_often(loaded);
+    let n_stale = split.stale.len() - by_design;
+    loaded.stale = is_outdated(loaded, n_stale, request.lists.len());
     if fresh.is_empty() {
         return Ok(None);
     }
@@ -216,16 +225,24 @@ pub(super) fn ask(
     queries: &[TierQuery<'_>],
     rounding: f32,
 ) -> std::result::Result<Vec<Candidates>, Stop> {
+    let timeout = guc::gpu_timeout();
+    uninterrupted(|poll| loaded.tier.search(queries, rounding, timeout, poll))
+}
+
+/// Calls `search`, which searches a tier and polls for interrupts, once more after each interrupt that does not end the query.
+pub(super) fn uninterrupted<T>(
+    mut search: impl FnMut(
+        &mut dyn FnMut() -> std::result::Result<(), GpuError>,
+    ) -> std::result::Result<T, GpuError>,
+) -> std::result::Result<T, Stop> {
     for _ in 0..=MAX_RETRIES {
-        let found = loaded
-            .tier
-            .search(queries, rounding, guc::gpu_timeout(), &mut || {
-                if pgrx::pg_sys::elog::interrupt_pending() {
-                    Err(GpuError::Interrupted)
-                } else {
-                    Ok(())
-                }
-            });
+        let found = search(&mut || {
+            if pgrx::pg_sys::elog::interrupt_pending() {
+                Err(GpuError::Interrupted)
+            } else {
+                Ok(())
+            }
+        });
         match found {
             // Nothing of the search is on the stack here: the query may end.
             Err(GpuError::Interrupted) => {

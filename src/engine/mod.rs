@@ -7,7 +7,7 @@
 //! | `choice.rs` | which engine, from what both have cost so far |
 //! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
 //! | `gpu.rs` | the GPU side of a search of one query |
-//! | `batch.rs`, `gpu_batch.rs` | searches of many queries at once, and their GPU side |
+//! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `heat.rs` | which lists it searches most |

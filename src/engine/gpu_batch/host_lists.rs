@@ -1,5 +1,5 @@
-//! A round of many queries on the GPU: the frozen part of lists whose hot tier is current there, the rest by the CPU. The rules of
-//! freshness are those of `gpu.rs`; the directory is read once for all queries.
+//! A batch whose lists the CPU chooses, query by query. The rules of freshness are those of `engine/gpu.rs`; the directory is read once
+//! for many queries.
 
 use std::time::{Duration, Instant};
 
@@ -13,72 +13,48 @@ use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
-use super::batch::BatchRequest;
-use super::fallback::try_gpu;
-use super::gpu::{STALE_SHARE, ask, load_if_wanted};
-use super::stats::{Engine, ScanRecord};
-use super::tiers::{LoadedTier, Stop};
-use super::{SearchRequest, choice, merge, scan};
-use crate::error::Result;
-use crate::guc::EngineSetting;
+use super::{Answers, Pairs};
+use crate::engine::batch::BatchRequest;
+use crate::engine::gpu::ask;
+use crate::engine::stats::ScanRecord;
+use crate::engine::tiers::{LoadedTier, Stop};
+use crate::engine::{SearchRequest, heat, merge, scan};
 
 /// Queries that the tier is asked at a time: a call must end before `omen.gpu_timeout`, and a cancelled statement soon.
 const QUERIES_A_CALL: usize = 1024;
 
-/// Answers a round with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only for what ends the query.
-pub(super) fn search(
+/// Answers a batch.
+pub(super) fn answer(
+    loaded: &LoadedTier,
     request: &BatchRequest,
     record: &mut ScanRecord,
-) -> Result<Option<Vec<Candidates>>> {
-    try_gpu(request.pages, record, |device, setting, record| {
-        let (file, n_queries) = (request.pages.file(), request.queries.len());
-        let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
-        let to_come = choice::cpu_seconds(file, n_queries, n_lists);
-        let (pages, index) = (request.pages, request.index);
-        load_if_wanted(device, setting, pages, index, to_come, record)?;
-        let Some(loaded) = device.tier(file, index) else {
-            return Ok(None);
-        };
-        let auto = setting == EngineSetting::Auto;
-        if auto && !choice::prefers_gpu_for_batch(file, n_queries, n_lists) {
-            return Ok(None);
-        }
-        let began = Instant::now();
-        let mut search = TierSearch {
-            loaded,
-            request,
-            stale_time: Duration::ZERO,
-            n_pairs: 0,
-            n_stale: 0,
-            n_asked: 0,
-        };
-        let mut found = Vec::with_capacity(n_queries);
-        for queries in request.queries.chunks(QUERIES_A_CALL) {
-            pgrx::check_for_interrupts!();
-            search.answer(queries, record, &mut found)?;
-        }
-        let (stale_time, n_pairs) = (search.stale_time, search.n_pairs);
-        search.loaded.stale = search.n_stale * STALE_SHARE > n_pairs;
-        record.engine = if search.n_asked > 0 {
-            choice::note_gpu_batch(file, n_pairs, began.elapsed(), stale_time);
-            device.note_success();
-            Engine::Gpu
-        } else {
-            // Nothing of what was searched is as the tier has it.
-            Engine::Cpu
-        };
-        Ok(Some(found))
+) -> Result<Answers, Stop> {
+    let mut search = TierSearch {
+        loaded,
+        request,
+        stale_time: Duration::ZERO,
+        pairs: Pairs::default(),
+        n_asked: 0,
+    };
+    let mut found = Vec::with_capacity(request.vectors.len());
+    for vectors in request.vectors.chunks(QUERIES_A_CALL) {
+        pgrx::check_for_interrupts!();
+        search.answer(vectors, record, &mut found)?;
+    }
+    Ok(Answers {
+        found,
+        pairs: search.pairs,
+        n_asked: search.n_asked,
+        stale_time: search.stale_time,
     })
 }
 
 struct TierSearch<'a> {
-    loaded: &'a mut LoadedTier,
+    loaded: &'a LoadedTier,
     request: &'a BatchRequest<'a>,
     /// Time for lists that are out of date in the tier.
     stale_time: Duration,
-    /// Pairs of query and list, and those of lists out of date.
-    n_pairs: usize,
-    n_stale: usize,
+    pairs: Pairs,
     /// Queries the tier was asked.
     n_asked: usize,
 }
@@ -98,16 +74,16 @@ impl TierSearch<'_> {
     /// Appends the answers to `queries` to `found`.
     fn answer(
         &mut self,
-        queries: &[&Query],
+        vectors: &[&[f32]],
         record: &mut ScanRecord,
         found: &mut Vec<Candidates>,
-    ) -> std::result::Result<(), Stop> {
+    ) -> Result<(), Stop> {
         let index = self.request.index;
         let all: Vec<u32> = (0..index.n_lists()).collect();
         let entries = read_entries(self.request.pages, index, &all)?;
-        let mut splits = Vec::with_capacity(queries.len());
-        for query in queries {
-            splits.push(self.split(query, &entries, record)?);
+        let mut splits = Vec::with_capacity(vectors.len());
+        for vector in vectors {
+            splits.push(self.split(vector, &entries, record)?);
         }
         let asked: Vec<TierQuery<'_>> = splits
             .iter()
@@ -143,13 +119,13 @@ impl TierSearch<'_> {
     /// read, since a fold moves appended entries to where the tier lacks them.
     fn split(
         &mut self,
-        query: &Query,
+        vector: &[f32],
         entries: &[ListEntry],
         record: &mut ScanRecord,
-    ) -> std::result::Result<Split, Stop> {
+    ) -> Result<Split, Stop> {
         let (pages, index) = (self.request.pages, self.request.index);
         let began = Instant::now();
-        let query = index.with_code(query);
+        let query = index.prepare(vector)?;
         let probes = select_lists(pages, index, &query, self.request.reach)?;
         record.select += began.elapsed();
         record.probes = record.probes.max(probes.len() as u32);
@@ -183,10 +159,11 @@ impl TierSearch<'_> {
             }
         }
         record.add(&did);
-        self.n_pairs += probes.len();
-        if on_gpu {
-            self.n_stale += split.stale.len();
-        }
+        heat::note(pages, index, probes.iter().map(|probe| probe.list));
+        // The tier is not to blame for queries that are not for it.
+        let stale: &[Probe] = if on_gpu { &split.stale } else { &[] };
+        let stale = stale.iter().map(|probe| probe.list);
+        self.pairs.add(self.loaded, probes.len(), stale);
         Ok(split)
     }
 
@@ -196,7 +173,7 @@ impl TierSearch<'_> {
         split: Split,
         answer: Option<Candidates>,
         record: &mut ScanRecord,
-    ) -> std::result::Result<Candidates, Stop> {
+    ) -> Result<Candidates, Stop> {
         let BatchRequest {
             pages,
             index,
