@@ -231,15 +231,25 @@ impl<'a> Batch<'a> {
     ) -> Result<()> {
         places.sort_unstable();
         let roots = places.iter().map(|&(root, _)| root);
-        visible.find_all(roots, |visible, i, row| {
-            let item = &mut items[places[i].1 as usize];
+        let mut rows = Vec::with_capacity(places.len());
+        visible.find_all(roots, |row| rows.push(row));
+        // Not before: the items are all over the memory, and a lock of the next page would wait for each.
+        let mut loose = Vec::new();
+        for (&(root, place), row) in places.iter().zip(rows) {
+            let item = &mut items[place as usize];
             item.state = row.map_or(State::Invisible, State::Visible);
             if item.is_loose && row.is_some() {
-                let query = &self.vectors[item.query as usize];
-                item.distance = visible.distance_to(query.x())?;
+                loose.push((root, place));
             }
-            Ok(())
-        })
+        }
+        for (root, place) in loose {
+            let item = &mut items[place as usize];
+            let query = self.vectors[item.query as usize].x();
+            if let Some(distance) = visible.distance_to(root, query)? {
+                item.distance = distance;
+            }
+        }
+        Ok(())
     }
 
     /// How many rows of a query are visible and surely nearer than what was left out.

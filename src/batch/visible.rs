@@ -75,13 +75,13 @@ impl VisibleRows {
         self.snapshot
     }
 
-    /// Calls `found` with the place in `roots` and the visible version, if there is one, of each row whose chain begins there. `roots` as
+    /// Calls `found` with the visible version, if there is one, of each row whose chain begins at one of `roots`, in their order. `roots` as
     /// [`Tid::as_u64`], ascending: each page is visited once.
     pub(super) fn find_all(
         &mut self,
         roots: impl ExactSizeIterator<Item = u64> + Clone,
-        mut found: impl FnMut(&mut Self, usize, Option<Tid>) -> Result<()>,
-    ) -> Result<()> {
+        mut found: impl FnMut(Option<Tid>),
+    ) {
         let mut ahead = roots.clone().enumerate().peekable();
         let mut asked_for = u32::MAX;
         for (i, root) in roots.enumerate() {
@@ -101,20 +101,19 @@ impl VisibleRows {
                 }
             }
             let before = misses();
-            let row = self.find(Tid::new((root >> 16) as u32, root as u16));
+            let row = self.find(root);
             self.cold = if self.is_heap && misses() > before {
                 COLD_ROWS
             } else {
                 self.cold.saturating_sub(1)
             };
-            found(self, i, row)?;
+            found(row);
         }
-        Ok(())
     }
 
     /// The visible version of the row whose chain begins at `root`, if there is one.
-    fn find(&mut self, root: Tid) -> Option<Tid> {
-        let mut tid = am::tid_of(root);
+    fn find(&mut self, root: u64) -> Option<Tid> {
+        let mut tid = am::tid_of(Tid::new((root >> 16) as u32, root as u16));
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: the fetch and the slot are of this table, which is open; `begin` says the rest.
         unsafe {
@@ -134,8 +133,13 @@ impl VisibleRows {
         }
     }
 
-    /// What the operator returns for the row found last and this query (`[dim]`).
-    pub(super) fn distance_to(&mut self, query: &[f32]) -> Result<f64> {
+    /// What the operator returns for the visible version of the row whose chain begins at `root` and this query (`[dim]`); `None` if there
+    /// is no such version.
+    pub(super) fn distance_to(&mut self, root: u64, query: &[f32]) -> Result<Option<f64>> {
+        check_for_interrupts!();
+        if self.find(root).is_none() {
+            return Ok(None);
+        }
         let metric = self.metric;
         // SAFETY: the slot holds the row found last. An omen index has one column; its value is null only if the row's
         // expression changed its mind. Values live until the reset.
@@ -173,7 +177,7 @@ impl VisibleRows {
             pg_sys::MemoryContextSwitchTo(old);
             pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
             self.column = Some(column);
-            found
+            found.map(Some)
         }
     }
 

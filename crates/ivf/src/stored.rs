@@ -85,8 +85,8 @@ impl Scaling {
             });
         }
         let unit = 2f64.powi(self.scale_exp);
-        let (divisor, err) = match self.metric {
-            Metric::L2 | Metric::NegIp => (1.0, 0.0),
+        let (factor, err) = match self.metric {
+            Metric::L2 | Metric::NegIp => (unit, 0.0),
             Metric::Cosine => {
                 let norm = norm_sq(v).sqrt();
                 if norm == 0.0 {
@@ -99,18 +99,17 @@ impl Scaling {
                 } else {
                     f64::INFINITY
                 };
-                (norm, err)
+                (unit / norm, err)
             }
         };
-        Ok(Some(Scale { divisor, unit, err }))
+        Ok(Some(Scale { factor, err }))
     }
 }
 
 /// How one vector is scaled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
-    divisor: f64,
-    unit: f64,
+    factor: f64,
     /// See [`Scaled::err`].
     pub err: f64,
 }
@@ -119,7 +118,7 @@ impl Scale {
     /// A coordinate in scaled space.
     #[inline(always)]
     pub(crate) fn apply(&self, x: f32) -> f64 {
-        f64::from(x) / self.divisor * self.unit
+        f64::from(x) * self.factor
     }
 }
 
@@ -140,7 +139,7 @@ fn norm_sq(v: &[f32]) -> f64 {
 pub(crate) struct Scaled {
     /// The values, `[dim]`.
     pub values: Vec<f64>,
-    /// Distance of `values` from the true scaled vector, at most: 0 but for Cosine's division. Infinite if the
+    /// Distance of `values` from the true scaled vector, at most: 0 but for Cosine's, which are divided. Infinite if the
     /// operator itself is unreliable at this length.
     pub err: f64,
 }
