@@ -330,7 +330,7 @@ CREATE OPERATOR CLASS vector_ops
 COMMENT ON OPERATOR CLASS vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 COMMENT ON OPERATOR FAMILY vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 
--- 8  access method omen: handler, operator classes, status functions -----------------------------------------------
+-- 8  access method omen: handler, operator classes, search of many queries, hot tiers, status functions --------------
 
 CREATE FUNCTION omen_handler(internal) RETURNS index_am_handler
 	AS 'MODULE_PATHNAME', 'omen_handler_wrapper' LANGUAGE C;
@@ -374,10 +374,31 @@ CREATE OPERATOR CLASS vector_cosine_ops
 COMMENT ON OPERATOR CLASS vector_cosine_ops USING omen IS 'order by cosine distance';
 COMMENT ON OPERATOR FAMILY vector_cosine_ops USING omen IS 'order by cosine distance';
 
+CREATE FUNCTION omen_search(
+	index regclass,
+	queries vector[],
+	k integer,
+	probes integer DEFAULT NULL,
+	OUT query_no integer,
+	OUT ctid tid,
+	OUT distance double precision
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_search_wrapper' LANGUAGE C STABLE PARALLEL RESTRICTED COST 1000;
+COMMENT ON FUNCTION omen_search(regclass, vector[], integer, integer) IS 'the nearest rows of many queries';
+
+CREATE FUNCTION omen_load(index regclass) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'omen_load_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION omen_load(regclass) IS 'loads an omen index into this session''s GPU; bytes there';
+
+CREATE FUNCTION omen_evict(index regclass DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'omen_evict_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION omen_evict(regclass) IS 'frees the GPU memory of an omen index, or of all, in this session; bytes freed';
+
 CREATE FUNCTION omen_gpu_status(
 	OUT device integer,
 	OUT name text,
 	OUT compute_capability text,
+	OUT arch text,
 	OUT driver_version text,
 	OUT memory_total bigint,
 	OUT memory_used bigint,
@@ -424,6 +445,7 @@ COMMENT ON FUNCTION omen_cpu_status() IS 'the instructions that searches on the 
 
 CREATE FUNCTION omen_last_scan(
 	OUT index regclass,
+	OUT queries bigint,
 	OUT engine text,
 	OUT lists integer,
 	OUT probes integer,

@@ -135,29 +135,52 @@ pub(crate) unsafe fn needs_wal(rel: pg_sys::Relation) -> bool {
 /// # Safety
 /// `scan` is a scan in progress.
 pub(crate) unsafe fn count_index_scan(scan: pg_sys::IndexScanDesc) {
-    // SAFETY: by this function's contract; `pgstat_info` is checked.
+    // SAFETY: by this function's contract.
     unsafe {
-        let rel = (*scan).indexRelation;
-        #[cfg(not(feature = "pg14"))]
-        if (*rel).pgstat_info.is_null() && (*rel).pgstat_enabled {
-            pg_sys::pgstat_assoc_relation(rel);
-        }
-        let info = (*rel).pgstat_info;
-        if !info.is_null() {
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            {
-                (*info).t_counts.t_numscans += 1;
-            }
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            {
-                (*info).counts.numscans += 1;
-            }
-        }
+        count_index_scans((*scan).indexRelation, 1);
         #[cfg(feature = "pg18")]
         if !(*scan).instrument.is_null() {
             (*(*scan).instrument).nsearches += 1;
         }
     }
+}
+
+/// As many pgstat_count_index_scan.
+///
+/// # Safety
+/// `index` is open.
+pub(crate) unsafe fn count_index_scans(index: pg_sys::Relation, n: i64) {
+    // SAFETY: by this function's contract; `pgstat_info` is checked.
+    unsafe {
+        #[cfg(not(feature = "pg14"))]
+        if (*index).pgstat_info.is_null() && (*index).pgstat_enabled {
+            pg_sys::pgstat_assoc_relation(index);
+        }
+        let info = (*index).pgstat_info;
+        if !info.is_null() {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            {
+                (*info).t_counts.t_numscans += n;
+            }
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                (*info).counts.numscans += n;
+            }
+        }
+    }
+}
+
+/// PredicateLockRelation, as a scan of an index without predicate locks of its own takes it: SERIALIZABLE transactions notice
+/// what is inserted meanwhile.
+///
+/// # Safety
+/// `rel` is open, `snapshot` valid.
+pub(crate) unsafe fn predicate_lock_relation(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot) {
+    unsafe extern "C-unwind" {
+        fn PredicateLockRelation(rel: pg_sys::Relation, snapshot: pg_sys::Snapshot);
+    }
+    // SAFETY: by this function's contract; the guard makes errors of Postgres unwind.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| PredicateLockRelation(rel, snapshot)) }
 }
 
 /// Marks a path that must not be used as disabled, where the planner has such a mark.
@@ -190,9 +213,22 @@ pub(crate) unsafe fn start_block_sampler(
 
 /// One integer option of `WITH (...)` for `build_reloptions`.
 pub(crate) const fn int_option(name: &'static CStr, offset: usize) -> pg_sys::relopt_parse_elt {
+    option(name, pg_sys::relopt_type::RELOPT_TYPE_INT, offset)
+}
+
+/// One option of `WITH (...)` that takes one of some words, for `build_reloptions`.
+pub(crate) const fn enum_option(name: &'static CStr, offset: usize) -> pg_sys::relopt_parse_elt {
+    option(name, pg_sys::relopt_type::RELOPT_TYPE_ENUM, offset)
+}
+
+const fn option(
+    name: &'static CStr,
+    opttype: pg_sys::relopt_type::Type,
+    offset: usize,
+) -> pg_sys::relopt_parse_elt {
     pg_sys::relopt_parse_elt {
         optname: name.as_ptr() as *const c_char,
-        opttype: pg_sys::relopt_type::RELOPT_TYPE_INT,
+        opttype,
         offset: offset as c_int,
         #[cfg(feature = "pg18")]
         isset_offset: 0,

@@ -1,6 +1,12 @@
 //! Session settings, prefix `omen.` (reserved by us). Read on the main thread only; algorithms get plain values.
 
+mod gpu_devices;
+
+use std::ffi::CString;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+pub(crate) use gpu_devices::GpuDevices;
 
 use crate::compat;
 
@@ -45,6 +51,7 @@ static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ENABLE_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
 static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static GPU_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
+static GPU_DEVICES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"all"));
 #[cfg(feature = "simulated-gpu")]
 static SIMULATE_GPU: GucSetting<bool> = GucSetting::<bool>::new(false);
 
@@ -88,6 +95,15 @@ pub(crate) fn gpu_memory_limit() -> Option<u64> {
 /// `omen.gpu_timeout`.
 pub(crate) fn gpu_timeout() -> std::time::Duration {
     std::time::Duration::from_millis(GPU_TIMEOUT.get() as u64)
+}
+
+/// `omen.gpu_devices`.
+pub(crate) fn gpu_devices() -> GpuDevices {
+    let words = GPU_DEVICES.get();
+    // The check hook lets nothing else through.
+    words
+        .and_then(|words| words.to_str().ok()?.parse().ok())
+        .unwrap_or_default()
 }
 
 /// `omen.simulate_gpu`; always false in a normal build.
@@ -174,6 +190,7 @@ pub(crate) fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    gpu_devices::define(&GPU_DEVICES);
     #[cfg(feature = "simulated-gpu")]
     GucRegistry::define_bool_guc(
         c"omen.simulate_gpu",

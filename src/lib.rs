@@ -1,8 +1,8 @@
 //! pg_omen: vector search on GPU and CPU for PostgreSQL.
 //!
 //! This crate is the only place that knows Postgres. `datatype` is the SQL surface of the types, `am` the index access
-//! method, `storage` pages and locks, `engine` the choice between CPU and GPU, `admin` the status functions. The index
-//! itself is `omen_ivf`, the GPU `omen_gpu`; neither knows Postgres.
+//! method, `batch` the search of many queries at once, `storage` pages and locks, `engine` the choice between CPU and
+//! GPU, `admin` the status functions. The index itself is `omen_ivf`, the GPU `omen_gpu`; neither knows Postgres.
 //!
 //! Postgres is called on the main thread alone. Its errors unwind as Rust panics (pgrx's guards); destructors that run
 //! meanwhile leave everything of Postgres to the abort of the transaction.
@@ -16,11 +16,13 @@ use pgrx::prelude::*;
 
 mod admin;
 mod am;
+mod batch;
 mod compat;
 mod datatype;
 mod engine;
 mod error;
 mod guc;
+mod named_index;
 mod options;
 mod storage;
 mod threads;

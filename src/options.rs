@@ -1,13 +1,14 @@
 //! Options of `CREATE INDEX ... USING omen (...) WITH (...)`.
 #![allow(unsafe_code)]
 
-use core::ffi::c_int;
+use core::ffi::{c_char, c_int};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use omen_ivf::params::MAX_LISTS;
 use pgrx::pg_sys;
 
 use crate::compat;
+use crate::storage::IndexPages;
 
 /// Parsed options as Postgres keeps them in the relation cache.
 #[repr(C)]
@@ -15,7 +16,39 @@ struct Options {
     /// Length word of the bytea that this is.
     vl_len: i32,
     lists: c_int,
+    hot: c_int,
 }
+
+/// The `hot` option: whether the index has a hot tier on the GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hot {
+    /// From when it pays on.
+    Auto,
+    /// From the first search on, and it goes last when memory runs short.
+    On,
+    /// Never.
+    Off,
+}
+
+/// The words of `hot`, with their numbers, until the one without a name. Postgres keeps the pointer.
+struct HotWords([pg_sys::relopt_enum_elt_def; 4]);
+
+// SAFETY: names are constants; Postgres reads the table on the main thread alone, and does not write to it.
+unsafe impl Sync for HotWords {}
+
+const fn word(name: *const c_char, hot: Hot) -> pg_sys::relopt_enum_elt_def {
+    pg_sys::relopt_enum_elt_def {
+        string_val: name,
+        symbol_val: hot as c_int,
+    }
+}
+
+static HOT_WORDS: HotWords = HotWords([
+    word(c"auto".as_ptr(), Hot::Auto),
+    word(c"on".as_ptr(), Hot::On),
+    word(c"off".as_ptr(), Hot::Off),
+    word(core::ptr::null(), Hot::Auto),
+]);
 
 /// Kind number that Postgres gave our options; set once, in `_PG_init`.
 static KIND: AtomicU32 = AtomicU32::new(0);
@@ -34,6 +67,15 @@ pub(crate) fn define() {
             MAX_LISTS as c_int,
             pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
         );
+        pg_sys::add_enum_reloption(
+            kind,
+            c"hot".as_ptr(),
+            c"Whether sessions keep a copy of the index on the GPU".as_ptr(),
+            HOT_WORDS.0.as_ptr().cast_mut(),
+            Hot::Auto as c_int,
+            c"Valid values are \"auto\", \"on\", and \"off\".".as_ptr(),
+            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+        );
         KIND.store(kind as u32, Ordering::Relaxed);
     }
 }
@@ -43,10 +85,11 @@ pub(crate) fn define() {
 /// # Safety
 /// `reloptions` is a text array or null, as Postgres passes it.
 pub(crate) unsafe fn parse(reloptions: pg_sys::Datum, validate: bool) -> *mut pg_sys::bytea {
-    let table = [compat::int_option(
-        c"lists",
-        core::mem::offset_of!(Options, lists),
-    )];
+    use core::mem::offset_of;
+    let table = [
+        compat::int_option(c"lists", offset_of!(Options, lists)),
+        compat::enum_option(c"hot", offset_of!(Options, hot)),
+    ];
     // SAFETY: `table` describes `Options`, whose size is given; Postgres copies what it needs.
     unsafe {
         pg_sys::build_reloptions(
@@ -75,4 +118,20 @@ pub(crate) unsafe fn lists(index: pg_sys::Relation) -> u32 {
             (*options).lists as u32
         }
     }
+}
+
+/// The `hot` option of an index.
+pub(crate) fn hot_of(pages: &IndexPages) -> Hot {
+    // SAFETY: `IndexPages` holds an open relation of this access method; its `rd_options` are null or what `parse` returned.
+    let hot = unsafe {
+        let options = (*pages.rel()).rd_options.cast::<Options>();
+        if options.is_null() {
+            return Hot::Auto;
+        }
+        (*options).hot
+    };
+    [Hot::On, Hot::Off]
+        .into_iter()
+        .find(|&known| known as c_int == hot)
+        .unwrap_or(Hot::Auto)
 }

@@ -74,7 +74,7 @@ class Churn:
                 time.sleep(0.1)
 
     def search(self, settings, number):
-        """In one snapshot, the index's answer and a sort's must be the same; probes are exact, so every row counts."""
+        """In one snapshot, the answers of a scan, of a batch and of a sort must be the same; probes are exact, so every row counts."""
         rng = vectors.rng_for(f"churn search {number}")
         with self.db.connect(**BY_INDEX, **settings) as conn:
             put(conn, omen__probes=index_status(conn)["lists"])
@@ -84,6 +84,9 @@ class Churn:
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                     found = knn(conn, "l2", query, k)
                     engine = last_scan(conn)["engine"]
+                    in_batch = conn.execute(
+                        "SELECT id, distance FROM omen_search('t_v_idx', ARRAY[%s, %s]::vector[], %s) s JOIN t ON t.ctid = s.ctid "
+                        "WHERE query_no = 2 ORDER BY distance", (vectors.text(-query), vectors.text(query), k)).fetchall()
                     put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
                     wanted = knn(conn, "l2", query, k)
                     put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
@@ -91,6 +94,10 @@ class Churn:
                 self.count("by gpu", engine == "gpu")
                 if [d for _, d in found] != [d for _, d in wanted] or len({i for i, _ in found}) != len(found):
                     self.problems.append(f"{engine}, k = {k}, seed {vectors.SEED}: {found[:5]}... instead of {wanted[:5]}...")
+                # A batch orders by the stored form: the same distances, up to its rounding.
+                nearly = np.allclose([d for _, d in in_batch], [d for _, d in wanted], atol=0.03) if len(in_batch) == len(wanted) else False
+                if not nearly or len({i for i, _ in in_batch}) != len(wanted):
+                    self.problems.append(f"batch, k = {k}, seed {vectors.SEED}: {in_batch[:5]}... instead of {wanted[:5]}...")
 
     def check_end(self):
         """When all is quiet: index and table hold the same rows."""

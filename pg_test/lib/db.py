@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
 from . import vectors
@@ -111,3 +112,11 @@ def assert_same(found: list[tuple], wanted: list[tuple], complete_ties: bool = T
     assert len({i for i, _ in found}) == len(found), "a row came twice"
     last = wanted[-1][1] if wanted and not complete_ties else None
     assert sorted((d, i) for i, d in found if d != last) == sorted((d, i) for i, d in wanted if d != last)
+
+
+def assert_fails(conn, sqlstate: str, hint: str, statement: str, params=()):
+    """The statement fails with this state and a hint that says this."""
+    with pytest.raises(psycopg.Error) as error:
+        conn.execute(statement, params)
+    assert error.value.sqlstate == sqlstate, (error.value.sqlstate, error.value)
+    assert hint in (error.value.diag.message_hint or ""), error.value.diag.message_hint

@@ -1,25 +1,34 @@
 //! `omen_gpu_status()`: the devices of this machine, and what this session has on them.
 
+use omen_gpu::DeviceInfo;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
-use crate::engine::{stats, status};
+use crate::engine::{devices, stats, status};
 use crate::threads;
 
-type Row = (
-    Option<i32>,
-    Option<String>,
-    Option<String>,
-    Option<String>,
-    Option<i64>,
-    Option<i64>,
-    i64,
-    i64,
-    i64,
-    i64,
-    String,
-    Option<String>,
-);
+/// What a row says of the device itself.
+#[derive(Default)]
+struct Device {
+    number: Option<i32>,
+    name: Option<String>,
+    capability: Option<String>,
+    arch: Option<String>,
+    driver: Option<String>,
+    memory_total: Option<i64>,
+}
+
+/// What a row says of this session's use of it.
+#[derive(Default)]
+struct Use {
+    memory_used: Option<i64>,
+    tier_bytes: i64,
+    n_tiers: i64,
+    searches: i64,
+    fallbacks: i64,
+    state: &'static str,
+    reason: Option<String>,
+}
 
 /// One row per device, or one that says why there is none. Creates no context: memory in use is known only once this
 /// session has searched on the device.
@@ -31,6 +40,7 @@ fn omen_gpu_status() -> TableIterator<
         name!(device, Option<i32>),
         name!(name, Option<String>),
         name!(compute_capability, Option<String>),
+        name!(arch, Option<String>),
         name!(driver_version, Option<String>),
         name!(memory_total, Option<i64>),
         name!(memory_used, Option<i64>),
@@ -42,126 +52,118 @@ fn omen_gpu_status() -> TableIterator<
         name!(reason, Option<String>),
     ),
 > {
-    TableIterator::new(rows())
+    TableIterator::new(rows().into_iter().map(|(device, used)| {
+        (
+            device.number,
+            device.name,
+            device.capability,
+            device.arch,
+            device.driver,
+            device.memory_total,
+            used.memory_used,
+            used.tier_bytes,
+            used.n_tiers,
+            used.searches,
+            used.fallbacks,
+            used.state.to_owned(),
+            used.reason,
+        )
+    }))
 }
 
-fn rows() -> Vec<Row> {
+fn rows() -> Vec<(Device, Use)> {
     let session = status::device_status();
-    let counters = stats::counters();
-    let fallbacks: u64 = counters.fallbacks.values().sum();
-    let reasons = || {
-        let counted: Vec<String> = counters
-            .fallbacks
-            .iter()
-            .map(|(reason, n)| format!("{reason}: {n}"))
-            .collect();
-        (!counted.is_empty()).then(|| format!("fallbacks of this session: {}", counted.join(", ")))
-    };
-    // Of the device this session uses.
-    let mine = |total: Option<i64>,
-                row: (Option<i32>, Option<String>, Option<String>, Option<String>)| {
-        let used = session
-            .memory
-            .map(|(free, total)| total.saturating_sub(free) as i64);
-        let (state, reason) = match (&session.paused, session.memory) {
-            (Some(why), _) => ("unusable", Some(why.clone())),
-            (None, Some(_)) => ("in use", reasons()),
-            (None, None) => ("available", reasons()),
-        };
-        let (device, name, capability, driver) = row;
-        (
-            device,
-            name,
-            capability,
-            driver,
-            total,
-            used,
-            session.tier_bytes as i64,
-            session.n_tiers as i64,
-            counters.gpu as i64,
-            fallbacks as i64,
-            state.to_owned(),
-            reason,
-        )
-    };
     if session.simulated {
-        let total = session.memory.map(|(_, total)| total as i64);
-        return vec![mine(total, (Some(0), Some("simulated".into()), None, None))];
+        let device = Device {
+            number: Some(devices::SIMULATED),
+            name: Some("simulated".into()),
+            memory_total: session.memory.map(|(_, total)| total as i64),
+            ..Device::default()
+        };
+        let used = match devices::choose(&session.allowed, &[devices::SIMULATED]) {
+            Ok(_) => used_by_us(&session),
+            Err(why) => unusable(why.to_string()),
+        };
+        return vec![(device, used)];
     }
-    let devices = match threads::with_signals_blocked(omen_gpu::devices) {
-        Ok(devices) => devices,
-        Err(error) => {
-            let why = Some(error.to_string());
-            let state = "unusable".to_owned();
-            return vec![(
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
-                0,
-                0,
-                0,
-                fallbacks as i64,
-                state,
-                why,
-            )];
-        }
+    let found = match threads::with_signals_blocked(omen_gpu::devices) {
+        Ok(found) => found,
+        Err(error) => return vec![(Device::default(), unusable(error.to_string()))],
     };
-    let chosen = status::device_number(devices.len());
-    let describe = |(i, info): (usize, omen_gpu::DeviceInfo)| {
-        let (major, minor) = info.capability;
-        let driver = format!(
+    let chosen = devices::chosen_device(&session.allowed, &found).ok();
+    let row = |info: DeviceInfo| {
+        let used = if info.arch.is_none() {
+            let (major, minor) = info.capability;
+            let why = format!("compute capability {major}.{minor} is below 7.0");
+            unusable(why)
+        } else if Some(info.ordinal) == chosen {
+            used_by_us(&session)
+        } else {
+            let why = if session.allowed.contains(info.ordinal) {
+                "used by other sessions"
+            } else {
+                "not in omen.gpu_devices"
+            };
+            Use {
+                state: "available",
+                reason: Some(why.into()),
+                ..Use::default()
+            }
+        };
+        (describe(info), used)
+    };
+    found.into_iter().map(row).collect()
+}
+
+fn describe(info: DeviceInfo) -> Device {
+    let (major, minor) = info.capability;
+    Device {
+        number: Some(info.ordinal),
+        name: Some(info.name),
+        capability: Some(format!("{major}.{minor}")),
+        arch: info.arch,
+        driver: Some(format!(
             "CUDA {}.{}",
             info.driver_version / 1000,
             info.driver_version % 1000 / 10
-        );
-        let total = Some(info.memory_bytes as i64);
-        let row = (
-            Some(info.ordinal),
-            Some(info.name),
-            Some(format!("{major}.{minor}")),
-            Some(driver),
-        );
-        if info.arch.is_none() {
-            let why = format!("compute capability {major}.{minor} is below 7.0");
-            let (device, name, capability, driver) = row;
-            let state = "unusable".to_owned();
-            return (
-                device,
-                name,
-                capability,
-                driver,
-                total,
-                None,
-                0,
-                0,
-                0,
-                0,
-                state,
-                Some(why),
-            );
-        }
-        if i == chosen {
-            return mine(total, row);
-        }
-        let (device, name, capability, driver) = row;
-        let why = Some("used by other sessions".to_owned());
-        (
-            device,
-            name,
-            capability,
-            driver,
-            total,
-            None,
-            0,
-            0,
-            0,
-            0,
-            "available".to_owned(),
-            why,
-        )
+        )),
+        memory_total: Some(info.memory_bytes as i64),
+    }
+}
+
+/// Of the device this session uses.
+fn used_by_us(session: &status::DeviceStatus) -> Use {
+    let counters = stats::counters();
+    let counted: Vec<String> = counters
+        .fallbacks
+        .iter()
+        .map(|(reason, n)| format!("{reason}: {n}"))
+        .collect();
+    let reasons =
+        (!counted.is_empty()).then(|| format!("fallbacks of this session: {}", counted.join(", ")));
+    let (state, reason) = match (&session.paused, session.memory) {
+        (Some(why), _) => ("unusable", Some(why.clone())),
+        (None, Some(_)) => ("in use", reasons),
+        (None, None) => ("available", reasons),
     };
-    devices.into_iter().enumerate().map(describe).collect()
+    Use {
+        memory_used: session
+            .memory
+            .map(|(free, total)| total.saturating_sub(free) as i64),
+        tier_bytes: session.tier_bytes as i64,
+        n_tiers: session.n_tiers as i64,
+        searches: counters.gpu as i64,
+        fallbacks: counters.fallbacks.values().sum::<u64>() as i64,
+        state,
+        reason,
+    }
+}
+
+fn unusable(why: String) -> Use {
+    Use {
+        fallbacks: stats::counters().fallbacks.values().sum::<u64>() as i64,
+        state: "unusable",
+        reason: Some(why),
+        ..Use::default()
+    }
 }

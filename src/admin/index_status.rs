@@ -1,5 +1,4 @@
 //! `omen_index_status(regclass)`: what an index holds, on disk and on this session's GPU.
-#![allow(unsafe_code)]
 
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::group::Filter;
@@ -7,12 +6,12 @@ use omen_ivf::store::{PAGE_BYTES, PageStore};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::engine::status;
-use crate::error::{PgError, Result};
-use crate::storage::{IndexPages, open_index};
-use crate::{am, compat};
+use crate::error::Result;
+use crate::named_index::NamedIndex;
+use crate::options::{self, Hot};
+use crate::storage::open_index;
 
 type Row = (
     i64,
@@ -62,86 +61,23 @@ fn omen_index_status(
         name!(hot_tier_state, String),
     ),
 > {
-    // SAFETY: opened here and closed below; an error in between leaves that to the abort of the transaction.
-    let row = unsafe {
-        let rel = pg_sys::index_open(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let row = check(rel).and_then(|()| read(rel));
-        pg_sys::index_close(rel, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+    let row = NamedIndex::open(index).and_then(|named| {
+        let row = read(&named);
+        named.close();
         row
-    };
+    });
     match row {
         Ok(row) => TableIterator::once(row),
         Err(error) => error.raise(),
     }
 }
 
-/// Errors: not our access method, no pages of its own, or no privilege on the table.
-///
-/// # Safety
-/// `rel` is an open index.
-unsafe fn check(rel: pg_sys::Relation) -> Result<()> {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let name = pg_sys::name_data_to_str(&(*(*rel).rd_rel).relname).to_owned();
-        if !am::is_ours(rel) {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("\"{name}\" is not an omen index"),
-            ));
-        }
-        let table = (*(*rel).rd_index).indrelid;
-        let allowed = pg_sys::pg_class_aclcheck(
-            table,
-            pg_sys::GetUserId(),
-            pg_sys::ACL_SELECT as pg_sys::AclMode,
-        );
-        if allowed != pg_sys::AclResult::ACLCHECK_OK {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                format!("permission denied for the table of index \"{name}\""),
-            ));
-        }
-        if (*(*rel).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-                format!("index \"{name}\" is partitioned"),
-            )
-            .with_hint("Ask for the indexes of its partitions."));
-        }
-        if !(*(*rel).rd_index).indisready {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("index \"{name}\" is being built, or its build failed"),
-            ));
-        }
-        if (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_UNLOGGED
-            && pg_sys::RecoveryInProgress()
-        {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                format!("unlogged index \"{name}\" has no data on a standby"),
-            ));
-        }
-        if (*(*rel).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP
-            && !(*rel).rd_islocaltemp
-        {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-                "cannot access temporary indexes of other sessions",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// # Safety
-/// `rel` is an open index of ours.
-unsafe fn read(rel: pg_sys::Relation) -> Result<Row> {
-    // SAFETY: by this function's contract.
-    let (pages, file) = unsafe { (IndexPages::new(rel), compat::file_id(rel)) };
+fn read(named: &NamedIndex) -> Result<Row> {
+    let pages = named.pages();
     let index = open_index(&pages)?;
     let counts = omen_ivf::count::count(&pages, &index)?;
-    let (tier_bytes, tier_state) = match status::status_of(file, &index) {
+    let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
+        None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
         None => (0, "not loaded".to_owned()),
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();

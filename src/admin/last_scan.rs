@@ -1,4 +1,4 @@
-//! `omen_last_scan()`: what the last index scan of this session did.
+//! `omen_last_scan()`: what the last index scan, or batch, of this session did.
 
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
@@ -12,6 +12,7 @@ fn omen_last_scan() -> TableIterator<
     'static,
     (
         name!(index, Option<pg_sys::Oid>),
+        name!(queries, i64),
         name!(engine, String),
         name!(lists, i32),
         name!(probes, i32),
@@ -34,6 +35,7 @@ fn omen_last_scan() -> TableIterator<
         let micros = |d: std::time::Duration| d.as_micros() as i64;
         (
             Some(pg_sys::Oid::from(scan.relation)),
+            scan.queries.max(1) as i64,
             scan.engine.name().to_owned(),
             scan.lists as i32,
             scan.probes as i32,

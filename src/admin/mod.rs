@@ -1,6 +1,8 @@
-//! SQL functions that say what is going on. They read only, and a missing GPU is an answer, never an error.
+//! SQL functions that say what is going on, for which a missing GPU is an answer, never an error; and two that load and evict
+//! hot tiers.
 
 mod cpu_status;
 mod gpu_status;
+mod hot_tier;
 mod index_status;
 mod last_scan;

@@ -30,7 +30,7 @@ use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::ordered::WIDENED_SHARE;
+use crate::engine::lists::WIDENED_SHARE;
 use crate::engine::stats::note_plan;
 use crate::storage::{IndexPages, open_index};
 use crate::{compat, guc};

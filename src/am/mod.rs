@@ -19,6 +19,7 @@ mod unordered;
 mod vacuum;
 mod validate;
 
+pub(crate) use opclass::OpClass;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -131,7 +132,7 @@ unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
 }
 
 /// The heap address in Postgres's form.
-fn tid_of(tid: omen_ivf::Tid) -> pg_sys::ItemPointerData {
+pub(crate) fn tid_of(tid: omen_ivf::Tid) -> pg_sys::ItemPointerData {
     pg_sys::ItemPointerData {
         ip_blkid: pg_sys::BlockIdData {
             bi_hi: (tid.block >> 16) as u16,
@@ -142,7 +143,7 @@ fn tid_of(tid: omen_ivf::Tid) -> pg_sys::ItemPointerData {
 }
 
 /// The heap address in ours.
-fn tid_from(tid: &pg_sys::ItemPointerData) -> omen_ivf::Tid {
+pub(crate) fn tid_from(tid: &pg_sys::ItemPointerData) -> omen_ivf::Tid {
     let block = u32::from(tid.ip_blkid.bi_hi) << 16 | u32::from(tid.ip_blkid.bi_lo);
     omen_ivf::Tid::new(block, tid.ip_posid)
 }

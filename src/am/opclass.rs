@@ -18,7 +18,7 @@ const UNITS: i32 = 100;
 
 /// Metric and element type of an index.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OpClass {
+pub(crate) struct OpClass {
     /// Metric of the ordering operator.
     pub metric: Metric,
 }
@@ -28,7 +28,7 @@ impl OpClass {
     ///
     /// # Safety
     /// `index` is an open index of this access method.
-    pub(super) unsafe fn of(index: pg_sys::Relation) -> Result<Self> {
+    pub(crate) unsafe fn of(index: pg_sys::Relation) -> Result<Self> {
         // SAFETY: by this function's contract; the handler announces one support function, so it is there. Its
         // argument is ignored.
         let code = unsafe {
@@ -49,7 +49,7 @@ impl OpClass {
     ///
     /// # Safety
     /// `datum` is not null and of the type the operator class is for.
-    pub(super) unsafe fn with_vector<R>(
+    pub(crate) unsafe fn with_vector<R>(
         &self,
         datum: pg_sys::Datum,
         f: impl FnOnce(&[f32]) -> R,

@@ -10,49 +10,30 @@ use std::time::Instant;
 
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::{Index, read_entries};
-use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::settle::Settler;
 use omen_ivf::topk::{Candidate, Candidates};
 
+use crate::engine::lists::{ListPlan, USUAL_ROWS};
 use crate::engine::stats::ScanRecord;
 use crate::engine::{self, SearchRequest};
 use crate::error::Result;
 use crate::guc::{self, IterativeScan};
 use crate::storage::IndexPages;
 
-/// Rows that searches are taken to want until more is known.
-const USUAL_ROWS: u64 = 10;
 /// With lists given by the user: rows that the first of them answer for.
 const ROWS_OF_FIRST_LISTS: u64 = 128;
-/// A scan that goes on takes all lists, if they have no more entries than this, rather than some more again and again: each
-/// time some rows come too late, and reading all codes takes some milliseconds.
-const FEW_ENTRIES: u64 = 500_000;
-/// The same for a scan that has gone on before.
-const FEW_ENTRIES_DEEP: u64 = 4_000_000;
-/// A scan that is expected to want more rows than this takes all lists from the start if they are
-/// `FEW_ENTRIES` or `FEW_ENTRIES_DEEP`: the calibration says nothing of so many neighbours, and handing them out takes as long.
-const MANY_ROWS: u64 = 200;
-const MANY_ROWS_DEEP: u64 = 1000;
-/// Later, one in so many entries of the visited lists is handed out before lists are added ...
+/// Later, one in so many entries of the visited lists is handed out before lists are added, so that it is one in
+/// `WIDENED_SHARE` (see `engine/lists.rs`).
 const HANDED_OUT_SHARE: u64 = 16;
-/// ... so that it is one in so many.
-pub(super) const WIDENED_SHARE: u64 = 32;
 
 /// State of an ordered scan.
 pub(super) struct OrderedScan {
     query: Query,
     iterative: IterativeScan,
-    /// Whether `omen.probes` was given.
-    probes_given: bool,
-    recall: f32,
-    /// All lists were asked for: the filter, which can err, stays off.
-    exact: bool,
-    /// Nearest rows of which the visited lists hold `omen.recall`, if the probes are ours.
-    covers: u64,
-    /// Lists visited so far, and which ones that should be.
+    /// Which lists are to be visited, and those visited so far.
+    plan: ListPlan,
     lists: Vec<Probe>,
-    reach: Reach,
     /// Frozen entries of the visited lists, about.
     n_entries: u64,
     k: usize,
@@ -69,8 +50,6 @@ pub(super) struct OrderedScan {
     max_rows: Option<u64>,
     /// Rows after which lists are added; `None`: not before they are used up.
     widen_at: Option<u64>,
-    /// How often lists were added.
-    n_widened: u32,
 }
 
 impl OrderedScan {
@@ -81,33 +60,13 @@ impl OrderedScan {
         query: Query,
         record: &mut ScanRecord,
     ) -> Result<Self> {
-        let given = guc::probes();
         let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
-        let covers = step_of(depth);
-        let recall = guc::recall();
-        let asked = if given > 0 {
-            Reach::from(given)
-        } else {
-            index.reach_for(recall, covers)
-        };
-        let exact = asked.probes >= index.n_lists();
-        let rows = index.meta.built_rows;
-        let deep = depth >= MANY_ROWS && rows <= FEW_ENTRIES
-            || depth >= MANY_ROWS_DEEP && rows <= FEW_ENTRIES_DEEP;
-        let reach = if given == 0 && deep {
-            Reach::from(index.n_lists())
-        } else {
-            asked
-        };
+        let plan = ListPlan::new(index, guc::probes(), depth);
         let mut scan = Self {
             query,
             iterative: guc::iterative_scan(),
-            probes_given: given > 0,
-            recall,
-            covers,
-            exact,
+            plan,
             lists: Vec::new(),
-            reach,
             n_entries: 0,
             // A few more than rows: the last one is settled by what follows it.
             k: (depth + depth / 8 + 2) as usize,
@@ -120,7 +79,6 @@ impl OrderedScan {
             n_rows: 0,
             max_rows: guc::max_scan_tuples(),
             widen_at: None,
-            n_widened: 0,
         };
         scan.visit_lists(pages, index, record)?;
         Ok(scan)
@@ -189,7 +147,7 @@ impl OrderedScan {
         record: &mut ScanRecord,
     ) -> Result<()> {
         let began = Instant::now();
-        let mut added = select_lists(pages, index, &self.query, self.reach)?;
+        let mut added = select_lists(pages, index, &self.query, self.plan.reach())?;
         if !self.lists.is_empty() {
             let visited: HashSet<u32> = self.lists.iter().map(|probe| probe.list).collect();
             added.retain(|probe| !visited.contains(&probe.list));
@@ -210,30 +168,11 @@ impl OrderedScan {
         Ok(())
     }
 
-    /// Adds lists: all, if they are few; else as many as ten times the rows need by the calibration, or twice as many, or
-    /// enough for `WIDENED_SHARE`.
+    /// Adds lists.
     fn widen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
-        let list_entries = (self.n_entries / self.lists.len().max(1) as u64).max(1);
-        let enough = (self.n_rows * WIDENED_SHARE).div_ceil(list_entries);
-        self.covers = self.covers.max(self.n_rows).saturating_mul(10);
-        self.n_widened += 1;
-        let all = u64::from(index.n_lists());
-        let few = if self.n_widened > 1 {
-            FEW_ENTRIES_DEEP
-        } else {
-            FEW_ENTRIES
-        };
-        let covering = index.reach_for(self.recall, self.covers);
+        let list_entries = self.n_entries / self.lists.len().max(1) as u64;
         let visited = self.lists.len() as u64;
-        self.reach = if !self.probes_given && list_entries * all <= few {
-            Reach::from(all as u32)
-        } else if self.probes_given || covering.probes <= self.reach.probes {
-            Reach::from((2 * visited).max(enough).min(all) as u32)
-        } else if u64::from(covering.probes) < enough {
-            Reach::from(enough.min(all) as u32)
-        } else {
-            covering
-        };
+        self.plan.widen(index, visited, list_entries, self.n_rows);
         self.late_below = self.last_key.max(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }
@@ -249,8 +188,8 @@ impl OrderedScan {
             return None;
         }
         // The executor looks a little beyond the rows it returns.
-        let covered = self.covers + self.covers / 2;
-        let rows = match (self.widen_at, self.probes_given) {
+        let covered = self.plan.covers() + self.plan.covers() / 2;
+        let rows = match (self.widen_at, self.plan.is_given()) {
             (None, false) => covered.min(self.n_entries / 2),
             (Some(_), false) => covered.min(self.n_entries / HANDED_OUT_SHARE),
             (None, true) => (self.n_entries / 4).max(ROWS_OF_FIRST_LISTS),
@@ -273,20 +212,11 @@ impl OrderedScan {
                 query: &self.query,
                 lists,
                 k: self.k,
-                exact: self.exact,
+                exact: self.plan.is_exact(),
             },
             record,
         )
     }
-}
-
-/// Rows that the lists are chosen for when about `depth` are wanted: a step of 10, 16, 25, 40, 63, 100, ..., and up to a seventh
-/// more than it. One engine pulls a row or two more than the other for the same LIMIT, and both are to visit the same lists.
-fn step_of(depth: u64) -> u64 {
-    const STEPS_A_DECADE: f64 = 5.0;
-    let tens = (depth as f64 * 7.0 / 8.0 / USUAL_ROWS as f64).max(1.0);
-    let step = (tens.log10() * STEPS_A_DECADE).ceil();
-    (USUAL_ROWS as f64 * 10f64.powf(step / STEPS_A_DECADE)).round() as u64
 }
 
 /// Frozen entries of `lists`.

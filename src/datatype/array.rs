@@ -114,16 +114,32 @@ impl ArrayRef {
         Ok((start, n_elements))
     }
 
-    /// Numeric elements, not null, rounded to f32. Raises Postgres' error for one beyond the range of real.
-    pub(super) fn numerics_as_f32(&self) -> Vec<f32> {
+    /// Subscript of the first element of an array with one dimension.
+    pub(super) fn lower_bound(&self) -> i32 {
+        if self.n_dims() == 0 {
+            return 1;
+        }
+        // SAFETY: the lower bound of the first dimension follows the sizes of all.
+        unsafe {
+            *self
+                .value
+                .as_ptr::<pg_sys::ArrayType>()
+                .add(1)
+                .cast::<i32>()
+                .add(self.n_dims())
+        }
+    }
+
+    /// The elements, which are not null, of an array whose type has variable length and the alignment of int: datums that point
+    /// into the array.
+    pub(super) fn datums(&self) -> Vec<pg_sys::Datum> {
         let mut datums = core::ptr::null_mut();
         let mut n_datums = 0;
-        // SAFETY: the value is a numeric[] (length -1, by reference, aligned as int); Postgres returns `n_datums`
-        // palloc'd datums that point into the array, which are read before it or they are freed.
+        // SAFETY: the value is an array of such a type; Postgres returns `n_datums` palloc'd datums.
         unsafe {
             pg_sys::deconstruct_array(
                 self.value.as_ptr(),
-                pg_sys::NUMERICOID,
+                self.element_type(),
                 -1,
                 false,
                 pg_sys::TYPALIGN_INT as core::ffi::c_char,
@@ -131,19 +147,22 @@ impl ArrayRef {
                 core::ptr::null_mut(),
                 &mut n_datums,
             );
-            let numbers = core::slice::from_raw_parts(datums, n_datums as usize)
-                .iter()
-                .map(|&numeric| {
-                    let real = pgrx::direct_function_call_as_datum(
-                        pg_sys::numeric_float4,
-                        &[Some(numeric)],
-                    );
-                    f32::from_bits(real.unwrap_or(pg_sys::Datum::null()).value() as u32)
-                })
-                .collect();
+            let found = core::slice::from_raw_parts(datums, n_datums as usize).to_vec();
             pg_sys::pfree(datums.cast());
-            numbers
+            found
         }
+    }
+
+    /// Numeric elements, not null, rounded to f32. Raises Postgres' error for one beyond the range of real.
+    pub(super) fn numerics_as_f32(&self) -> Vec<f32> {
+        let as_f32 = |numeric| {
+            // SAFETY: the value is a numeric[], whose elements this function takes; they live as long as `self`.
+            let real = unsafe {
+                pgrx::direct_function_call_as_datum(pg_sys::numeric_float4, &[Some(numeric)])
+            };
+            f32::from_bits(real.unwrap_or(pg_sys::Datum::null()).value() as u32)
+        };
+        self.datums().into_iter().map(as_f32).collect()
     }
 
     /// Gives the array to the caller as it is.

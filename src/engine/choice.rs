@@ -1,15 +1,16 @@
-//! Which engine answers a round when `omen.engine` is auto: what both have cost so far, per index and number of lists.
+//! Which engine answers a round or a batch when `omen.engine` is auto: what both have cost so far, per index and number of
+//! lists.
 //!
 //! Without a hot tier the GPU is chosen once this session has spent as much time searching the index on the CPU as loading
 //! is predicted to take: at worst, twice the time of the better choice. With a hot tier the cheaper engine by running average
-//! is chosen; now and then the other is tried, so that the averages do not grow old.
+//! is chosen; now and then the other is tried, so that the averages do not grow old. Of a batch what is still to come counts
+//! as spent, by what its first queries took.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::SearchRequest;
-use crate::compat::{self, FileId};
+use crate::compat::FileId;
 
 /// Creating a context and loading the kernels.
 const OPEN_TIME: Duration = Duration::from_millis(300);
@@ -23,9 +24,12 @@ const MAX_DEARER: f64 = 8.0;
 /// Sessions remember so many files.
 const MAX_FILES: usize = 1024;
 
-/// Average seconds of a round, by the binary logarithm of the number of lists.
+/// Classes of lists searched: 2^16 lists by 2^14 queries are more than there are.
+const N_CLASSES: usize = 31;
+
+/// Average seconds of a round, by the binary logarithm of the number of lists, those of all its queries together.
 #[derive(Default, Clone, Copy)]
-struct Averages([Option<f64>; 18]);
+struct Averages([Option<f64>; N_CLASSES]);
 
 impl Averages {
     fn add(&mut self, n_lists: usize, seconds: f64) {
@@ -43,13 +47,15 @@ impl Averages {
 }
 
 fn size_class(n_lists: usize) -> usize {
-    (n_lists.max(1).ilog2() as usize).min(17)
+    (n_lists.max(1).ilog2() as usize).min(N_CLASSES - 1)
 }
 
 #[derive(Default, Clone, Copy)]
 struct Costs {
     cpu: Averages,
     gpu: Averages,
+    /// Of batches, whose queries share the work.
+    gpu_batch: Averages,
     /// CPU time spent on what the GPU could have done: without a tier, or with one that is out of date.
     unserved: Duration,
     since_try: u32,
@@ -59,8 +65,7 @@ thread_local! {
     static COSTS: RefCell<HashMap<FileId, Costs>> = RefCell::default();
 }
 
-fn with<R>(request: &SearchRequest, f: impl FnOnce(&mut Costs) -> R) -> R {
-    let file = file_of(request);
+fn with<R>(file: FileId, f: impl FnOnce(&mut Costs) -> R) -> R {
     COSTS.with_borrow_mut(|costs| {
         if costs.len() >= MAX_FILES && !costs.contains_key(&file) {
             costs.clear();
@@ -69,66 +74,89 @@ fn with<R>(request: &SearchRequest, f: impl FnOnce(&mut Costs) -> R) -> R {
     })
 }
 
-/// The file of the index searched.
-#[allow(unsafe_code)]
-pub(super) fn file_of(request: &SearchRequest) -> FileId {
-    // SAFETY: `IndexPages` holds an open relation.
-    unsafe { compat::file_id(request.pages.rel()) }
-}
-
-/// A whole round on the CPU took so long.
-pub(super) fn note_cpu(request: &SearchRequest, elapsed: Duration) {
-    with(request, |costs| {
-        costs.cpu.add(request.lists.len(), elapsed.as_secs_f64());
+/// A whole round over so many lists took so long on the CPU.
+pub(super) fn note_cpu(file: FileId, n_lists: usize, elapsed: Duration) {
+    with(file, |costs| {
+        costs.cpu.add(n_lists, elapsed.as_secs_f64());
         costs.unserved += elapsed;
     });
 }
 
 /// A round with the hot tier took so long, of which `stale` went to lists that are out of date there.
-pub(super) fn note_gpu(request: &SearchRequest, elapsed: Duration, stale: Duration) {
-    with(request, |costs| {
-        costs.gpu.add(request.lists.len(), elapsed.as_secs_f64());
+pub(super) fn note_gpu(file: FileId, n_lists: usize, elapsed: Duration, stale: Duration) {
+    with(file, |costs| {
+        costs.gpu.add(n_lists, elapsed.as_secs_f64());
+        costs.unserved += stale;
+    });
+}
+
+/// As [`note_gpu`], of a batch whose queries have so many lists together.
+pub(super) fn note_gpu_batch(file: FileId, n_lists: usize, elapsed: Duration, stale: Duration) {
+    with(file, |costs| {
+        costs.gpu_batch.add(n_lists, elapsed.as_secs_f64());
         costs.unserved += stale;
     });
 }
 
 /// The tier has been loaded.
-pub(super) fn note_loaded(request: &SearchRequest) {
-    with(request, |costs| {
+pub(super) fn note_loaded(file: FileId) {
+    with(file, |costs| {
         costs.unserved = Duration::ZERO;
         costs.gpu = Averages::default();
+        costs.gpu_batch = Averages::default();
     });
 }
 
-/// Whether loading a tier of `n_bytes` has paid by now. `load_time`: what it took the last time, if there was one.
+/// Seconds that so many searches of so many lists each would take on the CPU, 0 if none was measured yet.
+pub(super) fn cpu_seconds(file: FileId, n_queries: usize, n_lists: usize) -> f64 {
+    with(file, |costs| costs.cpu.predict(n_lists)).unwrap_or(0.0) * n_queries as f64
+}
+
+/// Whether loading a tier of `n_bytes` has paid by now, or will with another `to_come` seconds on the CPU. `load_time`: what it
+/// took the last time, if there was one.
 pub(super) fn loading_pays(
-    request: &SearchRequest,
+    file: FileId,
     n_bytes: u64,
     is_open: bool,
     load_time: Option<Duration>,
+    to_come: f64,
 ) -> bool {
     let predicted =
         load_time.unwrap_or_else(|| Duration::from_secs_f64(n_bytes as f64 / LOAD_RATE));
     let open = if is_open { Duration::ZERO } else { OPEN_TIME };
-    with(request, |costs| costs.unserved > predicted + open)
+    let unserved = with(file, |costs| costs.unserved.as_secs_f64());
+    unserved + to_come > (predicted + open).as_secs_f64()
 }
 
-/// Whether the GPU is the better choice, given a loaded tier.
-pub(super) fn prefers_gpu(request: &SearchRequest) -> bool {
-    let n_lists = request.lists.len();
-    with(request, |costs| {
-        let Some(gpu) = costs.gpu.predict(n_lists) else {
+/// Whether the GPU is the better choice for a round over so many lists, given a loaded tier.
+pub(super) fn prefers_gpu(file: FileId, n_lists: usize) -> bool {
+    with(file, |costs| {
+        let (gpu, cpu) = (costs.gpu.predict(n_lists), costs.cpu.predict(n_lists));
+        costs.prefer_gpu(gpu, cpu)
+    })
+}
+
+/// As [`prefers_gpu`], for so many queries of so many lists each.
+pub(super) fn prefers_gpu_for_batch(file: FileId, n_queries: usize, n_lists: usize) -> bool {
+    with(file, |costs| {
+        let gpu = costs.gpu_batch.predict(n_queries * n_lists);
+        let cpu = costs.cpu.predict(n_lists).map(|cpu| cpu * n_queries as f64);
+        costs.prefer_gpu(gpu, cpu)
+    })
+}
+
+impl Costs {
+    /// Whether the GPU is to be taken, by the seconds predicted for both. What is not known yet is found out.
+    fn prefer_gpu(&mut self, gpu: Option<f64>, cpu: Option<f64>) -> bool {
+        let (Some(gpu), Some(cpu)) = (gpu, cpu) else {
             return true;
         };
-        let Some(cpu) = costs.cpu.predict(n_lists) else {
-            return true;
-        };
-        costs.since_try += 1;
+        self.since_try += 1;
         let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };
-        let other = costs.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
+        let other = self.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
         if other {
-            costs.since_try = 0;
+            self.since_try = 0;
         }
         (gpu < cpu) != other
-    })
+    }
 }

@@ -1,4 +1,4 @@
-//! A round on the GPU: the frozen part of lists whose hot tier is current there, the rest by the CPU.
+//! A round of one query on the GPU: the frozen part of lists whose hot tier is current there, the rest by the CPU.
 //!
 //! Freshness: a list's tier is valid iff its directory entry, read now, carries the generations read before the tier was
 //! loaded. What was appended since is scanned on pages. A list that does not match is scanned on pages entirely.
@@ -7,19 +7,22 @@ use std::time::Instant;
 
 use omen_gpu::{GpuError, TierQuery};
 use omen_ivf::coarse::Probe;
-use omen_ivf::index::read_entries;
+use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
-use pgrx::PgLogLevel;
 
-use super::stats::{self, ScanRecord};
-use super::tiers::{self, Device, LoadedTier, Stop};
+use super::fallback::try_gpu;
+use super::residence::load_tier;
+use super::stats::ScanRecord;
+use super::tiers::{Device, LoadedTier, Stop};
 use super::{SearchRequest, choice, heat, merge, scan};
-use crate::error::{PgError, Result};
+use crate::error::Result;
 use crate::guc::{self, EngineSetting};
+use crate::options::{self, Hot};
+use crate::storage::IndexPages;
 
 /// A tier is out of date when more than one in so many lists of a search are.
 const STALE_SHARE: usize = 5;
@@ -33,135 +36,74 @@ const REFRESH_FACTOR: u32 = 50;
 const MAX_RETRIES: u32 = 2;
 
 /// Answers a round with the GPU's help; `None`: the CPU is to answer alone. Fails only for what ends the query.
-///
-/// This is the one place where a failure of the GPU turns into work of the CPU.
 pub(super) fn search(
     request: &SearchRequest,
     record: &mut ScanRecord,
 ) -> Result<Option<Candidates>> {
-    let setting = guc::engine();
-    if setting == EngineSetting::Cpu || request.lists.is_empty() || in_parallel_worker() {
+    if request.lists.is_empty() || !request.query.bound().is_plain() {
+        // Keys of a query that is not plain need the CPU's case by case look.
         return Ok(None);
     }
-    match tiers::with(|device| attempt(device, setting, request, record)) {
-        Ok(found) => Ok(found),
-        Err(Stop::Query(error)) => Err(error),
-        Err(Stop::Gpu(error)) => {
-            tiers::with(|device| device.note_failure(choice::file_of(request), &error));
-            fall_back(setting, &error, record);
-            Ok(None)
+    try_gpu(request.pages, record, |device, setting, record| {
+        let (file, n_lists) = (request.pages.file(), request.lists.len());
+        let (pages, index) = (request.pages, request.index);
+        heat::note(pages, index, request.lists.iter().map(|probe| probe.list));
+        if wants_loading(device, setting, pages, index, 0.0) {
+            load_now(device, pages, index, record)?;
         }
-        Err(Stop::Paused(error)) => {
-            fall_back(setting, &error, record);
-            Ok(None)
+        let Some(loaded) = device.tier(file, request.index) else {
+            return Ok(None);
+        };
+        if setting == EngineSetting::Auto && !choice::prefers_gpu(file, n_lists) {
+            return Ok(None);
         }
-    }
+        let found = search_tier(loaded, request, record)?;
+        if found.is_some() {
+            device.note_success();
+        }
+        Ok(found)
+    })
 }
 
-/// Parallel workers live for one query: too short for a context of their own.
-#[allow(unsafe_code)]
-fn in_parallel_worker() -> bool {
-    // SAFETY: reads a variable that is set when the process starts.
-    unsafe { pgrx::pg_sys::ParallelWorkerNumber >= 0 }
-}
-
-/// Counts a failure by its reason, and tells of it the first time.
-fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) {
-    let absent = matches!(error, GpuError::NoDriver | GpuError::NoDevice);
-    if absent && setting == EngineSetting::Auto {
-        // A machine without a GPU, and nobody asked for one.
-        return;
-    }
-    let reason = reason_of(error);
-    record.fallback = Some(error.to_string());
-    if stats::count_fallback(reason) > 0 {
-        return;
-    }
-    let level = match setting {
-        EngineSetting::Gpu => PgLogLevel::WARNING,
-        _ => PgLogLevel::LOG,
-    };
-    PgError::new(
-        pgrx::PgSqlErrorCode::ERRCODE_WARNING,
-        format!("pg_omen searches on the CPU: {error}"),
-    )
-    .with_hint(
-        "Further occurrences in this session are counted, not reported; see omen_gpu_status().",
-    )
-    .report(level);
-}
-
-/// The kind of a failure, as counted.
-fn reason_of(error: &GpuError) -> &'static str {
-    match error {
-        GpuError::NoDriver => "no driver",
-        GpuError::NoDevice => "no device",
-        GpuError::OutOfMemory { .. } => "out of memory",
-        GpuError::NotResident(_) => "not resident",
-        GpuError::Busy => "busy",
-        GpuError::TimedOut => "timed out",
-        GpuError::Interrupted => "interrupted",
-        GpuError::Lost(_) => "lost",
-        GpuError::Unsupported(_) => "unsupported",
-        GpuError::Other(_) => "other",
-    }
-}
-
-fn attempt(
+/// Whether the tier of an index is to be loaded, or loaded again, before a search. `to_come`: seconds that the CPU would take for what
+/// is still to be searched, beyond what it has taken.
+pub(super) fn wants_loading(
     device: &mut Device,
     setting: EngineSetting,
-    request: &SearchRequest,
-    record: &mut ScanRecord,
-) -> std::result::Result<Option<Candidates>, Stop> {
-    if let Some(why) = device.pause(choice::file_of(request)) {
-        return Err(Stop::Paused(why));
+    pages: &IndexPages,
+    index: &Index,
+    to_come: f64,
+) -> bool {
+    let (file, is_open) = (pages.file(), device.is_open());
+    let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
+    let is_on = options::hot_of(pages) == Hot::On;
+    let at_once = setting == EngineSetting::Gpu || is_on;
+    if let Some(loaded) = device.tier(file, index) {
+        loaded.goes_last = is_on;
     }
-    if !request.query.bound().is_plain() {
-        // Keys of such a query need the CPU's case by case look.
-        return Ok(None);
-    }
-    heat::note(
-        choice::file_of(request),
-        request.index.n_lists(),
-        request.lists,
-    );
-    if wants_loading(device, setting, request) {
-        let began = Instant::now();
-        let outcome = device.load(request.pages, request.index, choice::file_of(request));
-        record.load += began.elapsed();
-        outcome?;
-        choice::note_loaded(request);
-    }
-    let Some(loaded) = device.tier(choice::file_of(request), request.index) else {
-        return Ok(None);
-    };
-    if setting == EngineSetting::Auto && !choice::prefers_gpu(request) {
-        return Ok(None);
-    }
-    let found = search_tier(loaded, request, record)?;
-    if found.is_some() {
-        device.note_success();
-    }
-    Ok(found)
-}
-
-/// Whether a tier is to be loaded before this round.
-fn wants_loading(device: &mut Device, setting: EngineSetting, request: &SearchRequest) -> bool {
-    let is_open = device.is_open();
-    let meta = &request.index.meta;
-    let n_bytes = meta.built_rows * (2 * u64::from(meta.dim) + 16);
-    match device.tier(choice::file_of(request), request.index) {
-        None if setting == EngineSetting::Gpu => true,
-        None => choice::loading_pays(request, n_bytes, is_open, None),
+    match device.tier(file, index) {
+        None if at_once => true,
+        None => choice::loading_pays(file, n_bytes, is_open, None, to_come),
         Some(loaded) if !loaded.stale => false,
-        Some(loaded) if setting == EngineSetting::Gpu => {
-            loaded.loaded_at.elapsed() > loaded.load_time * RELOAD_FACTOR
-        }
+        Some(loaded) if at_once => loaded.loaded_at.elapsed() > loaded.load_time * RELOAD_FACTOR,
         Some(loaded) => {
             let load_time = Some(loaded.load_time);
-            choice::loading_pays(request, n_bytes, is_open, load_time)
+            choice::loading_pays(file, n_bytes, is_open, load_time, to_come)
         }
     }
+}
+
+/// Loads the tier of an index before a search.
+pub(super) fn load_now(
+    device: &mut Device,
+    pages: &IndexPages,
+    index: &Index,
+    record: &mut ScanRecord,
+) -> std::result::Result<(), Stop> {
+    let began = Instant::now();
+    let outcome = load_tier(device, pages, index);
+    record.load += began.elapsed();
+    outcome
 }
 
 /// Lists of a round by who has their frozen part.
@@ -170,6 +112,11 @@ struct Split {
     fresh: Vec<(Probe, ListEntry)>,
     /// On pages.
     stale: Vec<Probe>,
+}
+
+/// Whether the last search, of whose `n_lists` lists `n_stale` were out of date, shows that the tier should be loaded again.
+pub(super) fn is_outdated(loaded: &LoadedTier, n_stale: usize, n_lists: usize) -> bool {
+    n_stale * STALE_SHARE > n_lists || misses_often(loaded)
 }
 
 /// Whether a tier that has no room for all lists lacks so many of those searched that it is time to choose again.
@@ -231,16 +178,26 @@ fn search_tier(
     };
     loaded.n_probes += request.lists.len() as u64;
     loaded.n_absent += by_design as u64;
-    loaded.stale =
-        (split.stale.len() - by_design) * STALE_SHARE > request.lists.len() || misses_often(loaded);
+    let n_stale = split.stale.len() - by_design;
+    loaded.stale = is_outdated(loaded, n_stale, request.lists.len());
     if fresh.is_empty() {
         return Ok(None);
     }
 
     let gpu_began = Instant::now();
-    let found = ask(loaded, request, &fresh);
+    let bound = query.bound();
+    let asked = TierQuery {
+        q: query.vector(),
+        q_norm: bound.q_norm(),
+        q_err: bound.q_err(),
+        lists: &fresh,
+        k: request.k,
+    };
+    let found = ask(loaded, &[asked], bound.rounding());
     record.gpu += gpu_began.elapsed();
-    let found = found?;
+    let found = found?
+        .pop()
+        .ok_or_else(|| GpuError::Other("no answer to a query".into()))?;
     let n_slots: u64 = fresh
         .iter()
         .filter_map(|&list| loaded.tier.lists()[list as usize])
@@ -253,45 +210,45 @@ fn search_tier(
     scan(request, &split.stale, &mut top, record)?;
     let stale_time = stale_began.elapsed();
     record.cpu += began.elapsed() - (stale_began - gpu_began);
-    choice::note_gpu(request, began.elapsed(), stale_time);
+    choice::note_gpu(
+        pages.file(),
+        request.lists.len(),
+        began.elapsed(),
+        stale_time,
+    );
     Ok(Some(merge(found, top.into_candidates())))
 }
 
-/// Searches the tier for one query.
-fn ask(
+/// Searches the tier; `rounding`: the index's.
+pub(super) fn ask(
     loaded: &LoadedTier,
-    request: &SearchRequest,
-    lists: &[u32],
-) -> std::result::Result<Candidates, Stop> {
-    let bound = request.query.bound();
-    let query = TierQuery {
-        q: request.query.vector(),
-        q_norm: bound.q_norm(),
-        q_err: bound.q_err(),
-        lists,
-        k: request.k,
-    };
+    queries: &[TierQuery<'_>],
+    rounding: f32,
+) -> std::result::Result<Vec<Candidates>, Stop> {
+    let timeout = guc::gpu_timeout();
+    uninterrupted(|poll| loaded.tier.search(queries, rounding, timeout, poll))
+}
+
+/// Calls `search`, which searches a tier and polls for interrupts, once more after each interrupt that does not end the query.
+pub(super) fn uninterrupted<T>(
+    mut search: impl FnMut(
+        &mut dyn FnMut() -> std::result::Result<(), GpuError>,
+    ) -> std::result::Result<T, GpuError>,
+) -> std::result::Result<T, Stop> {
     for _ in 0..=MAX_RETRIES {
-        let found = loaded
-            .tier
-            .search(&[query], bound.rounding(), guc::gpu_timeout(), &mut || {
-                if pgrx::pg_sys::elog::interrupt_pending() {
-                    Err(GpuError::Interrupted)
-                } else {
-                    Ok(())
-                }
-            });
+        let found = search(&mut || {
+            if pgrx::pg_sys::elog::interrupt_pending() {
+                Err(GpuError::Interrupted)
+            } else {
+                Ok(())
+            }
+        });
         match found {
             // Nothing of the search is on the stack here: the query may end.
             Err(GpuError::Interrupted) => {
                 pgrx::check_for_interrupts!();
             }
-            Err(error) => return Err(error.into()),
-            Ok(mut found) => {
-                return found
-                    .pop()
-                    .ok_or_else(|| GpuError::Other("no answer to a query".into()).into());
-            }
+            found => return Ok(found?),
         }
     }
     Err(GpuError::Interrupted.into())

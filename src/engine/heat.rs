@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use omen_ivf::coarse::Probe;
+use omen_ivf::index::Index;
 
 use crate::compat::FileId;
+use crate::storage::IndexPages;
 
 /// Sessions remember so many files.
 const MAX_FILES: usize = 64;
@@ -15,16 +16,17 @@ thread_local! {
     static PROBES: RefCell<HashMap<FileId, Vec<u32>>> = RefCell::default();
 }
 
-/// These lists, of `n_lists`, are searched.
-pub(super) fn note(file: FileId, n_lists: u32, probes: &[Probe]) {
+/// These lists are searched.
+pub(super) fn note(pages: &IndexPages, index: &Index, lists: impl IntoIterator<Item = u32>) {
+    let file = pages.file();
     PROBES.with_borrow_mut(|files| {
         if files.len() >= MAX_FILES && !files.contains_key(&file) {
             files.clear();
         }
         let counts = files.entry(file).or_default();
-        counts.resize(n_lists as usize, 0);
-        for probe in probes {
-            if let Some(count) = counts.get_mut(probe.list as usize) {
+        counts.resize(index.n_lists() as usize, 0);
+        for list in lists {
+            if let Some(count) = counts.get_mut(list as usize) {
                 *count = count.saturating_add(1);
             }
         }

@@ -7,8 +7,8 @@ use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_spare};
 use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 
-use super::heat;
 use super::tiers::{Device, LoadedTier, Stop};
+use super::{devices, heat};
 use crate::compat::FileId;
 use crate::storage::IndexPages;
 use crate::{guc, threads};
@@ -32,16 +32,23 @@ impl Device {
 
     #[cfg(feature = "simulated-gpu")]
     fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        if self.simulated {
-            Ok(Gpu::open_simulated())
-        } else {
-            open_real()
+        if !self.simulated {
+            return self.open_real();
         }
+        devices::choose(&self.allowed, &[devices::SIMULATED])?;
+        Ok(Gpu::open_simulated())
     }
 
     #[cfg(not(feature = "simulated-gpu"))]
     fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        open_real()
+        self.open_real()
+    }
+
+    fn open_real(&self) -> std::result::Result<Gpu, GpuError> {
+        Gpu::open(devices::chosen_device(
+            &self.allowed,
+            &omen_gpu::devices()?,
+        )?)
     }
 
     /// Loads the tier of an index, in place of the one that is there: all of it if that fits, else what fits best.
@@ -120,7 +127,7 @@ impl Device {
             let oldest = self
                 .tiers
                 .iter()
-                .min_by_key(|(_, loaded)| loaded.used_at())
+                .min_by_key(|(_, loaded)| (loaded.goes_last, loaded.used_at()))
                 .map(|(file, _)| *file);
             match oldest {
                 Some(file) if needed > available && needed <= limit => {
@@ -133,14 +140,6 @@ impl Device {
             }
         }
     }
-}
-
-fn open_real() -> std::result::Result<Gpu, GpuError> {
-    let devices = omen_gpu::devices()?;
-    let device = devices
-        .get(super::status::device_number(devices.len()))
-        .ok_or(GpuError::NoDevice)?;
-    Gpu::open(device.ordinal)
 }
 
 impl From<LoadError> for Stop {

@@ -3,17 +3,28 @@
 //!
 //! | file | content |
 //! |---|---|
+//! | `lists.rs` | which lists a search visits |
 //! | `choice.rs` | which engine, from what both have cost so far |
-//! | `gpu.rs` | the GPU side of a search, and **the one point where it falls back to the CPU** |
+//! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
+//! | `gpu.rs` | the GPU side of a search of one query |
+//! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
+//! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `heat.rs` | which lists it searches most |
+//! | `residence.rs` | loading and evicting tiers, for searches and by hand |
 //! | `status.rs` | what the status functions ask |
 //! | `stats.rs` | what searches did: for the status functions and for choosing |
 
+pub(crate) mod batch;
 mod choice;
+pub(crate) mod devices;
+mod fallback;
 mod gpu;
+mod gpu_batch;
 mod heat;
+pub(crate) mod lists;
 mod load;
+pub(crate) mod residence;
 pub(crate) mod stats;
 pub(crate) mod status;
 mod tiers;
@@ -59,7 +70,7 @@ pub(crate) fn search(request: &SearchRequest, record: &mut ScanRecord) -> Result
         }
         None => search_cpu(request, record)?,
     };
-    stats::count_search(record.engine);
+    stats::count_searches(record.engine, 1);
     Ok(found)
 }
 
@@ -70,7 +81,7 @@ fn search_cpu(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candid
     scan(request, request.lists, &mut top, record)?;
     let elapsed = began.elapsed();
     record.cpu += elapsed;
-    choice::note_cpu(request, elapsed);
+    choice::note_cpu(request.pages.file(), request.lists.len(), elapsed);
     Ok(top.into_candidates())
 }
 

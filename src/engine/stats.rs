@@ -31,16 +31,18 @@ impl Engine {
     }
 }
 
-/// Figures of one scan, from one `amrescan` to the next.
+/// Figures of one scan, from one `amrescan` to the next, or of one batch.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ScanRecord {
     /// OID of the index.
     pub relation: u32,
+    /// Queries of a batch; 0: a scan.
+    pub queries: u64,
     /// Who answered the last round.
     pub engine: Engine,
     /// Lists of the index.
     pub lists: u32,
-    /// Lists visited.
+    /// Lists visited; of a batch the most of one query.
     pub probes: u32,
     /// Candidates asked for in the last round.
     pub k: u64,
@@ -80,9 +82,9 @@ impl ScanRecord {
 /// Counts of this session.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counters {
-    /// Rounds answered by the CPU.
+    /// Rounds answered by the CPU, those of a batch by the query.
     pub cpu: u64,
-    /// Rounds answered by the GPU.
+    /// Rounds answered by the GPU, likewise.
     pub gpu: u64,
     /// Fallbacks by reason.
     pub fallbacks: BTreeMap<&'static str, u64>,
@@ -112,11 +114,16 @@ pub(crate) fn finish(record: &ScanRecord) {
     });
 }
 
-/// A round has been answered.
-pub(crate) fn count_search(engine: Engine) {
+/// A batch has ended: the last thing done, though no scan.
+pub(crate) fn finish_batch(record: &ScanRecord) {
+    SESSION.with_borrow_mut(|session| session.last = Some(record.clone()));
+}
+
+/// A round of so many queries has been answered.
+pub(crate) fn count_searches(engine: Engine, n_queries: u64) {
     SESSION.with_borrow_mut(|session| match engine {
-        Engine::Cpu => session.counters.cpu += 1,
-        Engine::Gpu => session.counters.gpu += 1,
+        Engine::Cpu => session.counters.cpu += n_queries,
+        Engine::Gpu => session.counters.gpu += n_queries,
     });
 }
 

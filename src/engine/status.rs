@@ -4,6 +4,7 @@ use omen_ivf::index::Index;
 
 use super::tiers;
 use crate::compat::FileId;
+use crate::guc::GpuDevices;
 
 /// Bytes and state of an index's tier in this session, for the status functions: loaded bytes, lists.
 pub(crate) fn status_of(file: FileId, index: &Index) -> Option<TierStatus> {
@@ -33,6 +34,8 @@ pub(crate) struct TierStatus {
 pub(crate) struct DeviceStatus {
     /// Whether the device is simulated in host memory.
     pub simulated: bool,
+    /// Devices it may be.
+    pub allowed: GpuDevices,
     /// (free, total) bytes, if a context exists.
     pub memory: Option<(u64, u64)>,
     /// Bytes of device memory held by hot tiers.
@@ -50,15 +53,11 @@ pub(crate) fn device_status() -> DeviceStatus {
         device.drop_orphans();
         DeviceStatus {
             simulated: device.simulated,
+            allowed: device.allowed.clone(),
             memory: device.gpu.as_ref().and_then(|gpu| gpu.memory().ok()),
             tier_bytes: device.tier_bytes(),
             n_tiers: device.tiers.len(),
             paused,
         }
     })
-}
-
-/// Which of `n` devices this session uses: sessions spread over them.
-pub(crate) fn device_number(n: usize) -> usize {
-    std::process::id() as usize % n.max(1)
 }

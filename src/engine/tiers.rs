@@ -11,7 +11,8 @@ use omen_ivf::index::Index;
 use pgrx::pg_sys;
 
 use crate::compat::{self, FileId};
-use crate::{guc, storage};
+use crate::guc::{self, GpuDevices};
+use crate::storage;
 
 /// After a failure the GPU is left alone this long; longer after each further one, up to an hour.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
@@ -59,6 +60,8 @@ pub(super) struct LoadedTier {
     pub n_absent: u64,
     /// Set when the last search found so many lists out of date that the tier should be loaded again.
     pub stale: bool,
+    /// Whether it is evicted only when there is no other: `hot = on`.
+    pub goes_last: bool,
     relation: pg_sys::Oid,
     identity: (u64, i64),
     used_at: Instant,
@@ -81,6 +84,7 @@ impl LoadedTier {
             n_probes: 0,
             n_absent: 0,
             stale: false,
+            goes_last: false,
             relation,
             identity: identity_of(index),
             used_at: now,
@@ -98,6 +102,8 @@ impl LoadedTier {
 pub(super) struct Device {
     pub(super) gpu: Option<Gpu>,
     pub(super) simulated: bool,
+    /// Devices it may be.
+    pub(super) allowed: GpuDevices,
     pub(super) tiers: HashMap<FileId, LoadedTier>,
     /// State of `storage::relation_changes` when the tiers were last compared to the catalog.
     changes_seen: u64,
@@ -156,11 +162,13 @@ impl Device {
         }
     }
 
-    /// `omen.simulate_gpu` may have been switched: the other device starts afresh.
-    fn follow_settings(&mut self) {
-        if self.simulated != guc::simulate_gpu() {
+    /// `omen.simulate_gpu` or `omen.gpu_devices` may have been changed: another device starts afresh.
+    pub(super) fn follow_settings(&mut self) {
+        let allowed = guc::gpu_devices();
+        if self.simulated != guc::simulate_gpu() || self.allowed != allowed {
             *self = Self {
-                simulated: !self.simulated,
+                simulated: guc::simulate_gpu(),
+                allowed,
                 ..Self::default()
             };
         }
@@ -235,6 +243,12 @@ impl Device {
             .min(LAST_PAUSE);
         self.failures += 1;
         self.paused = Some((Some(Instant::now() + pause), error.clone()));
+    }
+
+    /// The tier of an index was loaded: earlier failures no longer count.
+    pub(super) fn note_loaded(&mut self, file: FileId) {
+        self.refused.remove(&file);
+        self.paused = None;
     }
 
     /// A round was answered by the GPU.

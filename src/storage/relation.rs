@@ -12,7 +12,7 @@ use pgrx::pg_sys;
 use super::ahead::Ahead;
 use super::recent::Recent;
 use super::{buffer, lock};
-use crate::compat;
+use crate::compat::{self, FileId};
 
 const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
 
@@ -79,6 +79,12 @@ impl IndexPages {
     /// The relation.
     pub(crate) fn rel(&self) -> pg_sys::Relation {
         self.rel
+    }
+
+    /// The file of the relation.
+    pub(crate) fn file(&self) -> FileId {
+        // SAFETY: `rel` is open, by `new`.
+        unsafe { compat::file_id(self.rel) }
     }
 
     /// Makes what was freed through this value findable for everyone's `allocate`. VACUUM does it for the whole index.

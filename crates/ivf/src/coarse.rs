@@ -97,16 +97,42 @@ pub fn select_lists<S: PageStore>(
         .collect();
     if query.code.is_some() {
         // The filter's error grows with the distance to the centroid.
-        let mut order: Vec<u32> = (0..probes.len() as u32).collect();
-        order.sort_unstable_by_key(|&i| probes[i as usize].list);
-        let slots: Vec<u32> = order.iter().map(|&i| probes[i as usize].list).collect();
-        let mut at = order.iter();
-        ranking.rows(&slots, |_, row| {
-            if let Some(&i) = at.next() {
-                probes[i as usize].l2sq = omen_distance::l2sq_f16(query.vector(), row);
-            }
+        ranking.complete(&mut probes, |probe, row| {
+            probe.l2sq = omen_distance::l2sq_f16(query.vector(), row);
         })?;
     }
+    Ok(probes)
+}
+
+/// `lists` as lists to visit, in their order, as if [`select_lists`] had chosen them.
+pub fn probes_of<S: PageStore>(
+    s: &S,
+    index: &Index,
+    query: &Query,
+    lists: &[u32],
+) -> Result<Vec<Probe>> {
+    let by_ip = query.metric() == Metric::NegIp;
+    let mut ranking = Ranking {
+        s,
+        index,
+        vector: query.vector(),
+        by_ip,
+        centroids: index.centroids(s)?,
+        reader: ListReader::new(),
+        ranked: Vec::new(),
+    };
+    let unknown = |&list: &u32| Probe {
+        list,
+        l2sq: 0.0,
+        ip: 0.0,
+    };
+    let mut probes: Vec<Probe> = lists.iter().map(unknown).collect();
+    ranking.complete(&mut probes, |probe, row| {
+        probe.l2sq = omen_distance::l2sq_f16(query.vector(), row);
+        if by_ip {
+            probe.ip = omen_distance::dot_f16(query.vector(), row);
+        }
+    })?;
     Ok(probes)
 }
 
@@ -242,6 +268,23 @@ impl<S: PageStore> Ranking<'_, S> {
         })?;
         self.ranked = ranked;
         Ok(())
+    }
+
+    /// Calls `f` with each list and its centroid.
+    fn complete(
+        &mut self,
+        probes: &mut [Probe],
+        mut f: impl FnMut(&mut Probe, &[f16]),
+    ) -> Result<()> {
+        let mut order: Vec<u32> = (0..probes.len() as u32).collect();
+        order.sort_unstable_by_key(|&i| probes[i as usize].list);
+        let slots: Vec<u32> = order.iter().map(|&i| probes[i as usize].list).collect();
+        let mut at = order.iter();
+        self.rows(&slots, |_, row| {
+            if let Some(&i) = at.next() {
+                f(&mut probes[i as usize], row);
+            }
+        })
     }
 
     fn keep(&mut self, n: usize) {

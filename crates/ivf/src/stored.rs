@@ -67,6 +67,17 @@ impl Scaling {
 
     /// `v` in scaled space, in f64. `None` for the zero vector under Cosine.
     pub(crate) fn scaled(&self, v: &[f32]) -> Result<Option<Scaled>> {
+        let Some(scale) = self.scale_of(v)? else {
+            return Ok(None);
+        };
+        Ok(Some(Scaled {
+            values: v.iter().map(|&x| scale.apply(x)).collect(),
+            err: scale.err,
+        }))
+    }
+
+    /// How `v` is scaled. `None` for the zero vector under Cosine. Fails if the dimension differs.
+    pub(crate) fn scale_of(&self, v: &[f32]) -> Result<Option<Scale>> {
         if v.len() != self.dim as usize {
             return Err(IvfError::Dimension {
                 expected: self.dim,
@@ -74,14 +85,10 @@ impl Scaling {
             });
         }
         let unit = 2f64.powi(self.scale_exp);
-        let (factor, divisor, err) = match self.metric {
-            Metric::L2 | Metric::NegIp => (unit, 1.0, 0.0),
+        let (factor, err) = match self.metric {
+            Metric::L2 | Metric::NegIp => (unit, 0.0),
             Metric::Cosine => {
-                let norm = v
-                    .iter()
-                    .map(|&x| f64::from(x) * f64::from(x))
-                    .sum::<f64>()
-                    .sqrt();
+                let norm = norm_sq(v).sqrt();
                 if norm == 0.0 {
                     return Ok(None);
                 }
@@ -92,19 +99,47 @@ impl Scaling {
                 } else {
                     f64::INFINITY
                 };
-                (unit, norm, err)
+                (unit / norm, err)
             }
         };
-        let values = v.iter().map(|&x| f64::from(x) / divisor * factor).collect();
-        Ok(Some(Scaled { values, err }))
+        Ok(Some(Scale { factor, err }))
     }
+}
+
+/// How one vector is scaled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scale {
+    factor: f64,
+    /// See [`Scaled::err`].
+    pub err: f64,
+}
+
+impl Scale {
+    /// A coordinate in scaled space.
+    #[inline(always)]
+    pub(crate) fn apply(&self, x: f32) -> f64 {
+        f64::from(x) * self.factor
+    }
+}
+
+/// Squared norm, summed in eight lanes: one after the other the additions would wait for each other.
+fn norm_sq(v: &[f32]) -> f64 {
+    let mut lanes = [0f64; 8];
+    let (eights, rest) = v.as_chunks::<8>();
+    for eight in eights {
+        for (lane, &x) in lanes.iter_mut().zip(eight) {
+            *lane += f64::from(x) * f64::from(x);
+        }
+    }
+    let square = |&x: &f32| f64::from(x) * f64::from(x);
+    lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
 }
 
 /// A vector in scaled space.
 pub(crate) struct Scaled {
     /// The values, `[dim]`.
     pub values: Vec<f64>,
-    /// Distance of `values` from the true scaled vector, at most: 0 but for Cosine's division. Infinite if the
+    /// Distance of `values` from the true scaled vector, at most: 0 but for Cosine's, which are divided. Infinite if the
     /// operator itself is unreliable at this length.
     pub err: f64,
 }

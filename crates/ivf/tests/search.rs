@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use common::executor::{Scan, execute, float8_cmp};
 use common::{Clusters, METRICS, build, build_from, normals, operator, rng, row_of, seed, tid};
 use omen_ivf::bulk_delete::bulk_delete;
+use omen_ivf::coarse::{probes_of, select_lists};
 use omen_ivf::fold::vacuum_fold;
 use omen_ivf::index::Index;
 use omen_ivf::insert::insert;
@@ -275,4 +276,74 @@ fn wrong_dimension_is_an_error() {
     };
     assert_eq!(index.prepare(&[1.0, 2.0]).unwrap_err(), expected);
     assert_eq!(index.to_stored(&[1.0, 2.0]).unwrap_err(), expected);
+}
+
+#[test]
+fn a_query_for_a_device_is_that_of_the_cpu() {
+    let seed = seed();
+    let mut rng = rng(seed);
+    for dim in [3, 20, 600] {
+        let rows = normals(&mut rng, 300 * dim);
+        for metric in METRICS {
+            let (_, index) = build(MemStore::new(), metric, dim, &rows, 5, seed);
+            let mut out = vec![f32::NAN; dim];
+            for q in queries(&mut rng, &rows, dim) {
+                let query = index.prepare(&q).unwrap();
+                let bound = index.prepare_into(&q, &mut out).unwrap();
+                assert_eq!(out, query.vector(), "seed {seed}");
+                assert_eq!(index.is_unordered(&q), query.unordered(), "seed {seed}");
+                if let Some(bound) = bound {
+                    assert_eq!(&bound, query.bound());
+                    assert!(bound.is_plain() && bound.q_err().is_finite() && !query.unordered());
+                }
+            }
+            // What the formula of the keys says nothing of.
+            let bad: &[f32] = match metric {
+                Metric::L2 => &[1e30],
+                Metric::Cosine => &[0.0, 1e25],
+                Metric::NegIp => &[1e30],
+            };
+            for &x in bad {
+                let q = vec![x; dim];
+                assert_eq!(
+                    index.prepare_into(&q, &mut out).unwrap(),
+                    None,
+                    "{metric:?} {x}"
+                );
+                assert!(out.iter().all(|x| x.is_finite()));
+            }
+            let ordinary = vec![0.5; dim];
+            assert!(index.prepare_into(&ordinary, &mut out).unwrap().is_some());
+        }
+    }
+}
+
+#[test]
+fn lists_given_are_measured_as_those_chosen() {
+    let seed = seed();
+    let mut rng = rng(seed);
+    for dim in [20, 100, 600] {
+        let rows = normals(&mut rng, 300 * dim);
+        for metric in METRICS {
+            let (store, index) = build(MemStore::new(), metric, dim, &rows, 12, seed);
+            for q in queries(&mut rng, &rows, dim) {
+                let query = index.prepare(&q).unwrap();
+                let chosen = select_lists(&store, &index, &query, 5).unwrap();
+                let lists: Vec<u32> = chosen.iter().map(|probe| probe.list).collect();
+                let given = probes_of(&store, &index, &query, &lists).unwrap();
+                for (given, chosen) in given.iter().zip(&chosen) {
+                    assert_eq!(
+                        (given.list, given.ip),
+                        (chosen.list, chosen.ip),
+                        "seed {seed}"
+                    );
+                    // Without codes nothing needs it under NegIp.
+                    assert!(
+                        chosen.l2sq == 0.0 || given.l2sq == chosen.l2sq,
+                        "seed {seed}"
+                    );
+                }
+            }
+        }
+    }
 }

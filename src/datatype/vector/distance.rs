@@ -7,13 +7,14 @@ use super::check_same_dim;
 use crate::datatype::function::pg_functions;
 use core::f64::consts::PI;
 use omen_distance::{dot, l1, l2sq, norm_sq};
+use omen_ivf::Metric;
 
 pg_functions! {
     /// Operator `<->`: Euclidean distance.
     fn l2_distance(args) -> f64 {
         let (a, b) = args.two_vectors()?;
         check_same_dim(&a, &b)?;
-        Ok(f64::from(l2sq(a.x(), b.x())).sqrt())
+        Ok(distance(Metric::L2, a.x(), b.x()))
     }
 
     /// Square of the Euclidean distance.
@@ -34,16 +35,14 @@ pg_functions! {
     fn vector_negative_inner_product(args) -> f64 {
         let (a, b) = args.two_vectors()?;
         check_same_dim(&a, &b)?;
-        Ok(-f64::from(dot(a.x(), b.x())))
+        Ok(distance(Metric::NegIp, a.x(), b.x()))
     }
 
     /// Operator `<=>`: cosine distance; NaN when a norm is zero or overflows.
     fn cosine_distance(args) -> f64 {
         let (a, b) = args.two_vectors()?;
         check_same_dim(&a, &b)?;
-        let norms = f64::from(norm_sq(a.x())) * f64::from(norm_sq(b.x()));
-        let similarity = f64::from(dot(a.x(), b.x())) / norms.sqrt();
-        Ok(1.0 - similarity.clamp(-1.0, 1.0))
+        Ok(distance(Metric::Cosine, a.x(), b.x()))
     }
 
     /// Angle between unit vectors as a share of pi.
@@ -68,6 +67,20 @@ pg_functions! {
     /// Euclidean norm.
     fn vector_norm(args) -> f64 {
         Ok(norm(args.vector(0)?.x()))
+    }
+}
+
+/// What the operator of `metric` returns for vectors of one dimension.
+#[inline(always)]
+pub(crate) fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
+    match metric {
+        Metric::L2 => f64::from(l2sq(a, b)).sqrt(),
+        Metric::NegIp => -f64::from(dot(a, b)),
+        Metric::Cosine => {
+            let norms = f64::from(norm_sq(a)) * f64::from(norm_sq(b));
+            let similarity = f64::from(dot(a, b)) / norms.sqrt();
+            1.0 - similarity.clamp(-1.0, 1.0)
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! | `distance.rs` | distances, norm and dimension |
 //! | `arithmetic.rs` | new vectors from vectors |
 //! | `compare.rs` | order by coordinates, for btree |
+//! | `array.rs` | many vectors as one argument |
 //! | `aggregate.rs` | transition, combine and final functions |
 //!
 //! Layout, as pgvector's: `{ length word: i32, dim: u16, unused: u16 = 0, x: [f32; dim] }`, aligned to four bytes.
@@ -15,11 +16,15 @@
 
 mod aggregate;
 mod arithmetic;
+mod array;
 mod binary;
 mod cast;
 mod compare;
 mod distance;
 mod text;
+
+pub(crate) use array::VectorArray;
+pub(crate) use distance::distance;
 
 use super::function::Returned;
 use super::varlena::{Detoasted, HEADER_BYTES, new_varlena, set_n_bytes};

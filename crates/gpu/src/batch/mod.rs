@@ -35,26 +35,6 @@ pub enum Lists {
 /// `Query::vector`), and bounds `[n]`.
 pub type Fill<'a> = dyn FnMut(usize, &mut [f32], &mut [QueryBound]) + 'a;
 
-/// A thread for so many bytes of a copy: one core moves 10 GB/s, the bus 50.
-const SHARED_COPY_BYTES: usize = 1 << 20;
-/// Threads that share a copy, at most.
-const COPY_THREADS: usize = 8;
-
-/// Copies queries to where the device reads them, a large batch with several threads.
-pub fn copy_queries(from: &[f32], to: &mut [f32]) {
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads = cores.min((size_of_val(from) / SHARED_COPY_BYTES).clamp(1, COPY_THREADS));
-    if threads == 1 {
-        return to.copy_from_slice(from);
-    }
-    let share = from.len().div_ceil(threads);
-    std::thread::scope(|scope| {
-        for (from, to) in from.chunks(share).zip(to.chunks_mut(share)) {
-            scope.spawn(move || to.copy_from_slice(from));
-        }
-    });
-}
-
 /// Queries and their bounds in memory that the device reads: nothing is copied before a search.
 pub struct LockedQueries {
     memory: LockedMemory,

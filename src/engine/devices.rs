@@ -1,0 +1,37 @@
+//! Which GPU this session uses.
+
+use omen_gpu::{DeviceInfo, GpuError};
+
+use crate::guc::GpuDevices;
+
+/// Number of the simulated device.
+pub(crate) const SIMULATED: i32 = 0;
+
+/// Which of `devices` this session uses. Errors: as [`choose`].
+pub(crate) fn chosen_device(allowed: &GpuDevices, devices: &[DeviceInfo]) -> Result<i32, GpuError> {
+    let ordinals = |usable: bool| -> Vec<i32> {
+        let right = devices.iter().filter(|d| d.arch.is_some() || !usable);
+        right.map(|device| device.ordinal).collect()
+    };
+    // If none can be used, opening one says why.
+    choose(allowed, &ordinals(true)).or_else(|_| choose(allowed, &ordinals(false)))
+}
+
+/// Which of these devices this session uses: sessions spread over those that are allowed. Errors: `NoDevice`, `Unsupported` if
+/// none is allowed.
+pub(crate) fn choose(allowed: &GpuDevices, ordinals: &[i32]) -> Result<i32, GpuError> {
+    if ordinals.is_empty() {
+        return Err(GpuError::NoDevice);
+    }
+    let usable: Vec<i32> = ordinals
+        .iter()
+        .copied()
+        .filter(|&ordinal| allowed.contains(ordinal))
+        .collect();
+    match usable.len() {
+        0 => Err(GpuError::Unsupported(format!(
+            "omen.gpu_devices = '{allowed}' names none of its devices"
+        ))),
+        n => Ok(usable[std::process::id() as usize % n]),
+    }
+}

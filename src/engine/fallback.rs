@@ -1,0 +1,100 @@
+//! The one place where a failure of the GPU turns into work of the CPU.
+
+use omen_gpu::GpuError;
+use pgrx::PgLogLevel;
+
+use super::stats::{self, ScanRecord};
+use super::tiers::{self, Device, Stop};
+use crate::error::{PgError, Result};
+use crate::guc::{self, EngineSetting};
+use crate::options::{self, Hot};
+use crate::storage::IndexPages;
+
+/// What an attempt on the GPU gives: an answer, or `None` where the CPU is to answer alone.
+pub(super) type Attempt<T> = std::result::Result<Option<T>, Stop>;
+
+/// Tries `attempt` on the session's GPU, if it may be used for this index now. `None`: the CPU is to answer alone. Fails only for
+/// what ends the query.
+pub(super) fn try_gpu<T>(
+    pages: &IndexPages,
+    record: &mut ScanRecord,
+    attempt: impl FnOnce(&mut Device, EngineSetting, &mut ScanRecord) -> Attempt<T>,
+) -> Result<Option<T>> {
+    let setting = guc::engine();
+    if setting == EngineSetting::Cpu || in_parallel_worker() {
+        return Ok(None);
+    }
+    let (file, hot) = (pages.file(), options::hot_of(pages));
+    let outcome = tiers::with(|device| {
+        if hot == Hot::Off {
+            device.tiers.remove(&file);
+            return Ok(None);
+        }
+        match device.pause(file) {
+            Some(why) => Err(Stop::Paused(why)),
+            None => attempt(device, setting, record),
+        }
+    });
+    match outcome {
+        Ok(found) => Ok(found),
+        Err(Stop::Query(error)) => Err(error),
+        Err(Stop::Gpu(error)) => {
+            tiers::with(|device| device.note_failure(file, &error));
+            fall_back(setting, &error, record);
+            Ok(None)
+        }
+        Err(Stop::Paused(error)) => {
+            fall_back(setting, &error, record);
+            Ok(None)
+        }
+    }
+}
+
+/// Parallel workers live for one query: too short for a context of their own.
+#[allow(unsafe_code)]
+fn in_parallel_worker() -> bool {
+    // SAFETY: reads a variable that is set when the process starts.
+    unsafe { pgrx::pg_sys::ParallelWorkerNumber >= 0 }
+}
+
+/// Counts a failure by its reason, and tells of it the first time.
+fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) {
+    let absent = matches!(error, GpuError::NoDriver | GpuError::NoDevice);
+    if absent && setting == EngineSetting::Auto {
+        // A machine without a GPU, and nobody asked for one.
+        return;
+    }
+    let reason = reason_of(error);
+    record.fallback = Some(error.to_string());
+    if stats::count_fallback(reason) > 0 {
+        return;
+    }
+    let level = match setting {
+        EngineSetting::Gpu => PgLogLevel::WARNING,
+        _ => PgLogLevel::LOG,
+    };
+    PgError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_WARNING,
+        format!("pg_omen searches on the CPU: {error}"),
+    )
+    .with_hint(
+        "Further occurrences in this session are counted, not reported; see omen_gpu_status().",
+    )
+    .report(level);
+}
+
+/// The kind of a failure, as counted.
+fn reason_of(error: &GpuError) -> &'static str {
+    match error {
+        GpuError::NoDriver => "no driver",
+        GpuError::NoDevice => "no device",
+        GpuError::OutOfMemory { .. } => "out of memory",
+        GpuError::NotResident(_) => "not resident",
+        GpuError::Busy => "busy",
+        GpuError::TimedOut => "timed out",
+        GpuError::Interrupted => "interrupted",
+        GpuError::Lost(_) => "lost",
+        GpuError::Unsupported(_) => "unsupported",
+        GpuError::Other(_) => "other",
+    }
+}

@@ -1,0 +1,301 @@
+//! A batch in one call of the device, which chooses the lists of each query.
+//!
+//! Freshness: the directory is read once, before the call. Lists that are not on the device as they are there are empty for it, and are
+//! searched on pages by the queries that chose them; so is what was appended to the others. A list that is rewritten before its appended
+//! entries are read has them where the device lacks them: the CPU answers that query.
+
+use std::time::{Duration, Instant};
+
+use omen_gpu::params::Found;
+use omen_gpu::{Batch, BatchFound, Lists, Source};
+use omen_ivf::Tid;
+use omen_ivf::bound::rounding;
+use omen_ivf::coarse::{Probe, probes_of};
+use omen_ivf::index::read_entries;
+use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::list_reader::Visit;
+use omen_ivf::probes::Reach;
+use omen_ivf::scan_list::{SearchStats, scan_appended};
+use omen_ivf::store::NO_BLOCK;
+use omen_ivf::topk::{Candidate, Candidates, TopK};
+
+use super::prepare::prepare;
+use super::{Answers, Pairs};
+use crate::engine::batch::{BatchRequest, search_on_cpu};
+use crate::engine::gpu::uninterrupted;
+use crate::engine::stats::ScanRecord;
+use crate::engine::tiers::{LoadedTier, Stop};
+use crate::engine::{SearchRequest, heat, merge, scan};
+use crate::guc;
+
+/// Queries that the device gets `omen.gpu_timeout` for.
+const QUERIES_A_TIMEOUT: usize = 1024;
+
+/// Answers a batch. `None`: the device has no list as the index has it now. Errors: also what the device does not take.
+pub(super) fn answer(
+    loaded: &LoadedTier,
+    request: &BatchRequest,
+    record: &mut ScanRecord,
+) -> Result<Option<Answers>, Stop> {
+    let index = request.index;
+    let all: Vec<u32> = (0..index.n_lists()).collect();
+    let directory = Directory::new(loaded, read_entries(request.pages, index, &all)?);
+    if directory.stale.len() == all.len() {
+        return Ok(None);
+    }
+    let (found, is_ordinary) = ask(loaded, request, &directory, record)?;
+    let mut search = PageSearch {
+        loaded,
+        request,
+        directory: &directory,
+        all: &all,
+        found: &found,
+        pairs: Pairs::default(),
+        n_asked: 0,
+        stale_time: Duration::ZERO,
+        did: SearchStats::default(),
+    };
+    let mut answers = Vec::with_capacity(request.vectors.len());
+    let mut on_pages = Vec::new();
+    for (q, is_ordinary) in is_ordinary.into_iter().enumerate() {
+        let answer = if is_ordinary {
+            search.complete(q, record)?
+        } else {
+            None
+        };
+        if answer.is_none() {
+            on_pages.push(q);
+        }
+        answers.push(answer.unwrap_or_else(nothing));
+    }
+    record.add(&search.did);
+    let (pairs, n_asked, stale_time) = (search.pairs, search.n_asked, search.stale_time);
+    let vectors: Vec<&[f32]> = on_pages.iter().map(|&q| request.vectors[q]).collect();
+    for (q, answer) in on_pages
+        .into_iter()
+        .zip(search_on_cpu(request, &vectors, record)?)
+    {
+        answers[q] = answer;
+    }
+    Ok(Some(Answers {
+        found: answers,
+        pairs,
+        n_asked,
+        stale_time,
+    }))
+}
+
+fn nothing() -> Candidates {
+    Candidates {
+        items: Vec::new(),
+        frontier: f32::INFINITY,
+    }
+}
+
+/// The directory as just read, and what of it is on the device.
+struct Directory {
+    entries: Vec<ListEntry>,
+    /// Lists that are not on the device as the directory has them, and whether a list is one.
+    stale: Vec<u32>,
+    is_stale: Vec<bool>,
+    /// Whether to any of the others something was appended.
+    has_appended: bool,
+}
+
+impl Directory {
+    fn new(loaded: &LoadedTier, entries: Vec<ListEntry>) -> Self {
+        let is_stale: Vec<bool> = (0..)
+            .zip(&entries)
+            .map(|(list, e)| !loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
+            .collect();
+        let has_appended = |(e, stale): (&ListEntry, &bool)| !stale && e.append_head != NO_BLOCK;
+        Self {
+            stale: (0..)
+                .zip(&is_stale)
+                .filter_map(|(list, &stale)| stale.then_some(list))
+                .collect(),
+            has_appended: entries.iter().zip(&is_stale).any(has_appended),
+            is_stale,
+            entries,
+        }
+    }
+
+    /// Whether pages are to be searched too.
+    fn wants_pages(&self) -> bool {
+        self.has_appended || !self.stale.is_empty()
+    }
+}
+
+/// Asks the device. Also says which queries it was asked in earnest.
+fn ask(
+    loaded: &LoadedTier,
+    request: &BatchRequest,
+    directory: &Directory,
+    record: &mut ScanRecord,
+) -> Result<(BatchFound, Vec<bool>), Stop> {
+    let BatchRequest {
+        index, vectors, k, ..
+    } = *request;
+    let n_queries = vectors.len();
+    let Reach { probes, spread } = request.reach;
+    let lists = if probes >= index.n_lists() && spread == f32::INFINITY {
+        Lists::All
+    } else {
+        Lists::Nearest { probes, spread }
+    };
+    let mut is_ordinary = vec![false; n_queries];
+    let deadline = guc::gpu_timeout() * (n_queries.div_ceil(QUERIES_A_TIMEOUT) as u32);
+    let began = Instant::now();
+    let found = uninterrupted(|poll| {
+        let mut batch = Batch {
+            n_queries,
+            source: Source::Fill(&mut |first, to, bounds| {
+                let these = first..first + bounds.len();
+                let is_ordinary = &mut is_ordinary[these.clone()];
+                prepare(index, &vectors[these], to, bounds, is_ordinary);
+            }),
+            lists,
+            skipped: &directory.stale,
+            k,
+            want_lists: directory.wants_pages(),
+            tuning: Default::default(),
+        };
+        let rounding = rounding(index.meta.dim);
+        loaded
+            .tier
+            .search_batch(&mut batch, rounding, deadline, poll)
+    });
+    let prepared = loaded.tier.last_times().fill.min(began.elapsed());
+    record.select += prepared;
+    record.gpu += began.elapsed() - prepared;
+    Ok((found?, is_ordinary))
+}
+
+/// Adds to what the device found what pages hold beside it.
+struct PageSearch<'a> {
+    loaded: &'a LoadedTier,
+    request: &'a BatchRequest<'a>,
+    directory: &'a Directory,
+    /// All lists.
+    all: &'a [u32],
+    found: &'a BatchFound,
+    pairs: Pairs,
+    n_asked: usize,
+    stale_time: Duration,
+    did: SearchStats,
+}
+
+impl<'a> PageSearch<'a> {
+    /// The answer to query `q`. `None`: the CPU is to answer, since a list was rewritten meanwhile.
+    fn complete(&mut self, q: usize, record: &mut ScanRecord) -> Result<Option<Candidates>, Stop> {
+        let BatchRequest {
+            pages, index, k, ..
+        } = *self.request;
+        let on_device = self.on_device(q);
+        let Some(lists) = self.lists_of(q) else {
+            self.note_unseen(record);
+            return Ok(Some(on_device));
+        };
+        let is_stale = |list: &u32| self.directory.is_stale[*list as usize];
+        let stale: Vec<u32> = lists.iter().copied().filter(is_stale).collect();
+        heat::note(pages, index, lists.iter().copied());
+        self.pairs
+            .add(self.loaded, lists.len(), stale.iter().copied());
+        self.n_asked += usize::from(stale.len() < lists.len());
+        record.probes = record.probes.max(lists.len() as u32);
+        let n_slots = self.n_slots(lists.iter().copied().filter(|list| !is_stale(list)));
+        record.candidates += n_slots;
+        record.reranked += n_slots;
+
+        let entries = &self.directory.entries;
+        let appended = |list: &u32| entries[*list as usize].append_head != NO_BLOCK;
+        let appended: Vec<u32> = lists
+            .iter()
+            .copied()
+            .filter(|list| !is_stale(list) && appended(list))
+            .collect();
+        if stale.is_empty() && appended.is_empty() {
+            return Ok(Some(on_device));
+        }
+        let vector = self.request.vectors[q];
+        let query = &if stale.is_empty() {
+            index.prepare_uncoded(vector)?
+        } else {
+            index.prepare(vector)?
+        };
+        let mut top = TopK::new(k);
+        for list in appended {
+            // Appended entries have no codes, and their keys need no centroid.
+            let (l2sq, ip) = (0.0, 0.0);
+            let (probe, entry) = (&Probe { list, l2sq, ip }, &entries[list as usize]);
+            match scan_appended(pages, index, query, probe, entry, &mut top, &mut self.did)? {
+                Visit::Done => {}
+                Visit::Changed => return Ok(None),
+            }
+        }
+        if !stale.is_empty() {
+            let began = Instant::now();
+            let request = SearchRequest {
+                pages,
+                index,
+                query,
+                lists: &probes_of(pages, index, query, &stale)?,
+                k,
+                exact: self.request.exact,
+            };
+            scan(&request, request.lists, &mut top, record)?;
+            record.cpu += began.elapsed();
+            self.stale_time += began.elapsed();
+        }
+        Ok(Some(merge(on_device, top.into_candidates())))
+    }
+
+    /// What the device found for query `q`.
+    fn on_device(&self, q: usize) -> Candidates {
+        let candidate = |found: &Found| Candidate {
+            key: found.key,
+            ceiling: found.ceiling,
+            tid: Tid {
+                block: found.tid_block,
+                offset: found.tid_offset,
+            },
+        };
+        Candidates {
+            items: self.found.of(q).iter().map(candidate).collect(),
+            frontier: self.found.heads[q].frontier,
+        }
+    }
+
+    /// The lists of query `q`, nearest first unless they are all. `None`: nobody asked.
+    fn lists_of(&self, q: usize) -> Option<&'a [u32]> {
+        match (self.directory.wants_pages(), self.found.probes) {
+            (false, _) => None,
+            (true, 0) => Some(self.all),
+            (true, probes) => {
+                let n = self.found.n_probes[q] as usize;
+                Some(&self.found.lists[q * probes..][..n.min(probes)])
+            }
+        }
+    }
+
+    /// Counts a query whose lists only the device knows.
+    fn note_unseen(&mut self, record: &mut ScanRecord) {
+        let (n_all, probes) = (self.all.len(), self.request.reach.probes as usize);
+        let n_lists = probes.min(n_all);
+        self.pairs.all += n_lists;
+        self.n_asked += 1;
+        record.probes = record.probes.max(n_lists as u32);
+        // Lists of average size.
+        let n_slots = self.request.index.meta.built_rows * n_lists as u64 / n_all.max(1) as u64;
+        record.candidates += n_slots;
+        record.reranked += n_slots;
+    }
+
+    fn n_slots(&self, lists: impl Iterator<Item = u32>) -> u64 {
+        let known = self.loaded.tier.lists();
+        lists
+            .filter_map(|list| known[list as usize])
+            .map(|list| u64::from(list.n_slots))
+            .sum()
+    }
+}

@@ -1,0 +1,117 @@
+//! A round of many queries on the GPU. The device chooses the lists of all queries and searches them in one call (`device_lists.rs`);
+//! what it does not take (a k or a number of lists too large) is asked for list by list (`host_lists.rs`).
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | whether the GPU is to answer, and what is learnt from it |
+//! | `device_lists.rs` | the device chooses lists; what it has of old is searched on pages |
+//! | `host_lists.rs` | the CPU chooses lists |
+//! | `prepare.rs` | writes queries where the device reads them |
+
+mod device_lists;
+mod host_lists;
+mod prepare;
+
+use std::time::{Duration, Instant};
+
+use omen_gpu::GpuError;
+use omen_ivf::topk::Candidates;
+
+use super::batch::{BatchRequest, note_sample};
+use super::choice;
+use super::fallback::try_gpu;
+use super::gpu::{is_outdated, load_now, wants_loading};
+use super::stats::{Engine, ScanRecord};
+use super::tiers::{LoadedTier, Stop};
+use crate::error::Result;
+use crate::guc::EngineSetting;
+
+/// What a batch found, and what it cost.
+struct Answers {
+    /// Of each query.
+    found: Vec<Candidates>,
+    /// Pairs of query and list.
+    pairs: Pairs,
+    /// Queries that the tier was asked for some of their lists.
+    n_asked: usize,
+    /// Time for lists that are out of date in the tier.
+    stale_time: Duration,
+}
+
+/// Pairs of query and list.
+#[derive(Default, Clone, Copy)]
+struct Pairs {
+    /// All.
+    all: usize,
+    /// Not on the device as the index has them now.
+    stale: usize,
+    /// Those of them whose list the tier has no room for.
+    absent: usize,
+}
+
+impl Pairs {
+    /// Counts the lists of a query, of which `stale` are not on the device as the index has them now.
+    fn add(&mut self, loaded: &LoadedTier, n_lists: usize, stale: impl Iterator<Item = u32>) {
+        self.all += n_lists;
+        for list in stale {
+            self.stale += 1;
+            let is_absent = !loaded.is_whole && loaded.tier.lists()[list as usize].is_none();
+            self.absent += usize::from(is_absent);
+        }
+    }
+}
+
+/// Answers a round with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only for what ends the query.
+pub(super) fn search(
+    request: &BatchRequest,
+    record: &mut ScanRecord,
+) -> Result<Option<Vec<Candidates>>> {
+    try_gpu(request.pages, record, |device, setting, record| {
+        let (file, n_queries) = (request.pages.file(), request.vectors.len());
+        let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
+        let to_come = choice::cpu_seconds(file, n_queries, n_lists);
+        let (pages, index) = (request.pages, request.index);
+        if wants_loading(device, setting, pages, index, to_come) {
+            if device.tier(file, index).is_none() {
+                note_sample(request)?;
+            }
+            load_now(device, pages, index, record)?;
+        }
+        let Some(loaded) = device.tier(file, index) else {
+            return Ok(None);
+        };
+        let auto = setting == EngineSetting::Auto;
+        if auto && !choice::prefers_gpu_for_batch(file, n_queries, n_lists) {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let answers = match device_lists::answer(loaded, request, record) {
+            Err(Stop::Gpu(GpuError::Unsupported(_))) => {
+                Some(host_lists::answer(loaded, request, record)?)
+            }
+            answers => answers?,
+        };
+        let Some(answers) = answers else {
+            loaded.stale = true;
+            return Ok(None);
+        };
+        let Answers {
+            found,
+            pairs,
+            n_asked,
+            stale_time,
+        } = answers;
+        loaded.n_probes += pairs.all as u64;
+        loaded.n_absent += pairs.absent as u64;
+        loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all);
+        record.engine = if n_asked > 0 {
+            choice::note_gpu_batch(file, pairs.all, began.elapsed(), stale_time);
+            device.note_success();
+            Engine::Gpu
+        } else {
+            // Nothing of what was searched is as the tier has it.
+            Engine::Cpu
+        };
+        Ok(Some(found))
+    })
+}

@@ -1,0 +1,114 @@
+//! Hot tiers come and go: because a search wants it, or because the user says so.
+
+use omen_gpu::GpuError;
+use omen_ivf::index::{Index, read_entries};
+use pgrx::PgSqlErrorCode;
+
+use super::choice;
+use super::tiers::{self, Device, Stop};
+use crate::compat::FileId;
+use crate::error::{PgError, Result};
+use crate::guc::{self, EngineSetting};
+use crate::options::{self, Hot};
+use crate::storage::IndexPages;
+
+/// Loads the tier of an index, in place of the one that is there.
+pub(super) fn load_tier(
+    device: &mut Device,
+    pages: &IndexPages,
+    index: &Index,
+) -> std::result::Result<(), Stop> {
+    let file = pages.file();
+    device.load(pages, index, file)?;
+    device.note_loaded(file);
+    choice::note_loaded(file);
+    if let Some(loaded) = device.tier(file, index) {
+        loaded.goes_last = options::hot_of(pages) == Hot::On;
+    }
+    Ok(())
+}
+
+/// Loads the tier of the index `name` now, unless all of it is there as the index is. Returns its bytes of device memory.
+/// Errors: searches may not use the GPU, or it cannot hold the tier.
+pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64> {
+    let unwanted = |why: String, hint: String| {
+        let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+        Err(PgError::new(code, why).with_hint(hint))
+    };
+    if guc::engine() == EngineSetting::Cpu {
+        return unwanted(
+            "omen.engine = cpu keeps this session from the GPU".into(),
+            "SET omen.engine = auto.".into(),
+        );
+    }
+    if options::hot_of(pages) == Hot::Off {
+        return unwanted(
+            format!("option hot = off keeps index \"{name}\" from the GPU"),
+            format!("ALTER INDEX \"{name}\" SET (hot = auto)."),
+        );
+    }
+    let lists: Vec<u32> = (0..index.n_lists()).collect();
+    let entries = read_entries(pages, index, &lists)?;
+    let (file, bytes) = (pages.file(), |device: &mut Device| {
+        device
+            .tier(pages.file(), index)
+            .map_or(0, |loaded| loaded.tier.bytes())
+    });
+    let outcome = tiers::with(|device| {
+        device.follow_settings();
+        let is_current = device.tier(file, index).is_some_and(|loaded| {
+            let mut current = lists.iter().zip(&entries);
+            current.all(|(&list, e)| loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
+        });
+        if !is_current {
+            load_tier(device, pages, index)?;
+        }
+        Ok(bytes(device))
+    });
+    match outcome {
+        Ok(bytes) => Ok(bytes),
+        Err(Stop::Query(error)) => Err(error),
+        Err(Stop::Gpu(error) | Stop::Paused(error)) => {
+            tiers::with(|device| device.note_failure(file, &error));
+            Err(not_loaded(name, &error))
+        }
+    }
+}
+
+/// Frees the tier of one index, or of all. Returns the bytes of device memory that gives.
+pub(crate) fn evict(file: Option<FileId>) -> u64 {
+    tiers::with(|device| {
+        let before = device.tier_bytes();
+        match file {
+            Some(file) => drop(device.tiers.remove(&file)),
+            None => device.tiers.clear(),
+        }
+        before - device.tier_bytes()
+    })
+}
+
+fn not_loaded(name: &str, error: &GpuError) -> PgError {
+    let (code, hint) = match error {
+        GpuError::OutOfMemory { .. } => (
+            PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+            "Free memory with omen_evict(), or raise omen.gpu_memory_limit.",
+        ),
+        GpuError::NoDriver | GpuError::NoDevice => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "Searches use the CPU. See omen_gpu_status().",
+        ),
+        GpuError::Unsupported(_) => (
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "See omen_gpu_status().",
+        ),
+        _ => (
+            PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
+            "See omen_gpu_status().",
+        ),
+    };
+    PgError::new(
+        code,
+        format!("could not load index \"{name}\" into GPU memory: {error}"),
+    )
+    .with_hint(hint)
+}

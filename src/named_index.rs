@@ -1,0 +1,163 @@
+//! Indexes that users name in calls of functions: opened with their tables, once it is sure that they are ours and that the
+//! user may read them.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::am;
+use crate::error::{PgError, Result};
+use crate::storage::IndexPages;
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// An index of ours and its table, both open and locked. After an error the abort of the transaction closes them.
+pub(crate) struct NamedIndex {
+    index: pg_sys::Relation,
+    table: pg_sys::Relation,
+}
+
+impl NamedIndex {
+    /// Opens `index`. Errors: it is no omen index, has no pages of its own, is not built yet, or the user may not read all of its
+    /// table. Raises Postgres's own if there is no such relation.
+    pub(crate) fn open(index: pg_sys::Oid) -> Result<Self> {
+        // SAFETY: on the main thread, in a transaction. The table is locked first, as everywhere; a concurrent DROP in between
+        // makes the second call fail.
+        unsafe {
+            let table = pg_sys::IndexGetRelation(index, true);
+            if table == pg_sys::InvalidOid {
+                // Says what it is instead.
+                let rel = pg_sys::index_open(index, LOCK);
+                return Err(not_ours(rel));
+            }
+            check_privilege(index, table)?;
+            let named = Self {
+                table: pg_sys::table_open(table, LOCK),
+                index: pg_sys::index_open(index, LOCK),
+            };
+            named.check()?;
+            Ok(named)
+        }
+    }
+
+    /// The index's relation.
+    pub(crate) fn index(&self) -> pg_sys::Relation {
+        self.index
+    }
+
+    /// The table's relation.
+    pub(crate) fn table(&self) -> pg_sys::Relation {
+        self.table
+    }
+
+    /// Name of the index.
+    pub(crate) fn name(&self) -> String {
+        // SAFETY: the index is open.
+        unsafe { name_of(self.index) }
+    }
+
+    /// The pages of the index, while this value lives.
+    pub(crate) fn pages(&self) -> IndexPages {
+        // SAFETY: the index is open, locked, and of our access method: `check`.
+        unsafe { IndexPages::new(self.index) }
+    }
+
+    /// Closes both; the locks go too.
+    pub(crate) fn close(self) {
+        self.close_with(LOCK);
+    }
+
+    /// Closes both; the locks stay until the end of the transaction, as those of a query do.
+    pub(crate) fn close_locked(self) {
+        self.close_with(pg_sys::NoLock as pg_sys::LOCKMODE);
+    }
+
+    fn close_with(self, lock: pg_sys::LOCKMODE) {
+        // SAFETY: both are open, and nothing refers to them any more.
+        unsafe {
+            pg_sys::index_close(self.index, lock);
+            pg_sys::table_close(self.table, lock);
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        // SAFETY: both relations are open.
+        unsafe {
+            let (rel, name) = (self.index, self.name());
+            if !am::is_ours(rel) {
+                return Err(not_ours(rel));
+            }
+            if (*(*rel).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                    format!("index \"{name}\" is partitioned"),
+                )
+                .with_hint("Ask for the indexes of its partitions."));
+            }
+            if !(*(*rel).rd_index).indisready {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("index \"{name}\" is being built, or its build failed"),
+                ));
+            }
+            let persistence = (*(*rel).rd_rel).relpersistence as u8;
+            if persistence == pg_sys::RELPERSISTENCE_UNLOGGED && pg_sys::RecoveryInProgress() {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                    format!("unlogged index \"{name}\" has no data on a standby"),
+                ));
+            }
+            if persistence == pg_sys::RELPERSISTENCE_TEMP && !(*rel).rd_islocaltemp {
+                return Err(PgError::new(
+                    PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+                    "cannot access temporary indexes of other sessions",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Before anything is locked.
+fn check_privilege(index: pg_sys::Oid, table: pg_sys::Oid) -> Result<()> {
+    let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: on the main thread, in a transaction; the name is null or a string in the current memory context.
+    unsafe {
+        if pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), select)
+            == pg_sys::AclResult::ACLCHECK_OK
+        {
+            return Ok(());
+        }
+        let name = pg_sys::get_rel_name(index);
+        let name = if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        };
+        Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for the table of index \"{name}\""),
+        )
+        .with_hint("SELECT on the whole table is needed."))
+    }
+}
+
+/// # Safety
+/// `rel` is open.
+unsafe fn name_of(rel: pg_sys::Relation) -> String {
+    // SAFETY: by this function's contract.
+    unsafe { pg_sys::name_data_to_str(&(*(*rel).rd_rel).relname).to_owned() }
+}
+
+/// # Safety
+/// `rel` is open.
+unsafe fn not_ours(rel: pg_sys::Relation) -> PgError {
+    // SAFETY: by this function's contract.
+    let name = unsafe { name_of(rel) };
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        format!("\"{name}\" is not an omen index"),
+    )
+    .with_hint("Name an index that was made with USING omen.")
+}
