@@ -1,5 +1,5 @@
 //! A round of many queries on the GPU. The device chooses the lists of all queries and searches them in one call (`device_lists.rs`);
-//! what it does not take (a k or a number of lists too large) is asked for list by list (`host_lists.rs`).
+//! what it does not take (a k or a number of lists too large, no memory for it) is asked for list by list (`host_lists.rs`).
 //!
 //! | file | content |
 //! |---|---|
@@ -86,7 +86,8 @@ pub(super) fn search(
         }
         let began = Instant::now();
         let answers = match device_lists::answer(loaded, request, record) {
-            Err(Stop::Gpu(GpuError::Unsupported(_))) => {
+            // Single searches take less memory beside the tier.
+            Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. })) => {
                 Some(host_lists::answer(loaded, request, record)?)
             }
             answers => answers?,
