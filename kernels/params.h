@@ -141,8 +141,9 @@ struct RerankParams {
 static_assert(sizeof(RerankParams) == 160, "RerankParams");
 
 struct PrepareParams {
-    const float* raw;          // [n_queries, dim], perhaps in the host's memory
+    const float* raw;          // [n_queries, dim], perhaps in the host's memory; null: the next two are at input
     const float* bounds;       // [n_queries, 2] q_norm (NegIp), q_err (L2, Cosine)
+    const float* const* input; // addresses of raw and bounds, in the host's memory: recorded launches do not change
     float* queries;            // [n_queries, pitch]
     __half* halves;            // [n_queries, 2, pitch]
     QueryConsts* consts;       // [n_queries]
@@ -156,7 +157,7 @@ struct PrepareParams {
     float rounding;            // the index's g
     u32 first_count;           // what counts are set to
 };
-static_assert(sizeof(PrepareParams) == 88, "PrepareParams");
+static_assert(sizeof(PrepareParams) == 96, "PrepareParams");
 
 // overflows[q]: why an answer does not count.
 #define OVERFLOW_SURVIVORS 1u // survivors were lost

@@ -31,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     __shared__ float largest_of[QUERY_THREADS / 32];
     __shared__ u32 bad_of[QUERY_THREADS / 32];
     const u32 query = blockIdx.x, tid = threadIdx.x;
-    const float* raw = p.raw + (size_t)query * p.dim;
+    const bool recorded = p.raw == nullptr;
+    const float* raw = (recorded ? p.input[0] : p.raw) + (size_t)query * p.dim;
     float* out = p.queries + (size_t)query * p.pitch;
     __half* high = p.halves + (size_t)query * 2 * p.pitch;
     __half* low = high + p.pitch;
@@ -93,11 +94,12 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     lost_high_sq = prepare_sum(lost_high_sq, scratch);
     if (tid != 0) return;
 
+    const float* bounds = (recorded ? p.input[1] : p.bounds) + 2 * query;
     const double norm = sqrt(norm_sq), g = p.rounding;
     const double sums = (1.25 * p.pitch + 32.0) * 1.1920928955078125e-7 * 1.01 * norm;
     const double error = sums + sqrt(lost_sq), error_high = sums + sqrt(lost_high_sq);
     const bool by_ip = p.metric == METRIC_NEG_IP;
-    const double q_norm = by_ip ? (double)p.bounds[2 * query] : 0.0;
+    const double q_norm = by_ip ? (double)bounds[0] : 0.0;
     const double more = (2.0 * g + 4.76837158203125e-7) * norm;
     QueryConsts consts;
     // A norm so small that its square is not a normal number counts as 0: too small is safe.
@@ -107,7 +109,7 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     consts.slack_high = prepare_up(by_ip ? error_high + more : 2.0 * error_high);
     consts.norm_up = prepare_up(q_norm * (1.0 + 4.0 * g));
     consts.norm = prepare_up(q_norm * (1.0 + 2.0 * g));
-    consts.err = by_ip ? 0.0f : p.bounds[2 * query + 1];
+    consts.err = by_ip ? 0.0f : bounds[1];
     consts.reserved = 0;
     p.consts[query] = consts;
     p.thresholds[query] = __uint_as_float(0x7F800000u);

@@ -57,7 +57,11 @@ __device__ __forceinline__ QueryInfo query_info(const ScanParams& p, const ScanI
     info.place = item.first_row + (by_list ? __ldg(p.places + __ldg(p.pairs + position)) : 0);
     info.base = info.per_norm_sq = info.per_norm = 0.0f;
     if (p.mode == SCAN_APPEND) {
-        query_limit(p, consts, __ldg(p.thresholds + info.query), largest_err, info);
+        // keep_pair needs more than it finds room for: the slack is in per_norm.
+        const float threshold = __ldg(p.thresholds + info.query);
+        query_limit(p, consts, threshold, largest_err, info);
+        info.slack = p.tier.metric == METRIC_NEG_IP ? consts.norm_up : consts.err;
+        info.place = __float_as_uint(threshold);
     } else {
         info.base = p.tier.metric == METRIC_NEG_IP ? consts.norm_up : consts.err; // what the key takes besides
     }
@@ -126,12 +130,17 @@ __device__ __forceinline__ void help(const ScanParams& p, Shared& s) {
 
 // A pair that may survive: its loose key decides.
 __device__ __forceinline__ void keep_pair(const ScanParams& p, Shared& s, u32 buffer, const ScanItem& item, u32 row, u32 column, float sum) {
-    const u32 query = s.info[buffer].queries[column].query;
-    const QueryConsts consts = p.consts[query];
+    // All from shared memory: a trip to device memory for each would take longer than the products of the item.
+    const QueryInfo q = s.info[buffer].queries[column];
     const RowInfo info = s.info[buffer].rows[row];
-    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack_of(p, consts), sum * consts.dot_scale, info.norm_sq,
-                                info.norm, info.err);
-    if (!(key < __ldg(p.thresholds + query))) return;
+    const bool by_ip = p.tier.metric == METRIC_NEG_IP;
+    QueryConsts consts; // the part that the key reads
+    consts.norm_sq = q.norm_sq;
+    consts.norm_up = q.slack;
+    consts.err = by_ip ? 0.0f : q.slack;
+    const float slack = q.per_norm * q.dot_scale * (by_ip ? 1.0f : 2.0f); // rounded up when per_norm was made
+    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack, sum * q.dot_scale, info.norm_sq, info.norm, info.err);
+    if (!(key < __uint_as_float(q.place))) return;
     const u64 number = ((u64)ordered_bits(key) << 32) | slot_at(p, item, row);
     const u32 at = atomicAdd(&s.n_kept[buffer], 1u);
     if (at < WG_KEPT) {
@@ -139,8 +148,8 @@ __device__ __forceinline__ void keep_pair(const ScanParams& p, Shared& s, u32 bu
         s.kept_query[buffer][at] = (unsigned short)column;
         return;
     }
-    const u32 place = atomicAdd(p.counts + query, 1u);
-    if (place < p.cap) p.survivors[(size_t)query * p.cap + place] = number;
+    const u32 place = atomicAdd(p.counts + q.query, 1u);
+    if (place < p.cap) p.survivors[(size_t)q.query * p.cap + place] = number;
 }
 
 // Not above where the loose key of the pair falls below the threshold.

@@ -26,8 +26,9 @@ struct RowInfo {
 struct QueryInfo {
     float base, per_norm_sq, per_norm; // SCAN_APPEND: passes if accumulator > base + per_norm_sq ||h||^2 - per_norm ||h||
     u32 query;
-    float norm_sq, dot_scale, slack; // the other modes
-    u32 place;
+    float norm_sq, dot_scale;
+    float slack; // SCAN_APPEND: norm_up or err, what the key takes besides
+    u32 place;   // SCAN_APPEND: the threshold's bits; SCAN_PLACE: where the item's first row goes
 };
 struct ItemInfo {
     RowInfo rows[WG_ROWS];

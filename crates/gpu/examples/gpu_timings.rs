@@ -6,7 +6,7 @@
 //! the batch touches once, at 3 TB/s. The last columns are the parts of one search: planning, preparing, device, collecting.
 
 use half::f16;
-use omen_gpu::batch::plan::Tuning;
+use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::params::QueryBound;
 use omen_gpu::{
     Batch, Gpu, GpuError, Lists, SearchTimes, Source, Tier, TierBuilder, TierQuery, TierSpec,

@@ -114,7 +114,7 @@ impl Context {
             let shared = kernel
                 .shared_bytes
                 .min(ctx.shared_limit.saturating_sub(STATIC_SHARED_BYTES));
-            if shared > DEFAULT_SHARED_BYTES {
+            if shared + STATIC_SHARED_BYTES > DEFAULT_SHARED_BYTES {
                 // SAFETY: `function` belongs to the module just loaded.
                 run("cuFuncSetAttribute", || unsafe {
                     result::function::set_function_attribute(

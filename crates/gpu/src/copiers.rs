@@ -17,7 +17,7 @@ use std::thread::{JoinHandle, yield_now};
 use std::time::{Duration, Instant};
 
 /// Most threads that are of use: so many copy faster than any bus.
-const MAX_THREADS: usize = 14;
+const MAX_THREADS: usize = 6;
 /// Most jobs that wait.
 const RING: usize = 128;
 /// A thread without work looks for some so long before it sleeps: waking it up costs the waker as much as copying 10 kB to

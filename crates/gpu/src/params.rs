@@ -265,10 +265,12 @@ pub struct RerankParams {
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct PrepareParams {
-    /// f32 `[n_queries, dim]`, perhaps in the host's memory.
+    /// f32 `[n_queries, dim]`, perhaps in the host's memory; 0: see `input`.
     pub raw: u64,
     /// [`QueryBound`] `[n_queries]`, likewise.
     pub bounds: u64,
+    /// If `raw` is 0: where the addresses of the two are, u64 `[2]` in page-locked memory. Recorded launches do not change.
+    pub input: u64,
     /// f32 `[n_queries, pitch]`.
     pub queries: u64,
     /// f16 `[n_queries, 2, pitch]`.
@@ -450,7 +452,7 @@ const _: () = {
     assert!(size_of::<Found>() == 16);
     assert!(size_of::<FoundHead>() == 16);
     assert!(size_of::<RerankParams>() == 160);
-    assert!(size_of::<PrepareParams>() == 88);
+    assert!(size_of::<PrepareParams>() == 96);
     assert!(size_of::<ProbeParams>() == 128);
     assert!(size_of::<ListSlots>() == 8);
     assert!(size_of::<PlanParams>() == 136);

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Fixture, Flavour, METRICS, check_batch, rng, search_batch};
-use omen_gpu::batch::plan::Tuning;
+use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::{Batch, Gpu, GpuError, Lists, LockedQueries, Source};
 use omen_ivf::Metric;
 use rand::Rng;

@@ -101,6 +101,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
         let params = PrepareParams {
             raw: raw_at,
             bounds: bounds_at,
+            input: 0,
             queries: queries.address(),
             halves: halves.address(),
             consts: consts.address(),

@@ -2,7 +2,7 @@
 
 use crate::folder::Folder;
 use half::f16;
-use omen_gpu::batch::plan::Tuning;
+use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::memory::{Parts, TierPlan};
 use omen_gpu::{Batch, Copiers, Gpu, GpuError, LockedQueries, Source, Tier, TierBuilder, TierSpec};
 use omen_ivf::layout::group::{Filter, GroupShape};

@@ -6,6 +6,8 @@
 //! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
 //! cannot rule out come from the rows (`rerank_survivors`).
 
+use super::exact::Sample;
+use super::tuning::{LARGE, Tuning};
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
@@ -16,45 +18,6 @@ use crate::launch::scan_codes::{CodeScan, ITEM_ROWS};
 use crate::memory::{Layout, code_pitch_of, pitch_of};
 use crate::params::{CodeConsts, Found, FoundHead, QueryBound, QueryConsts, ScanItem};
 use omen_ivf::Metric;
-
-/// What may be set by measurement. The defaults are those of an H100 (docs/benchmarks.md).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Tuning {
-    /// Rows at which a first round is large enough, at least; and per survivor kept.
-    pub first_rows: usize,
-    /// The same for batches of at least `LARGE` queries: nearly every row is read anyway, and what survives has its price.
-    pub first_rows_large: usize,
-    /// See `first_rows`.
-    pub first_rows_per_kept: usize,
-    /// Up to so many queries, both halves of the queries take part in `scan_wgmma`: memory is the limit there.
-    pub two_halves_queries: usize,
-    /// Batches with up to so many queries a list, on average, search codes in the second round; see `code_queries`.
-    pub code_sharing: usize,
-    /// Rows at which the first round before a code scan is large enough, at least.
-    pub code_first_rows: usize,
-    /// Smaller batches search rows: for them launches count, not bytes.
-    pub code_from: usize,
-    /// From so many queries on that meet the same rows, `scan_wgmma` multiplies, where it runs.
-    pub wgmma_from: usize,
-    /// Larger batches search rows in any case.
-    pub code_queries: usize,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Self {
-            first_rows: 1024,
-            first_rows_large: 4096,
-            first_rows_per_kept: 35,
-            two_halves_queries: 64,
-            code_sharing: 16,
-            code_first_rows: 512,
-            code_from: 2,
-            wgmma_from: 17,
-            code_queries: 512,
-        }
-    }
-}
 
 /// What the tier contributes to a plan.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,10 +92,10 @@ pub struct BatchPlan {
     pub keep: usize,
     /// Room for survivors.
     pub cap: usize,
-    /// Rows at which the first round is large enough; of an exact search, the rows of its sample.
+    /// Rows at which the first round is large enough.
     pub first_rows: usize,
-    /// Every how many slots a row of the sample comes.
-    pub row_step: usize,
+    /// What an exact search looks at before it looks at everything.
+    pub sample: Sample,
     /// Kernel of the centroids.
     pub rank_width: Width,
     /// Kernel of the rounds over rows.
@@ -193,6 +156,8 @@ pub struct BatchPlan {
     pub host_raw: usize,
     /// [`QueryBound`] `[n]`.
     pub host_bounds: usize,
+    /// u64 `[2]`: addresses of the queries and their bounds.
+    pub host_input: usize,
     /// u32 `[1]`: set by the device if items found no room.
     pub host_overflow: usize,
     /// [`FoundHead`] `[n]`.
@@ -203,8 +168,6 @@ pub struct BatchPlan {
     pub host_bytes: usize,
 }
 
-/// A large batch.
-const LARGE: usize = 4096;
 /// Queries of an item of the code scan.
 const CODE_ITEM_QUERIES: usize = 64;
 /// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
@@ -221,21 +184,6 @@ const MIN_CODE_CAP: usize = 16_384;
 const MIN_CAP: usize = 4096;
 /// Most room for survivors of a query.
 const MAX_CAP: usize = 1 << 17;
-
-/// Room for so many times the survivors that an exact search expects.
-const EXACT_ROOM: usize = 4;
-/// Least rows of a sample.
-const MIN_SAMPLE: usize = 1024;
-
-/// Rows of the sample that gives an exact search of `n_slots` slots its thresholds: with sqrt(keep * n) of them as many rows are looked at
-/// twice as survive; twice that makes the survivors' number sure.
-fn sample_rows(n_slots: usize, keep: usize) -> usize {
-    let rows = 2.0 * ((n_slots * keep) as f64).sqrt();
-    (rows as usize)
-        .max(MIN_SAMPLE)
-        .min(n_slots)
-        .min(MAX_CAP / 2)
-}
 
 /// The scan kernel for `queries` queries that meet the same rows.
 fn width_for(scans: Scans, queries: usize, tuning: &Tuning) -> Width {
@@ -272,9 +220,7 @@ impl BatchPlan {
             && wanted.probes.is_some()
             && sharing <= tuning.code_sharing
             && (tuning.code_from..=tuning.code_queries).contains(&n);
-        let (keep, first_rows) = if wanted.probes.is_none() {
-            (keep, sample_rows(tier.n_slots, keep))
-        } else if by_codes {
+        let (keep, first_rows) = if by_codes {
             let keep = k + CODE_MARGIN;
             (keep, tuning.code_first_rows.max(2 * keep))
         } else {
@@ -287,20 +233,10 @@ impl BatchPlan {
             (keep, first_rows)
         };
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
-        let row_step = if wanted.probes.is_none() {
-            (tier.n_slots / first_rows.max(1)).max(1)
-        } else {
-            1
-        };
-        let first_rows = if wanted.probes.is_none() {
-            tier.n_slots.div_ceil(row_step)
-        } else {
-            first_rows
-        };
+        let sample = Sample::new(tier.n_slots, keep);
         let room = match wanted.probes {
             Some(_) => tier.longest.max(first_rows) + 2 * keep,
-            // Rows in random order leave keep * row_step of all below the threshold.
-            None => first_rows.max(EXACT_ROOM * keep * row_step) + 2 * keep,
+            None => sample.room + 2 * keep,
         };
         let cap = room.clamp(least, MAX_CAP);
         let width = match wanted.probes {
@@ -328,7 +264,7 @@ impl BatchPlan {
             keep,
             cap,
             first_rows,
-            row_step,
+            sample,
             rank_width: width_for(tier.scans, n, &tuning),
             width,
             n_halves: if width == Width::Wgmma && n > tuning.two_halves_queries {
@@ -373,6 +309,7 @@ impl BatchPlan {
             bytes: 0,
             host_raw: host.take(n * tier.dim * 4),
             host_bounds: host.take(n * size_of::<QueryBound>()),
+            host_input: host.take(16),
             host_overflow: host.take(4),
             host_heads: host.take(n * size_of::<FoundHead>()),
             host_found: host.take(n * wanted.k * size_of::<Found>()),
@@ -517,20 +454,6 @@ mod tests {
             .unwrap();
             assert!(plan.cap >= plan.first_rows + plan.keep && plan.cap >= plan.tier.longest);
             assert!(plan.first_rows > plan.keep);
-            for n_slots in [1, 1000, 70_000, 1_000_000, 1 << 30] {
-                let tier = TierShape {
-                    n_slots,
-                    ..plan.tier
-                };
-                let wanted = Wanted {
-                    k,
-                    ..wanted(2, None)
-                };
-                let exact = BatchPlan::new(tier, wanted, Tuning::default()).unwrap();
-                let rows = exact.first_rows;
-                assert!(rows <= exact.cap && (rows - 1) * exact.row_step < n_slots);
-                assert!(rows >= exact.keep || rows == n_slots);
-            }
         }
     }
 }

@@ -1,32 +1,20 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
+mod steps;
+
 use super::{Scales, grown};
 use crate::batch::Input;
-use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
+use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Graph, Stream, Wait};
 use crate::directory::DirectoryPlan;
 use crate::error::GpuError;
-use crate::launch::finish::finish;
-use crate::launch::plan::plan as plan_rounds;
-use crate::launch::prepare::prepare_queries;
-use crate::launch::prepare_codes::prepare_codes;
-use crate::launch::probes::select_probes;
-use crate::launch::rerank_survivors::rerank_survivors;
-use crate::launch::scan::scan_planned;
-use crate::launch::scan_codes::scan_codes;
-use crate::launch::select::select;
-use crate::params::{
-    CodeView, Found, FoundHead, ListSlots, PlanParams, PrepareCodesParams, PrepareParams,
-    ProbeParams, QueryBound, RerankParams, RerankSurvivorsParams, ScanCodesParams, ScanItem,
-    ScanMode, ScanParams, SelectParams, TierView,
-};
-use omen_ivf::layout::group::Filter;
+use crate::params::{Found, FoundHead, ListSlots, QueryBound, TierView};
 use omen_ivf::rotation::Rotation;
 use std::sync::Arc;
 
 /// Batches of at most so many queries are recorded as graphs: for them, queueing takes longer than the work.
-const MAX_GRAPH_QUERIES: usize = 64;
+const MAX_GRAPH_QUERIES: usize = 256;
 /// Graphs remembered.
 const MAX_GRAPHS: usize = 32;
 
@@ -92,7 +80,7 @@ impl HostParts {
 #[derive(Default)]
 pub(super) struct BatchMemory {
     // First, because graphs refer to the rest.
-    graphs: Vec<(BatchPlan, Addresses, Graph)>,
+    graphs: Vec<(BatchPlan, Graph)>,
     directory: Option<(DeviceBuffer, DirectoryPlan)>,
     slots: Vec<ListSlots>,
     /// The flips of the rotation, u32 `[4, code_dim / 32]`, and `code_dim`.
@@ -191,290 +179,43 @@ impl BatchMemory {
             (host + plan.host_raw as u64, host + plan.host_bounds as u64),
             |input| (input.raw.as_ptr() as u64, input.bounds.as_ptr() as u64),
         );
-        let queue = self.queue(ctx, stream, views, plan, input, scales)?;
-        if plan.wanted.n_queries <= MAX_GRAPH_QUERIES {
-            if let Some((_, _, graph)) = self
-                .graphs
-                .iter()
-                .find(|(of, at, _)| of == plan && *at == input)
-            {
-                stream.replay(graph)?;
-            } else {
-                let graph = stream.record(queue)?;
-                stream.replay(&graph)?;
-                if self.graphs.len() == MAX_GRAPHS {
-                    // Still running: it goes once the batch is done.
-                    stream.wait(wait)?;
-                    self.graphs.remove(0);
-                }
-                self.graphs.push((plan.clone(), input, graph));
-            }
+        if plan.wanted.n_queries > MAX_GRAPH_QUERIES {
+            self.queue(ctx, stream, views, plan, input, scales)?()?;
         } else {
-            queue()?;
+            // The device finds the queries by what is written here: the graph of a shape stays the same.
+            let addresses = [input.0, input.1];
+            let host = self.host.as_mut().ok_or_else(not_begun)?;
+            host.bytes_mut()[plan.host_input..][..16]
+                .copy_from_slice(bytemuck::cast_slice(&addresses));
+            self.replay(ctx, stream, views, plan, scales, wait)?;
         }
         stream.wait(wait)?;
         let host = self.host.as_ref().ok_or_else(not_begun)?;
         Ok(HostParts::output(plan, host.bytes()))
     }
 
-    /// A closure that queues every step of the batch.
-    fn queue<'a>(
-        &self,
-        ctx: &'a Context,
-        stream: &'a Stream,
+    /// Queues the batch as one recorded graph.
+    fn replay(
+        &mut self,
+        ctx: &Context,
+        stream: &Stream,
         views: Views,
-        plan: &'a BatchPlan,
-        input: Addresses,
+        plan: &BatchPlan,
         scales: Scales,
-    ) -> Result<impl FnOnce() -> Result<(), GpuError> + use<'a>, GpuError> {
-        let (Some((directory, lists)), Some(scratch), Some(host)) =
-            (&self.directory, &self.scratch, &self.host)
-        else {
-            return Err(not_begun());
-        };
-        let Views {
-            tier: view,
-            centroids,
-        } = views;
-        let at = |offset: usize| scratch.address() + offset as u64;
-        let on_host = |offset: usize| host.address() + offset as u64;
-        let listed = |offset: usize| directory.address() + offset as u64;
-        let (n, n_lists) = (plan.wanted.n_queries, plan.tier.n_lists);
-        let prepare = PrepareParams {
-            raw: input.0,
-            bounds: input.1,
-            queries: at(plan.queries),
-            halves: at(plan.halves),
-            consts: at(plan.consts),
-            thresholds: at(plan.thresholds),
-            counts: at(plan.counts),
-            overflows: at(plan.overflows),
-            n_queries: n as u32,
-            dim: plan.tier.dim as u32,
-            pitch: plan.pitch as u32,
-            metric: view.metric,
-            rounding: plan.wanted.rounding,
-            first_count: if plan.is_exact() {
-                plan.first_rows as u32
-            } else {
-                0
-            },
-        };
-        let scan = ScanParams {
-            tier: view,
-            halves: at(plan.halves),
-            queries: at(plan.queries),
-            consts: at(plan.consts),
-            thresholds: at(plan.thresholds),
-            counts: at(plan.counts),
-            survivors: at(plan.survivors),
-            cap: plan.cap as u32,
-            loose_scale: scales.loose,
-            n_queries: n as u32,
-            n_halves: plan.n_halves,
-            ..ScanParams::default()
-        };
-        let rank = ScanParams {
-            tier: centroids,
-            ranks: at(plan.ranks),
-            mode: ScanMode::Rank as u32,
-            n_rows: n_lists as u32,
-            n_halves: 2,
-            ..scan
-        };
-        let probes = ProbeParams {
-            ranks: at(plan.ranks),
-            consts: at(plan.consts),
-            list_norms: centroids.norm_sq,
-            list_rows: listed(lists.rows),
-            lists: at(plan.lists),
-            places: at(plan.places),
-            adds: at(plan.adds),
-            distances: at(plan.distances),
-            n_probes: at(plan.n_probes),
-            n_first: at(plan.n_first),
-            counts: at(plan.counts),
-            overflows: at(plan.overflows),
-            n_lists: n_lists as u32,
-            probes: plan.probes as u32,
-            first_rows: plan.first_rows as u32,
-            cap: plan.cap as u32,
-            spread: plan.wanted.spread,
-            metric: view.metric,
-            ..ProbeParams::default()
-        };
-        let rounds = PlanParams {
-            lists: at(plan.lists),
-            n_probes: at(plan.n_probes),
-            n_first: at(plan.n_first),
-            slots: listed(lists.slots),
-            list_pairs: at(plan.list_pairs),
-            pair_at: at(plan.pair_at),
-            starts: at(plan.starts),
-            group: at(plan.group),
-            pairs: at(plan.pairs),
-            item_starts: at(plan.item_starts),
-            items: at(plan.items),
-            n_items: at(plan.n_items),
-            overflow: on_host(plan.host_overflow),
-            n_queries: n as u32,
-            probes: plan.probes as u32,
-            n_lists: n_lists as u32,
-            max_items: plan.max_items as u32,
-            tile_rows: [plan.width.rows() as u32, plan.second_tile().0 as u32],
-            width: [plan.width.queries() as u32, plan.second_tile().1 as u32],
-        };
-        let by_list = ScanParams {
-            group: at(plan.group),
-            pairs: at(plan.pairs),
-            places: at(plan.places),
-            ..scan
-        };
-        let first = if plan.is_exact() {
-            ScanParams {
-                n_rows: plan.first_rows as u32,
-                row_step: plan.row_step as u32,
-                mode: ScanMode::Place as u32,
-                ..scan
-            }
-        } else {
-            ScanParams {
-                items: at(plan.items),
-                n_items: at(plan.n_items),
-                mode: ScanMode::Place as u32,
-                ..by_list
-            }
-        };
-        let others = if plan.is_exact() {
-            ScanParams {
-                n_rows: plan.tier.n_slots as u32,
-                mode: ScanMode::Append as u32,
-                ..scan
-            }
-        } else {
-            ScanParams {
-                items: at(plan.items + plan.max_items * size_of::<ScanItem>()),
-                n_items: at(plan.n_items + 4),
-                mode: ScanMode::Append as u32,
-                ..by_list
-            }
-        };
-        let best = SelectParams {
-            survivors: at(plan.survivors),
-            counts: at(plan.counts),
-            thresholds: at(plan.thresholds),
-            overflows: at(plan.overflows),
-            cap: plan.cap as u32,
-            keep: plan.keep as u32,
-        };
-        let answer = RerankParams {
-            tier: view,
-            queries: at(plan.queries),
-            consts: at(plan.consts),
-            survivors: at(plan.survivors),
-            counts: at(plan.counts),
-            out: on_host(plan.host_found),
-            thresholds: at(plan.thresholds),
-            heads: on_host(plan.host_heads),
-            overflows: at(plan.overflows),
-            cap: plan.cap as u32,
-            keep: plan.keep as u32,
-            tight_scale: scales.tight,
-            wide_scale: scales.wide,
-            k: plan.wanted.k as u32,
-            reserved: 0,
-        };
-        let flips = self
-            .flips
-            .as_ref()
-            .map_or(0, |(buffer, _)| buffer.address());
-        let codes = plan.codes.map(|codes| {
-            let epsilon = omen_ivf::rabitq::epsilon(Filter::OneBit);
-            let prepare = PrepareCodesParams {
-                queries: at(plan.queries),
-                flips,
-                rotated: codes.rotated.map_or(0, at),
-                planes: at(codes.planes),
-                codes: at(codes.consts),
-                pitch: plan.pitch as u32,
-                code_dim: plan.tier.code_dim as u32,
-                code_pitch: codes.code_pitch as u32,
-                epsilon,
-            };
-            let scan = ScanCodesParams {
-                tier: CodeView {
-                    codes: view.codes,
-                    factors: view.factors,
-                    err: view.err,
-                    live: view.live,
-                    n_slots: view.n_slots,
-                    code_pitch: view.code_pitch,
-                    metric: view.metric,
-                    reserved: 0,
-                },
-                planes: at(codes.planes),
-                codes: at(codes.consts),
-                consts: at(plan.consts),
-                items: others.items,
-                n_items: others.n_items,
-                group: at(plan.group),
-                pair: at(plan.pairs),
-                add: at(plan.adds),
-                distance: at(plan.distances),
-                thresholds: at(plan.thresholds),
-                counts: at(plan.counts),
-                survivors: at(plan.survivors),
-                pair_base: 0,
-                cap: plan.cap as u32,
-                upper: 0,
-                loose_scale: scales.loose,
-                epsilon,
-            };
-            let rerank = RerankSurvivorsParams {
-                rows: view.rows,
-                err: view.err,
-                queries: at(plan.queries),
-                consts: at(plan.consts),
-                base: at(codes.base),
-                counts: at(plan.counts),
-                survivors: at(plan.survivors),
-                n_slots: view.n_slots,
-                pitch: view.pitch,
-                metric: view.metric,
-                cap: plan.cap as u32,
-                tight_scale: scales.tight,
-                reserved: 0,
-            };
-            (codes.scan, prepare, scan, rerank)
-        });
-        Ok(move || {
-            prepare_queries(ctx, stream, prepare)?;
-            if !plan.is_exact() {
-                if n > 1 {
-                    stream.zero(rounds.list_pairs, 2 * n_lists * 4)?;
-                }
-                scan_planned(ctx, stream, plan.rank_width, rank)?;
-                select_probes(ctx, stream, probes, n)?;
-                plan_rounds(ctx, stream, rounds)?;
-            }
-            scan_planned(ctx, stream, plan.width, first)?;
-            select(ctx, stream, best, n)?;
-            if plan.is_exact() {
-                // The sample's rows come again: only its thresholds stay.
-                stream.zero(scan.counts, n * 4)?;
-            }
-            if let Some((kernel, prepare, scan, rerank)) = codes {
-                prepare_codes(ctx, stream, prepare, n)?;
-                stream.copy(rerank.base, scan.counts, n * 4)?;
-                let blocks = kernel.blocks_per_multiprocessor() as usize * ctx.multiprocessors();
-                scan_codes(ctx, stream, kernel, scan, blocks as u32)?;
-                rerank_survivors(ctx, stream, rerank, n, CODE_SURVIVORS)?;
-            } else {
-                scan_planned(ctx, stream, plan.width, others)?;
-            }
-            select(ctx, stream, best, n)?;
-            finish(ctx, stream, answer, n)
-        })
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        if let Some((_, graph)) = self.graphs.iter().find(|(of, _)| of == plan) {
+            return stream.replay(graph);
+        }
+        let graph = stream.record(self.queue(ctx, stream, views, plan, (0, 0), scales)?)?;
+        stream.replay(&graph)?;
+        if self.graphs.len() == MAX_GRAPHS {
+            // Still running: it goes once the batch is done.
+            stream.wait(wait)?;
+            self.graphs.remove(0);
+        }
+        self.graphs.push((plan.clone(), graph));
+        Ok(())
     }
 
     /// Bytes at `at` of the last batch's scratch. The stream must be idle.

@@ -2,6 +2,7 @@
 
 use super::SimulatedEngine;
 use crate::batch::Input;
+use crate::batch::exact::Sample;
 use crate::batch::plan::BatchPlan;
 use crate::context::Wait;
 use crate::engine::Scales;
@@ -87,7 +88,7 @@ impl SimulatedEngine {
         let mut state = State::new(plan, input.raw, input.bounds);
 
         let chosen = if plan.is_exact() {
-            state.counts.fill(plan.first_rows as u32);
+            state.counts.fill(plan.sample.first_rows as u32);
             Vec::new()
         } else {
             self.choose(plan, &state, wait)?
@@ -97,14 +98,20 @@ impl SimulatedEngine {
             state.overflows[q] |= chosen.overflow;
         }
         if plan.is_exact() {
-            self.scan_everything(plan, scales, &mut state, ScanMode::Place, wait)?;
+            let step = plan.sample.steps[0];
+            self.scan_sample(plan, scales, &mut state, ScanMode::Place, step, wait)?;
         } else {
             self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
         }
         select_all(plan, &mut state);
         if plan.is_exact() {
+            for &step in &plan.sample.steps[1..] {
+                state.counts.fill(0);
+                self.scan_sample(plan, scales, &mut state, ScanMode::Append, step, wait)?;
+                select_all(plan, &mut state);
+            }
             state.counts.fill(0);
-            self.scan_everything(plan, scales, &mut state, ScanMode::Append, wait)?;
+            self.scan_sample(plan, scales, &mut state, ScanMode::Append, 1, wait)?;
         } else if plan.codes.is_some() {
             self.scan_codes(plan, scales, &mut state, &chosen, wait)?;
         } else {
@@ -292,23 +299,21 @@ impl SimulatedEngine {
         } else {
             ScanMode::Append
         };
-        self.scan_items(plan, scales, state, &planned, &places, mode, wait)
+        self.scan_items(plan, scales, state, &planned, &places, (mode, 1), wait)
     }
 
-    /// Scans every row against every query, or, in mode `Place`, those of the sample.
-    fn scan_everything(
+    /// Scans every `step`-th row against every query.
+    fn scan_sample(
         &self,
         plan: &BatchPlan,
         scales: Scales,
         state: &mut State,
         mode: ScanMode,
+        step: usize,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
         let (rows, n) = (plan.width.rows(), plan.wanted.n_queries);
-        let n_rows = match mode {
-            ScanMode::Place => plan.first_rows,
-            _ => plan.tier.n_slots,
-        };
+        let n_rows = Sample::rows(plan.tier.n_slots, step);
         let mut planned = Round {
             group: (0..n as u32).collect(),
             ..Round::default()
@@ -324,7 +329,7 @@ impl SimulatedEngine {
                 });
             }
         }
-        self.scan_items(plan, scales, state, &planned, &[], mode, wait)
+        self.scan_items(plan, scales, state, &planned, &[], (mode, step), wait)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -335,7 +340,7 @@ impl SimulatedEngine {
         state: &mut State,
         round: &Round,
         places: &[u32],
-        mode: ScanMode,
+        (mode, step): (ScanMode, usize),
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
         let tier = self.arrays();
@@ -352,10 +357,7 @@ impl SimulatedEngine {
             loose_scale: scales.loose,
             mode,
             n_halves: plan.n_halves,
-            row_step: match mode {
-                ScanMode::Place => plan.row_step as u32,
-                _ => 1,
-            },
+            row_step: step as u32,
         };
         for item in &round.items {
             (wait.poll)()?;

@@ -8,7 +8,7 @@ pub use check::{check, check_batch, exact_bound};
 
 use half::f16;
 use omen_gpu::Copiers;
-use omen_gpu::batch::plan::Tuning;
+use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::memory::Parts;
 use omen_gpu::params::QueryBound;
 use omen_gpu::{
