@@ -177,6 +177,7 @@ pub fn tuning_of(text: &str) -> Tuning {
         let number = number.parse().expect("a number");
         match name {
             "first_rows" => tuning.first_rows = number,
+            "exact_denser" => tuning.exact_denser = number,
             "first_rows_large" => tuning.first_rows_large = number,
             "first_rows_per_kept" => tuning.first_rows_per_kept = number,
             "two_halves_queries" => tuning.two_halves_queries = number,

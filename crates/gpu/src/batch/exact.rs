@@ -7,8 +7,6 @@
 /// Rows of the first sample, at least, and per survivor kept.
 const FIRST_ROWS: usize = 2048;
 const FIRST_ROWS_PER_KEPT: usize = 4;
-/// Most times that a sample is denser than the one before.
-const MOST_DENSER: f64 = 24.0;
 /// Room for so many times the survivors expected.
 const ROOM: usize = 4;
 
@@ -24,11 +22,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The samples of `n_slots` slots for a search that keeps `keep` survivors.
-    pub fn new(n_slots: usize, keep: usize) -> Self {
+    /// The samples of `n_slots` slots for a search that keeps `keep` survivors, each at most `most_denser` (2 or more) times denser than the
+    /// one before.
+    pub fn new(n_slots: usize, keep: usize, most_denser: usize) -> Self {
         let rows = FIRST_ROWS.max(FIRST_ROWS_PER_KEPT * keep).min(n_slots);
         let first = (n_slots / rows.max(1)).max(1);
-        let n_rounds = ((first as f64).ln() / MOST_DENSER.ln()).ceil().max(1.0);
+        let n_rounds = ((first as f64).ln() / (most_denser.max(2) as f64).ln())
+            .ceil()
+            .max(1.0);
         let denser = (first as f64).powf(1.0 / n_rounds);
         let mut steps = vec![first];
         for round in (1..n_rounds as usize).rev() {
@@ -60,7 +61,7 @@ mod tests {
     fn samples_grow_by_what_there_is_room_for() {
         for keep in [17, 26, 116, 1125] {
             for n_slots in [0, 1, 1000, 5000, 70_000, 1_000_000, 10_000_000, 1 << 30] {
-                let sample = Sample::new(n_slots, keep);
+                let sample = Sample::new(n_slots, keep, 24);
                 assert!(
                     sample.first_rows >= keep.min(n_slots)
                         && sample.first_rows <= sample.room.max(1)
@@ -75,6 +76,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Sample::new(1_000_000, 26).steps, [488, 22]);
+        assert_eq!(Sample::new(1_000_000, 26, 24).steps, [488, 22]);
     }
 }

@@ -233,7 +233,7 @@ impl BatchPlan {
             (keep, first_rows)
         };
         let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
-        let sample = Sample::new(tier.n_slots, keep);
+        let sample = Sample::new(tier.n_slots, keep, tuning.exact_denser);
         let room = match wanted.probes {
             Some(_) => tier.longest.max(first_rows) + 2 * keep,
             None => sample.room + 2 * keep,

@@ -10,6 +10,8 @@ pub struct Tuning {
     pub first_rows: usize,
     /// The same for batches of at least `LARGE` queries: nearly every row is read anyway, and what survives has its price.
     pub first_rows_large: usize,
+    /// Exact searches: a sample is at most so many times denser than the one before.
+    pub exact_denser: usize,
     /// See `first_rows`.
     pub first_rows_per_kept: usize,
     /// Up to so many queries, both halves of the queries take part in `scan_wgmma`: memory is the limit there.
@@ -31,6 +33,7 @@ impl Default for Tuning {
         Self {
             first_rows: 512,
             first_rows_large: 4096,
+            exact_denser: 24,
             first_rows_per_kept: 20,
             two_halves_queries: 64,
             code_sharing: 16,
