@@ -2,7 +2,7 @@
 
   sql.py DIR [--limit 240] [--engines gpu,cpu] [--recall 0.957] [--lists N] [--loaders 12] [--settings NAME=VALUE ...]
 
-Loads the folder into table `bench` (dropped first), indexes it, and measures on each engine: single queries (one connection,
+Loads the folder into table `bench` (dropped first, `bench_queries` too), indexes it, and measures on each engine: single queries (one connection,
 prepared), `omen_search` with batches, and loading the hot tier. Prints JSON lines; what the server lacks or the time does not
 allow is left out, and a line says so.
 """
@@ -18,7 +18,7 @@ from multiprocessing import get_context
 import numpy as np
 import psycopg
 from psycopg.adapt import Dumper
-from psycopg.pq import Format
+from psycopg.pq import ExecStatus, Format
 
 from folder import Folder, recall
 
@@ -26,11 +26,16 @@ K = 10
 COPY_ROWS = 4_096
 BATCHES = (10_000, 1_024, 128, 16, 1)
 SINGLE = "SELECT id FROM bench ORDER BY embedding <-> %b LIMIT 10"
-# Where the answers go: counted by the server, fetched by the client, or joined to the table's rows.
+# Where the queries come from and the answers go. stored: from a table of the server, counted there: the server alone. joined: from there,
+# joined to the table's rows, which the client gets. sent: the client sends the queries, the server counts the answers. fetched: the
+# client sends the queries and gets the answers.
+STORED = "(SELECT queries FROM bench_queries WHERE size = %b AND first = %b)"
 CALLS = {
-    "counted": "SELECT count(*), sum(distance) FROM omen_search('bench_idx', %b, 10)",
-    "fetched": "SELECT * FROM omen_search('bench_idx', %b, 10)",
-    "joined": "SELECT s.query_no, b.id FROM omen_search('bench_idx', %b, 10) s JOIN bench b ON b.ctid = s.ctid ORDER BY s.query_no, s.distance",
+    "stored": f"SELECT count(*), sum(distance) FROM omen_search('bench_idx', {STORED}, 10)",
+    "sent": "SELECT count(*), sum(distance) FROM omen_search('bench_idx', $1, 10)",
+    "fetched": "SELECT * FROM omen_search('bench_idx', $1, 10)",
+    "joined": f"SELECT s.query_no, b.id FROM omen_search('bench_idx', {STORED}, 10) s JOIN bench b ON b.ctid = s.ctid "
+              "ORDER BY s.query_no, s.distance",
 }
 
 
@@ -191,34 +196,59 @@ class Bench:
                   qps=1e3 / p50, last_scan=last)
 
     def batches(self, conn, engine: str):
-        """omen_search, largest batches first; what the client measures is the call, its parameter and its answer included."""
+        """omen_search, largest batches first; what the client measures is the call, its parameters and its answer included."""
         data, cur = self.data, conn.cursor(binary=True)
-        element = conn.execute("SELECT 'vector'::regtype::oid").fetchone()[0]
+        element, array = conn.execute("SELECT 'vector'::regtype::oid, 'vector[]'::regtype::oid").fetchone()
+        # A plan made for one value of a parameter holds copies of it, here of all queries; the first five plans of a prepared statement
+        # would be such ones.
+        conn.execute("SET plan_cache_mode = force_generic_plan")
+        conn.execute("DROP TABLE IF EXISTS bench_queries; CREATE TABLE bench_queries (size int, first int, queries vector[])")
+        conn.execute("ALTER TABLE bench_queries ALTER queries SET STORAGE EXTERNAL, ADD PRIMARY KEY (size, first)")
+        for how in ("sent", "fetched"):
+            conn.pgconn.prepare(how.encode(), CALLS[how].encode(), [array])
         for size in dict.fromkeys(min(size, data.nq) for size in BATCHES):
             firsts = list(range(0, data.nq - size + 1, size))[:50]
             sets = [Vectors(data.queries[first:first + size], element) for first in firsts]
+            for first, each in zip(firsts, sets):
+                conn.execute("INSERT INTO bench_queries VALUES (%s, %s, %b)", (size, first, each))
             for how, sql in CALLS.items():
                 if not self.time_left(f"batches of {size}, {how}, {engine}", 8):
                     return
                 seconds, until = [], time.monotonic() + 2
                 while len(seconds) < 3 or (time.monotonic() < until and len(seconds) < 500):
+                    i = len(seconds) % len(sets)
                     began = time.perf_counter()
-                    cur.execute(sql, (sets[len(seconds) % len(sets)],), prepare=True)
+                    if STORED in sql:
+                        cur.execute(sql, (size, firsts[i]), prepare=True)
+                    else:
+                        self.send(conn, how, sets[i])
                     seconds.append(time.perf_counter() - began)
                     if seconds[-1] > 4:
                         break
                 # The first call of a size makes room for it.
                 steady = seconds[1:] or seconds
-                more = {}
+                more = {"last_scan": self.row(conn, "SELECT engine, select_us, cpu_us, gpu_us, total_us, fallback_reason FROM omen_last_scan()")}
                 if how == "joined":
-                    plan = "\n".join(r[0] for r in conn.execute("EXPLAIN " + sql, (sets[0],)).fetchall())
+                    plan = "\n".join(r[0] for r in conn.execute("EXPLAIN " + sql, (size, firsts[0])).fetchall())
                     more["plan"] = "Tid Scan" if "Tid Scan" in plan else "Hash Join" if "Hash Join" in plan else plan
-                    found = [self.answers(cur.execute(sql, (each,)).fetchall(), size) for each in sets[:max(1, 2_000 // size)]]
+                    found = [self.answers(cur.execute(sql, (size, first)).fetchall(), size) for first in firsts[:max(1, 2_000 // size)]]
                     more["recall"] = recall(np.concatenate(found), data.neighbors)
                 p50 = float(np.median(steady))
                 self.line("sql_batch", asked=engine, batch=size, how=how, p50_ms=p50 * 1e3, qps=size / p50, repeats=len(steady), **more)
         last = self.row(conn, "SELECT * FROM omen_last_scan()")
         self.line("sql_last", asked=engine, **last)
+
+    def send(self, conn, statement: str, queries: Vectors):
+        """Runs a prepared statement with the queries as its parameter, as a client that waits for its socket does. Without waiting, as psycopg
+        does it, libpq moves what is left of the message after each part that the socket takes: for 30 MB that takes longer than all else.
+        """
+        conn.pgconn.nonblocking = 0
+        try:
+            result = conn.pgconn.exec_prepared(statement.encode(), [queries.content], [Format.BINARY], Format.BINARY)
+        finally:
+            conn.pgconn.nonblocking = 1
+        if result.status != ExecStatus.TUPLES_OK:
+            raise psycopg.DatabaseError(result.error_message.decode())
 
     def answers(self, rows: list, size: int) -> np.ndarray:
         """Ids [size, K] from (query number, id) rows; the numbers are counted from their least, -1 stands where a query found fewer."""

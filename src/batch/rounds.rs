@@ -175,25 +175,25 @@ impl<'a> Batch<'a> {
     fn add_items(&self, query: u32, candidates: &Candidates, items: &mut Vec<Item>) {
         let first = items.len();
         let unordered = self.index.is_unordered(self.vectors[query as usize].x());
-        items.extend(candidates.items.iter().map(|candidate| {
-            let bounds = Bounds::of(self.index, candidate);
-            Item {
-                distance: if unordered { f64::NAN } else { bounds.middle() },
-                root: candidate.tid,
-                state: State::Unknown,
-                query,
-                is_loose: false,
-            }
-        }));
+        let of = |candidate| Bounds::of(self.index, candidate);
+        let bounds: Vec<Bounds> = candidates.items.iter().map(of).collect();
+        let scale = bounds.iter().map(|b| b.low.abs());
+        let scale = scale.filter(|low| low.is_finite()).fold(0.0, f64::max);
+        let limit = scale * LOOSE_SHARE;
+        items.extend(
+            candidates
+                .items
+                .iter()
+                .zip(bounds)
+                .map(|(candidate, bounds)| Item {
+                    distance: if unordered { f64::NAN } else { bounds.middle() },
+                    root: candidate.tid,
+                    state: State::Unknown,
+                    query,
+                    is_loose: !unordered && bounds.radius() > limit,
+                }),
+        );
         let items_of_query = &mut items[first..];
-        if !unordered {
-            let bounds = || candidates.items.iter().map(|c| Bounds::of(self.index, c));
-            let scale = bounds().map(|b| b.low.abs()).filter(|low| low.is_finite());
-            let limit = scale.fold(0.0, f64::max) * LOOSE_SHARE;
-            for (item, bounds) in items_of_query.iter_mut().zip(bounds()) {
-                item.is_loose = bounds.radius() > limit;
-            }
-        }
         items_of_query.sort_by(|a, b| a.distance.total_cmp(&b.distance));
         items.truncate(first.saturating_add(self.max_rows).min(items.len()));
     }

@@ -22,9 +22,14 @@ pg_functions! {
             ));
         }
         let mut vector = VectorBuf::zeroed(dim)?;
+        // Without a way out of the loop the compiler makes it several numbers at a time.
+        let mut are_finite = true;
         for (x, bytes) in vector.x_mut().iter_mut().zip(read_floats(message, dim)) {
             *x = f32::from_be_bytes(*bytes);
-            check_finite(*x)?;
+            are_finite &= x.is_finite();
+        }
+        if !are_finite {
+            vector.x().iter().try_for_each(|&x| check_finite(x))?;
         }
         Ok(vector)
     }

@@ -225,10 +225,7 @@ impl BatchSearch<'_, '_> {
             return Ok(());
         }
         let dim = plan.tier.dim;
-        let n = plan.wanted.n_queries;
-        let mut raw = vec![0.0; n * dim];
-        let mut bounds = vec![QueryBound::default(); n];
-        batch.source.copy(first, &mut raw, &mut bounds);
+        let mut raw = vec![0.0; dim];
         for &q in queries {
             if found.heads[first + q].overflow & OVERFLOW_QUERY != 0 {
                 return Err(GpuError::Unsupported("query out of range".into()));
@@ -240,7 +237,11 @@ impl BatchSearch<'_, '_> {
                 lists.truncate(n_probes[0] as usize);
                 self.catalog.only_resident(&lists, batch.skipped)
             };
-            let candidates = self.search_one(&raw[q * dim..][..dim], bounds[q], &lists, batch.k)?;
+            let mut bound = QueryBound::default();
+            batch
+                .source
+                .copy(first + q, &mut raw, core::slice::from_mut(&mut bound));
+            let candidates = self.search_one(&raw, bound, &lists, batch.k)?;
             let items = &mut found.items[(first + q) * batch.k..][..batch.k];
             let count = candidates.items.len().min(batch.k);
             for (item, candidate) in items.iter_mut().zip(&candidates.items) {
