@@ -46,7 +46,8 @@ def test_one_round(three, rng, metric, dim):
     make_table(cpu, rows)
     make_index(cpu, metric, lists=LISTS)
     queries = (rows[:40] + 0.3 * vectors.uniform(rng, 40, dim)).astype(np.float32)
-    knn(gpu, metric, queries[0], 10)
+    put(gpu, omen__iterative_scan="off")
+    put(cpu, omen__iterative_scan="off")
     for probes in (1, 5, LISTS):
         put(gpu, omen__probes=probes)
         put(cpu, omen__probes=probes)
@@ -151,7 +152,9 @@ def test_appended_and_dead_rows(three, rng):
     # The first search finds out, the second knows.
     for _ in range(2):
         put(gpu, omen__probes=3, omen__iterative_scan="off")
-        found = [i for i, _ in knn(gpu, "l2", rows[0], None)]
+        # More than the lists have, and no more than the device takes.
+        found = [i for i, _ in knn(gpu, "l2", rows[0], 1000)]
+        assert len(found) < 1000 and scan_of(gpu)["rounds"] == 1
         put(gpu, omen__probes=LISTS, omen__iterative_scan="strict_order")
         assert len(found) == len(set(found)) and all(i < 20_000 for i in found) and not set(found) & set(gone)
         for query in (rows[0], rows[1], rows[0] + 30):
