@@ -8,15 +8,16 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::Instant;
 
-use omen_ivf::coarse::{Probe, select_lists};
+use omen_ivf::coarse::{Probe, probes_of, select_lists};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::settle::Settler;
 use omen_ivf::topk::{Candidate, Candidates};
 
-use crate::engine::lists::{ListPlan, USUAL_ROWS};
+use crate::engine::lists::{ListPlan, USUAL_ROWS, entries_of};
 use crate::engine::stats::ScanRecord;
-use crate::engine::{self, SearchRequest};
+use crate::engine::{self, NearestRequest, SearchRequest};
 use crate::error::Result;
 use crate::guc::{self, IterativeScan};
 use crate::storage::IndexPages;
@@ -34,6 +35,8 @@ pub(super) struct OrderedScan {
     /// Which lists are to be visited, and those visited so far.
     plan: ListPlan,
     lists: Vec<Probe>,
+    /// Whether `lists` have their distances.
+    is_ranked: bool,
     /// Frozen entries of the visited lists, about.
     n_entries: u64,
     k: usize,
@@ -53,7 +56,7 @@ pub(super) struct OrderedScan {
 }
 
 impl OrderedScan {
-    /// Chooses lists and makes the first round.
+    /// Makes the first round. `query`: with or without code.
     pub(super) fn start(
         pages: &IndexPages,
         index: &Index,
@@ -67,6 +70,7 @@ impl OrderedScan {
             iterative: guc::iterative_scan(),
             plan,
             lists: Vec::new(),
+            is_ranked: true,
             n_entries: 0,
             // A few more than rows: the last one is settled by what follows it.
             k: (depth + depth / 8 + 2) as usize,
@@ -80,7 +84,21 @@ impl OrderedScan {
             max_rows: guc::max_scan_tuples(),
             widen_at: None,
         };
-        scan.visit_lists(pages, index, record)?;
+        let request = NearestRequest {
+            pages,
+            index,
+            reach: scan.plan.reach(),
+            k: scan.k,
+            exact: scan.plan.is_exact(),
+        };
+        let first = engine::search_nearest(&request, &mut scan.query, record)?;
+        scan.lists = first.lists;
+        scan.is_ranked = first.is_ranked;
+        scan.n_entries = first.n_entries;
+        scan.frontier = first.found.frontier;
+        scan.pending = first.found.items.into();
+        record.probes = scan.lists.len() as u32;
+        scan.widen_at = scan.next_widening(index);
         Ok(scan)
     }
 
@@ -132,6 +150,7 @@ impl OrderedScan {
 
     /// Searches the same lists for more.
     fn deepen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
+        self.complete(pages, index, record)?;
         self.k = (self.k * 4).max(2 * self.handed_out.len());
         let found = self.search(pages, index, &self.lists, record)?;
         self.frontier = found.frontier;
@@ -139,19 +158,41 @@ impl OrderedScan {
         Ok(())
     }
 
-    /// Visits the lists of `reach`, less those already visited, and merges what they have into `pending`.
-    fn visit_lists(
+    /// Adds what only rounds after the first need: the query's code, and the distances of the lists.
+    fn complete(
         &mut self,
         pages: &IndexPages,
         index: &Index,
         record: &mut ScanRecord,
     ) -> Result<()> {
         let began = Instant::now();
-        let mut added = select_lists(pages, index, &self.query, self.plan.reach())?;
-        if !self.lists.is_empty() {
-            let visited: HashSet<u32> = self.lists.iter().map(|probe| probe.list).collect();
-            added.retain(|probe| !visited.contains(&probe.list));
+        index.add_code(&mut self.query);
+        if !self.is_ranked {
+            self.lists = if self.lists.len() == index.n_lists() as usize {
+                let all = Reach::from(index.n_lists());
+                select_lists(pages, index, &self.query, all)?
+            } else {
+                let numbers: Vec<u32> = self.lists.iter().map(|probe| probe.list).collect();
+                probes_of(pages, index, &self.query, &numbers)?
+            };
+            self.is_ranked = true;
         }
+        record.select += began.elapsed();
+        Ok(())
+    }
+
+    /// Visits the lists of the plan, less those already visited, and merges what they have into `pending`.
+    fn visit_lists(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        record: &mut ScanRecord,
+    ) -> Result<()> {
+        self.complete(pages, index, record)?;
+        let began = Instant::now();
+        let mut added = select_lists(pages, index, &self.query, self.plan.reach())?;
+        let visited: HashSet<u32> = self.lists.iter().map(|probe| probe.list).collect();
+        added.retain(|probe| !visited.contains(&probe.list));
         record.select += began.elapsed();
         let found = self.search(pages, index, &added, record)?;
         self.lists.extend_from_slice(&added);
@@ -163,7 +204,8 @@ impl OrderedScan {
         let merged = engine::merge(rest, found);
         self.frontier = merged.frontier;
         self.pending = merged.items.into();
-        self.n_entries += entries_of(pages, index, &added)?;
+        let numbers: Vec<u32> = added.iter().map(|probe| probe.list).collect();
+        self.n_entries += entries_of(&read_entries(pages, index, &numbers)?);
         self.widen_at = self.next_widening(index);
         Ok(())
     }
@@ -217,14 +259,4 @@ impl OrderedScan {
             record,
         )
     }
-}
-
-/// Frozen entries of `lists`.
-fn entries_of(pages: &IndexPages, index: &Index, lists: &[Probe]) -> Result<u64> {
-    let numbers: Vec<u32> = lists.iter().map(|probe| probe.list).collect();
-    let entries = read_entries(pages, index, &numbers)?;
-    Ok(entries
-        .iter()
-        .map(|entry| u64::from(entry.frozen_count.saturating_sub(entry.frozen_dead)))
-        .sum())
 }

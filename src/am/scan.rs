@@ -113,8 +113,8 @@ impl State {
             if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
                 None
             } else {
-                let prepared =
-                    OpClass::of(pages.rel())?.with_vector(key.sk_argument, |q| index.prepare(q))?;
+                let prepared = OpClass::of(pages.rel())?
+                    .with_vector(key.sk_argument, |q| index.prepare_uncoded(q))?;
                 Some(prepared.map_err(query_error)?)
             }
         };

@@ -125,6 +125,32 @@ fn misses_often(loaded: &LoadedTier) -> bool {
         && loaded.loaded_at.elapsed() > loaded.load_time * REFRESH_FACTOR
 }
 
+/// Counts a search of `n_lists` lists, of which `stale` are not on the device as the index has them now.
+pub(super) fn note_lists(
+    loaded: &mut LoadedTier,
+    n_lists: usize,
+    stale: impl Iterator<Item = u32>,
+) {
+    // Lists that did not fit are not out of date.
+    let is_absent = |list: u32| !loaded.is_whole && loaded.tier.lists()[list as usize].is_none();
+    let (absent, stale): (Vec<u32>, Vec<u32>) = stale.partition(|&list| is_absent(list));
+    loaded.n_probes += n_lists as u64;
+    loaded.n_absent += absent.len() as u64;
+    loaded.stale = is_outdated(loaded, stale.len(), n_lists);
+}
+
+/// Counts what the tier looks at to search these lists.
+pub(super) fn note_slots(
+    loaded: &LoadedTier,
+    lists: impl IntoIterator<Item = u32>,
+    record: &mut ScanRecord,
+) {
+    let slots = |list: u32| loaded.tier.lists()[list as usize].map_or(0, |list| list.n_slots);
+    let n_slots: u64 = lists.into_iter().map(|list| u64::from(slots(list))).sum();
+    record.candidates += n_slots;
+    record.reranked += n_slots;
+}
+
 fn search_tier(
     loaded: &mut LoadedTier,
     request: &SearchRequest,
@@ -169,17 +195,8 @@ fn search_tier(
         }
     }
     record.add(&did);
-    // Lists that did not fit are not out of date.
-    let absent = |probe: &&Probe| loaded.tier.lists()[probe.list as usize].is_none();
-    let by_design = if loaded.is_whole {
-        0
-    } else {
-        split.stale.iter().filter(absent).count()
-    };
-    loaded.n_probes += request.lists.len() as u64;
-    loaded.n_absent += by_design as u64;
-    let n_stale = split.stale.len() - by_design;
-    loaded.stale = is_outdated(loaded, n_stale, request.lists.len());
+    let stale = split.stale.iter().map(|probe| probe.list);
+    note_lists(loaded, request.lists.len(), stale);
     if fresh.is_empty() {
         return Ok(None);
     }
@@ -198,13 +215,7 @@ fn search_tier(
     let found = found?
         .pop()
         .ok_or_else(|| GpuError::Other("no answer to a query".into()))?;
-    let n_slots: u64 = fresh
-        .iter()
-        .filter_map(|&list| loaded.tier.lists()[list as usize])
-        .map(|list| u64::from(list.n_slots))
-        .sum();
-    record.candidates += n_slots;
-    record.reranked += n_slots;
+    note_slots(loaded, fresh, record);
 
     let stale_began = Instant::now();
     scan(request, &split.stale, &mut top, record)?;

@@ -1,6 +1,7 @@
 //! Which lists a search visits: at first, and when it goes on. The same for both engines, for scans and for batches.
 
 use omen_ivf::index::Index;
+use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::probes::Reach;
 
 use crate::guc;
@@ -113,6 +114,12 @@ impl ListPlan {
             covering
         };
     }
+}
+
+/// Live frozen entries of lists.
+pub(crate) fn entries_of(lists: &[ListEntry]) -> u64 {
+    let live = |entry: &ListEntry| entry.frozen_count.saturating_sub(entry.frozen_dead);
+    lists.iter().map(|entry| u64::from(live(entry))).sum()
 }
 
 /// Rows that the lists are chosen for when about `depth` are wanted: a step of 10, 16, 25, 40, 63, 100, ..., and up to a seventh

@@ -6,7 +6,8 @@
 //! | `lists.rs` | which lists a search visits |
 //! | `choice.rs` | which engine, from what both have cost so far |
 //! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
-//! | `gpu.rs` | the GPU side of a search of one query |
+//! | `nearest.rs` | the first round of a search of one query; the GPU chooses the lists |
+//! | `gpu.rs` | the GPU side of a round whose lists are given |
 //! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
@@ -24,6 +25,7 @@ mod gpu_batch;
 mod heat;
 pub(crate) mod lists;
 mod load;
+mod nearest;
 pub(crate) mod residence;
 pub(crate) mod stats;
 pub(crate) mod status;
@@ -40,9 +42,10 @@ use omen_ivf::topk::{Candidates, TopK};
 
 use crate::error::Result;
 use crate::storage::IndexPages;
+pub(crate) use nearest::{NearestRequest, search_nearest};
 use stats::{Engine, ScanRecord};
 
-/// One round of a search.
+/// One round of a search, over given lists.
 pub(crate) struct SearchRequest<'a> {
     /// The index's pages.
     pub pages: &'a IndexPages,
@@ -61,8 +64,6 @@ pub(crate) struct SearchRequest<'a> {
 /// The `k` nearest entries of the lists. Fails only for what ends the query on any engine: a damaged index, an
 /// interrupt; never because of the GPU.
 pub(crate) fn search(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candidates> {
-    record.rounds += 1;
-    record.k = request.k as u64;
     let found = match gpu::search(request, record)? {
         Some(found) => {
             record.engine = Engine::Gpu;
@@ -70,8 +71,15 @@ pub(crate) fn search(request: &SearchRequest, record: &mut ScanRecord) -> Result
         }
         None => search_cpu(request, record)?,
     };
-    stats::count_searches(record.engine, 1);
+    note_round(request.k, record);
     Ok(found)
+}
+
+/// Counts a round for `k` candidates.
+fn note_round(k: usize, record: &mut ScanRecord) {
+    record.rounds += 1;
+    record.k = k as u64;
+    stats::count_searches(record.engine, 1);
 }
 
 fn search_cpu(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candidates> {

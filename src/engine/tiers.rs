@@ -58,6 +58,8 @@ pub(super) struct LoadedTier {
     /// Lists searched since it was loaded, and how many of them it has no room for.
     pub n_probes: u64,
     pub n_absent: u64,
+    /// Lists here that a search of one query found rewritten, or entries of which were deleted, since the tier was loaded. Not all of them.
+    pub known_stale: Vec<u32>,
     /// Set when the last search found so many lists out of date that the tier should be loaded again.
     pub stale: bool,
     /// Whether it is evicted only when there is no other: `hot = on`.
@@ -83,6 +85,7 @@ impl LoadedTier {
             is_whole: true,
             n_probes: 0,
             n_absent: 0,
+            known_stale: Vec::new(),
             stale: false,
             goes_last: false,
             relation,

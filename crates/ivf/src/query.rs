@@ -17,8 +17,9 @@ pub struct Query {
     /// `[dim]`, scaled space.
     vector: Vec<f32>,
     unordered: bool,
+    is_ordinary: bool,
     pub(crate) bound: Bound,
-    /// Absent where there are no codes.
+    /// Absent where there are no codes, and of a query prepared without.
     pub(crate) code: Option<QueryCode>,
 }
 
@@ -30,6 +31,7 @@ impl Query {
         Ok(Self {
             metric: scaling.metric,
             unordered: scaled.unordered,
+            is_ordinary: scaled.is_ordinary,
             bound: scaled.bound,
             code: QueryCode::new(filter, rotation, &vector),
             vector,
@@ -54,6 +56,11 @@ impl Query {
     /// Whether the operator gives NaN for every row (the zero query under Cosine): all keys are 0, any order is right.
     pub fn unordered(&self) -> bool {
         self.unordered
+    }
+
+    /// Whether it is one for a device: its keys promise something, and need no look entry by entry.
+    pub fn is_ordinary(&self) -> bool {
+        self.is_ordinary
     }
 
     /// The distance a key is made of: `l2sq_f16` (L2, Cosine) or `dot_f16` (NegIp) of the query and a stored row.
@@ -81,6 +88,13 @@ impl Index {
     /// As [`Self::prepare`], without what the filter needs: for what reads no codes, at a tenth of the cost.
     pub fn prepare_uncoded(&self, q: &[f32]) -> Result<Query> {
         Query::new(&self.scaling(), Filter::None, &self.rotation, q)
+    }
+
+    /// Adds to a query of [`Self::prepare_uncoded`] what the filter needs, if it lacks that.
+    pub fn add_code(&self, query: &mut Query) {
+        if query.code.is_none() {
+            query.code = QueryCode::new(self.meta.shape().filter, &self.rotation, &query.vector);
+        }
     }
 
     /// Prepares a query for a device: writes [`Query::vector`] to `out` (`[dim]`, as `q`) and returns the bound. `None`: its keys promise

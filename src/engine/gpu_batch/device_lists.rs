@@ -171,6 +171,22 @@ fn ask(
     Ok((found?, is_ordinary))
 }
 
+/// What the device found for query `q`.
+pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidates {
+    let candidate = |found: &Found| Candidate {
+        key: found.key,
+        ceiling: found.ceiling,
+        tid: Tid {
+            block: found.tid_block,
+            offset: found.tid_offset,
+        },
+    };
+    Candidates {
+        items: found.of(q).iter().map(candidate).collect(),
+        frontier: found.heads[q].frontier,
+    }
+}
+
 /// Adds to what the device found what pages hold beside it.
 struct PageSearch<'a> {
     loaded: &'a LoadedTier,
@@ -191,7 +207,7 @@ impl<'a> PageSearch<'a> {
         let BatchRequest {
             pages, index, k, ..
         } = *self.request;
-        let on_device = self.on_device(q);
+        let on_device = candidates_of(self.found, q);
         let Some(lists) = self.lists_of(q) else {
             self.note_unseen(record);
             return Ok(Some(on_device));
@@ -248,22 +264,6 @@ impl<'a> PageSearch<'a> {
             self.stale_time += began.elapsed();
         }
         Ok(Some(merge(on_device, top.into_candidates())))
-    }
-
-    /// What the device found for query `q`.
-    fn on_device(&self, q: usize) -> Candidates {
-        let candidate = |found: &Found| Candidate {
-            key: found.key,
-            ceiling: found.ceiling,
-            tid: Tid {
-                block: found.tid_block,
-                offset: found.tid_offset,
-            },
-        };
-        Candidates {
-            items: self.found.of(q).iter().map(candidate).collect(),
-            frontier: self.found.heads[q].frontier,
-        }
     }
 
     /// The lists of query `q`, nearest first unless they are all. `None`: nobody asked.

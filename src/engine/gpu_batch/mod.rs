@@ -8,7 +8,7 @@
 //! | `host_lists.rs` | the CPU chooses lists |
 //! | `prepare.rs` | writes queries where the device reads them |
 
-mod device_lists;
+pub(super) mod device_lists;
 mod host_lists;
 mod prepare;
 

@@ -21,6 +21,9 @@ use plan::{BatchPlan, TierShape, Wanted, fitting};
 use std::time::Instant;
 use tuning::Tuning;
 
+/// So many bytes are copied from the device sooner than two parts of them one after the other.
+const MAX_ONE_FETCH: usize = 1 << 16;
+
 /// Which lists a batch searches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Lists {
@@ -201,14 +204,19 @@ impl BatchSearch<'_, '_> {
         queries: std::ops::Range<usize>,
     ) -> Result<(Vec<u32>, Vec<u32>), GpuError> {
         let (at, n, row) = (queries.start, queries.len(), plan.probes * 4);
-        let lists = self
-            .engine
-            .fetch(plan.lists + at * row, n * row, &mut self.wait)?;
-        let n_probes = self
-            .engine
-            .fetch(plan.n_probes + at * 4, n * 4, &mut self.wait)?;
+        let (lists, n_probes) = (plan.lists + at * row, plan.n_probes + at * 4);
         let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         let numbers = |bytes: &[u8]| bytes.chunks_exact(4).map(number).collect();
+        let both = (n_probes + n * 4).saturating_sub(lists);
+        if n_probes >= lists + n * row && both <= MAX_ONE_FETCH {
+            let bytes = self.engine.fetch(lists, both, &mut self.wait)?;
+            return Ok((
+                numbers(&bytes[..n * row]),
+                numbers(&bytes[n_probes - lists..]),
+            ));
+        }
+        let lists = self.engine.fetch(lists, n * row, &mut self.wait)?;
+        let n_probes = self.engine.fetch(n_probes, n * 4, &mut self.wait)?;
         Ok((numbers(&lists), numbers(&n_probes)))
     }
 
