@@ -174,6 +174,8 @@ const CODE_ITEM_QUERIES: usize = 64;
 pub const CODE_SURVIVORS: usize = 256;
 /// So many more survivors of the first round than results set the code scan's threshold: keys are as good as exact there.
 const CODE_MARGIN: usize = 4;
+/// Rows of the first round before a code scan, at least, per survivor kept: at k = 100, half as many took twice the time.
+const CODE_FIRST_ROWS_PER_KEPT: usize = 10;
 /// So many more survivors than results are kept, at least, and one in so many: enough to see beyond the last result, though the keys of
 /// the scans are loose.
 const MARGIN: usize = 16;
@@ -222,7 +224,10 @@ impl BatchPlan {
             && (tuning.code_from..=tuning.code_queries).contains(&n);
         let (keep, first_rows) = if by_codes {
             let keep = k + CODE_MARGIN;
-            (keep, tuning.code_first_rows.max(2 * keep))
+            (
+                keep,
+                tuning.code_first_rows.max(CODE_FIRST_ROWS_PER_KEPT * keep),
+            )
         } else {
             let least = if n < LARGE {
                 tuning.first_rows
