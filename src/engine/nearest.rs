@@ -218,11 +218,7 @@ fn ask(
     query: &Query,
 ) -> std::result::Result<BatchFound, Stop> {
     let Reach { probes, spread } = request.reach;
-    let lists = if probes >= request.index.n_lists() && spread == f32::INFINITY {
-        Lists::All
-    } else {
-        Lists::Nearest { probes, spread }
-    };
+    let lists = Lists::Nearest { probes, spread };
     let bound = query.bound();
     uninterrupted(|poll| {
         let mut batch = Batch {

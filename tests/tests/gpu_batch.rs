@@ -6,14 +6,14 @@ mod common;
 #[path = "gpu_parity/real_gpu.rs"]
 mod real_gpu;
 
-use common::{Fixture, Flavour, METRICS, check_batch, rng, search_batch};
-use omen_gpu::batch::tuning::Tuning;
+use common::{
+    Fixture, Flavour, METRICS, check_batch, check_locked_queries, rng, search_batch, sizes,
+};
 use omen_gpu::context::Scans;
-use omen_gpu::{Batch, Gpu, Lists, LockedQueries, Source};
+use omen_gpu::{Gpu, Lists};
 use omen_ivf::Metric;
 use rand::Rng;
 use real_gpu::{gpu, small};
-use std::time::Duration;
 
 /// The device with each kind of scan kernels it runs.
 fn devices() -> Vec<(Scans, Gpu)> {
@@ -26,16 +26,6 @@ fn devices() -> Vec<(Scans, Gpu)> {
         .filter(|scans| *scans <= best)
         .map(|scans| (scans, Gpu::open_image(0, &image, scans).unwrap()))
         .collect()
-}
-
-/// Sizes of `n` lists that add up to about `total`, some empty, one longer than the others.
-fn sizes(rng: &mut impl Rng, n: usize, total: usize) -> Vec<usize> {
-    let mut sizes: Vec<usize> = (0..n)
-        .map(|_| rng.random_range(0..2 * total / n + 1))
-        .collect();
-    sizes[n / 2] = 0;
-    sizes[n / 3] += total / 4;
-    sizes
 }
 
 #[test]
@@ -171,42 +161,6 @@ fn codes_leave_out_nothing_that_counts() {
 fn locked_queries_give_the_same_answers() {
     let mut rng = rng("locked_queries_give_the_same_answers");
     for (_, gpu) in devices() {
-        let sizes = sizes(&mut rng, 30, 3000);
-        let fixture = Fixture::random(&mut rng, Metric::L2, 50, &sizes, Flavour::Plain);
-        let tier = fixture.load(&gpu, 4 << 30).unwrap();
-        let queries = fixture.queries(&mut rng, 40, 10);
-        let mut locked = LockedQueries::new(&gpu, 40, 50).unwrap();
-        let (raw, bounds) = locked.parts_mut();
-        for (i, query) in queries.items.iter().enumerate() {
-            raw[i * 50..(i + 1) * 50].copy_from_slice(&query.q);
-            bounds[i].q_err = query.q_err;
-        }
-        for lists in [
-            Lists::Nearest {
-                probes: 7,
-                spread: f32::INFINITY,
-            },
-            Lists::All,
-        ] {
-            let filled = search_batch(&tier, &queries, lists, &[]).unwrap();
-            for (first, n) in [(0, 40), (0, 1), (13, 1), (5, 30)] {
-                let mut batch = Batch {
-                    n_queries: n,
-                    source: Source::Locked(&locked, first),
-                    lists,
-                    skipped: &[],
-                    k: 10,
-                    want_lists: false,
-                    tuning: Tuning::default(),
-                };
-                let g = omen_ivf::bound::rounding(50);
-                let found = tier
-                    .search_batch(&mut batch, g, Duration::from_secs(60), &mut || Ok(()))
-                    .unwrap();
-                for q in 0..n {
-                    assert_eq!(found.of(q), filled.of(first + q), "{first} {n} {q}");
-                }
-            }
-        }
+        check_locked_queries(&mut rng, &gpu);
     }
 }

@@ -14,7 +14,7 @@ use crate::staging::bounded;
 use crate::tier_image::TierImage;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
-use std::sync::{Mutex, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 /// What a tier is for.
@@ -252,16 +252,12 @@ impl Tier {
                 "searching rows in a tier of codes alone".into(),
             ));
         }
-        let mut engine = match self.engine.try_lock() {
-            Ok(engine) => engine,
-            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        };
+        let mut engine = self.lock_engine()?;
         let mut search = Search {
             catalog: &self.catalog,
             engine: engine.as_mut(),
             rounding,
-            scratch_limit: self.byte_limit.saturating_sub(self.plan.bytes as u64),
+            scratch_limit: self.scratch_limit(),
             wait: Wait {
                 until: Instant::now() + deadline,
                 poll,
@@ -269,20 +265,13 @@ impl Tier {
             times: SearchTimes::default(),
         };
         let results = search.run(queries);
-        let times = search.times;
-        if let Ok(mut last) = self.last_times.lock() {
-            *last = times;
-        }
+        self.note_times(search.times);
         results
     }
 
     /// A copy of the tier's arrays. Errors: `Busy`, and those of the device.
     pub fn read_back(&self) -> Result<TierImage, GpuError> {
-        let mut engine = match self.engine.try_lock() {
-            Ok(engine) => engine,
-            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        };
+        let mut engine = self.lock_engine()?;
         TierImage::new(self.plan.clone(), self.catalog.metric(), |bytes| {
             bounded(|wait| engine.read_tier(0, bytes, wait))
         })
@@ -307,16 +296,12 @@ impl Tier {
                 "the tier does not know the index's centroids".into(),
             ));
         }
-        let mut engine = match self.engine.try_lock() {
-            Ok(engine) => engine,
-            Err(TryLockError::WouldBlock) => return Err(GpuError::Busy),
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        };
+        let mut engine = self.lock_engine()?;
         let mut search = BatchSearch {
             catalog: &self.catalog,
             engine: engine.as_mut(),
             rounding,
-            scratch_limit: self.byte_limit.saturating_sub(self.plan.bytes as u64),
+            scratch_limit: self.scratch_limit(),
             wait: Wait {
                 until: Instant::now() + deadline,
                 poll,
@@ -324,10 +309,7 @@ impl Tier {
             times: SearchTimes::default(),
         };
         let found = search.run(batch);
-        let times = search.times;
-        if let Ok(mut last) = self.last_times.lock() {
-            *last = times;
-        }
+        self.note_times(search.times);
         found
     }
 
@@ -336,5 +318,25 @@ impl Tier {
         self.last_times
             .lock()
             .map_or_else(|_| SearchTimes::default(), |times| *times)
+    }
+
+    /// The engine, for one search at a time: `Busy` while another thread has it.
+    fn lock_engine(&self) -> Result<MutexGuard<'_, Box<dyn Engine>>, GpuError> {
+        match self.engine.try_lock() {
+            Ok(engine) => Ok(engine),
+            Err(TryLockError::WouldBlock) => Err(GpuError::Busy),
+            Err(TryLockError::Poisoned(poisoned)) => Ok(poisoned.into_inner()),
+        }
+    }
+
+    /// Bytes of scratch that a search may hold beside the entries.
+    fn scratch_limit(&self) -> u64 {
+        self.byte_limit.saturating_sub(self.plan.bytes as u64)
+    }
+
+    fn note_times(&self, times: SearchTimes) {
+        if let Ok(mut last) = self.last_times.lock() {
+            *last = times;
+        }
     }
 }

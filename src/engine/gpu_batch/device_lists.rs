@@ -22,7 +22,7 @@ use omen_ivf::topk::{Candidate, Candidates, TopK};
 use super::prepare::prepare;
 use super::{Answers, Pairs};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
-use crate::engine::gpu::uninterrupted;
+use crate::engine::gpu::{note_slots, uninterrupted};
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::engine::{SearchRequest, heat, merge, scan};
@@ -138,11 +138,7 @@ fn ask(
     } = *request;
     let n_queries = vectors.len();
     let Reach { probes, spread } = request.reach;
-    let lists = if probes >= index.n_lists() && spread == f32::INFINITY {
-        Lists::All
-    } else {
-        Lists::Nearest { probes, spread }
-    };
+    let lists = Lists::Nearest { probes, spread };
     let mut is_ordinary = vec![false; n_queries];
     let deadline = guc::gpu_timeout() * (n_queries.div_ceil(QUERIES_A_TIMEOUT) as u32);
     let began = Instant::now();
@@ -219,9 +215,8 @@ impl<'a> PageSearch<'a> {
             .add(self.loaded, lists.len(), stale.iter().copied());
         self.n_asked += usize::from(stale.len() < lists.len());
         record.probes = record.probes.max(lists.len() as u32);
-        let n_slots = self.n_slots(lists.iter().copied().filter(|list| !is_stale(list)));
-        record.candidates += n_slots;
-        record.reranked += n_slots;
+        let fresh = lists.iter().copied().filter(|list| !is_stale(list));
+        note_slots(self.loaded, fresh, record);
 
         let entries = &self.directory.entries;
         let appended = |list: &u32| entries[*list as usize].append_head != NO_BLOCK;
@@ -289,13 +284,5 @@ impl<'a> PageSearch<'a> {
         let n_slots = self.request.index.meta.built_rows * n_lists as u64 / n_all.max(1) as u64;
         record.candidates += n_slots;
         record.reranked += n_slots;
-    }
-
-    fn n_slots(&self, lists: impl Iterator<Item = u32>) -> u64 {
-        let known = self.loaded.tier.lists();
-        lists
-            .filter_map(|list| known[list as usize])
-            .map(|list| u64::from(list.n_slots))
-            .sum()
     }
 }

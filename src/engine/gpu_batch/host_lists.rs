@@ -15,7 +15,7 @@ use omen_ivf::topk::{Candidates, TopK};
 
 use super::{Answers, Pairs};
 use crate::engine::batch::BatchRequest;
-use crate::engine::gpu::ask;
+use crate::engine::gpu::{ask, note_slots};
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::engine::{SearchRequest, heat, merge, scan};
@@ -181,11 +181,7 @@ impl TierSearch<'_> {
             exact,
             ..
         } = *self.request;
-        let lists = self.loaded.tier.lists();
-        let slots_of = |&list: &u32| lists[list as usize].map_or(0, |list| u64::from(list.n_slots));
-        let n_slots: u64 = split.fresh.iter().map(slots_of).sum();
-        record.candidates += n_slots;
-        record.reranked += n_slots;
+        note_slots(self.loaded, split.fresh.iter().copied(), record);
         let mut top = split.appended;
         if !split.stale.is_empty() {
             let began = Instant::now();

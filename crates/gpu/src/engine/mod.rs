@@ -14,7 +14,6 @@ use batch::{BatchMemory, Views};
 
 use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
-
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
@@ -156,7 +155,6 @@ pub struct CudaEngine {
     batch: BatchMemory,
     views: Views,
     tier: DeviceBuffer,
-    view: TierView,
     scratch: Option<DeviceBuffer>,
     upload: Option<PinnedBuffer>,
     download: Option<PinnedBuffer>,
@@ -191,16 +189,13 @@ impl CudaEngine {
                 centroids,
             },
             tier,
-            view,
             scratch: None,
             upload: None,
             download: None,
             busy: false,
         })
     }
-}
 
-impl CudaEngine {
     /// Waits for what an interrupted search left behind, which still uses the buffers.
     fn settle(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
         if self.busy {
@@ -298,7 +293,7 @@ impl Engine for CudaEngine {
     }
 
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
-        self.staging.unpack(which, self.view, work)
+        self.staging.unpack(which, self.views.tier, work)
     }
 
     fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError> {
@@ -351,7 +346,7 @@ impl Engine for CudaEngine {
         self.busy = true;
         self.stream.upload(scratch, 0, upload, 0..plan.upload_end)?;
         let scan_params = ScanParams {
-            tier: self.view,
+            tier: self.views.tier,
             halves: at(plan.halves),
             queries: at(plan.queries),
             consts: at(plan.consts),
@@ -388,7 +383,7 @@ impl Engine for CudaEngine {
             select(&self.ctx, &self.stream, select_params, shape.n_queries)?;
         }
         let rerank_params = RerankParams {
-            tier: self.view,
+            tier: self.views.tier,
             queries: at(plan.queries),
             consts: at(plan.consts),
             survivors: at(plan.survivors),

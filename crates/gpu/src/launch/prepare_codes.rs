@@ -1,6 +1,6 @@
 //! Launcher of `prepare_codes` (`kernels/prepare_codes.cu`).
 
-use super::number_of;
+use super::{number_of, query_grid};
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::params::PrepareCodesParams;
@@ -29,10 +29,9 @@ pub fn prepare_codes(
         "codes of {} dimensions need room for rotated queries",
         params.code_dim
     );
-    let grid = i32::try_from(n_queries)
-        .map_err(|_| GpuError::Unsupported(format!("{n_queries} queries")))?;
+    let grid = query_grid(n_queries)?;
     if grid == 0 {
         return Ok(());
     }
-    ctx.launch(stream, KERNEL, (grid as u32, 1, 1), 256, 0, &mut params)
+    ctx.launch(stream, KERNEL, (grid, 1, 1), 256, 0, &mut params)
 }

@@ -1,6 +1,6 @@
 //! Launcher of `rerank_survivors` (`kernels/rerank_survivors.cu`).
 
-use super::number_of;
+use super::{number_of, query_grid};
 use crate::context::{Context, Stream};
 use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
@@ -21,8 +21,7 @@ pub fn rerank_survivors(
     n_survivors: usize,
 ) -> Result<(), GpuError> {
     assert_eq!(params.pitch as usize % PITCH_STEP, 0);
-    let grid = i32::try_from(n_queries)
-        .map_err(|_| GpuError::Unsupported(format!("{n_queries} queries")))?;
+    let grid = query_grid(n_queries)?;
     if grid == 0 {
         return Ok(());
     }
@@ -30,7 +29,7 @@ pub fn rerank_survivors(
     ctx.launch(
         stream,
         KERNEL,
-        (grid as u32, blocks as u32, 1),
+        (grid, blocks as u32, 1),
         256,
         0,
         &mut params,

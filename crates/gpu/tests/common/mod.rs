@@ -2,8 +2,10 @@
 
 #![allow(dead_code, unused_imports)]
 
+mod batches;
 mod check;
 
+pub use batches::{check_locked_queries, sizes};
 pub use check::{check, check_batch, exact_bound};
 
 use half::f16;
