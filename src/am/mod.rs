@@ -8,6 +8,7 @@ mod build;
 mod calibration;
 mod cost;
 mod entry_sort;
+mod heap_end;
 mod heap_rows;
 mod insert;
 mod opclass;
@@ -19,6 +20,7 @@ mod unordered;
 mod vacuum;
 mod validate;
 
+pub(crate) use heap_end::HeapEnd;
 pub(crate) use opclass::OpClass;
 use pgrx::pg_sys;
 use pgrx::prelude::*;

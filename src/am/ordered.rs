@@ -145,7 +145,8 @@ impl OrderedScan {
     }
 
     fn may_widen(&self, index: &Index) -> bool {
-        self.iterative != IterativeScan::Off && (self.lists.len() as u32) < index.n_lists()
+        let has_all = self.plan.is_all(index) || self.lists.len() as u32 >= index.n_lists();
+        self.iterative != IterativeScan::Off && !has_all
     }
 
     /// Searches the same lists for more.
@@ -230,7 +231,7 @@ impl OrderedScan {
             return None;
         }
         // The executor looks a little beyond the rows it returns.
-        let covered = self.plan.covers() + self.plan.covers() / 2;
+        let covered = self.plan.covers().saturating_add(self.plan.covers() / 2);
         let rows = match (self.widen_at, self.plan.is_given()) {
             (None, false) => covered.min(self.n_entries / 2),
             (Some(_), false) => covered.min(self.n_entries / HANDED_OUT_SHARE),

@@ -13,6 +13,7 @@ use omen_ivf::{IvfError, Tid};
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use super::heap_end::HeapEnd;
 use super::opclass::OpClass;
 use super::ordered::OrderedScan;
 use super::unordered::UnorderedScan;
@@ -43,6 +44,7 @@ enum Mode {
 struct State {
     mode: Mode,
     index: Option<Rc<Index>>,
+    heap_end: HeapEnd,
     record: ScanRecord,
 }
 
@@ -51,6 +53,7 @@ impl State {
         Self {
             mode: Mode::Start,
             index: None,
+            heap_end: HeapEnd::default(),
             record: ScanRecord::default(),
         }
     }
@@ -95,7 +98,11 @@ impl State {
                 })
             }
         };
-        self.record.rows += u64::from(row.is_some());
+        if let Some(row) = &row {
+            // SAFETY: Postgres keeps the table open during the scan.
+            unsafe { self.heap_end.check((*scan).heapRelation, row.tid)? };
+            self.record.rows += 1;
+        }
         Ok(row)
     }
 

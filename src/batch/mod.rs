@@ -6,6 +6,7 @@
 //! | `rounds.rs` | rounds of a batch, until every query has its rows |
 //! | `item.rs` | a candidate: bounds of its distance, its row |
 //! | `visible.rs` | which row versions the index's entries stand for |
+//! | `heap_pages.rs` | the same for a heap, a page at a time |
 //! | `neighbours.rs` | what was found |
 //! | `result.rs` | the rows of the function |
 //!
@@ -14,6 +15,7 @@
 //! queries together, in the order of the table's pages.
 #![allow(unsafe_code)]
 
+mod heap_pages;
 mod item;
 mod neighbours;
 mod result;

@@ -230,9 +230,8 @@ impl<'a> Batch<'a> {
         visible: &mut VisibleRows,
     ) -> Result<()> {
         places.sort_unstable();
-        let roots = places.iter().map(|&(root, _)| root);
-        let mut rows = Vec::with_capacity(places.len());
-        visible.find_all(roots, |row| rows.push(row));
+        let roots: Vec<u64> = places.iter().map(|&(root, _)| root).collect();
+        let rows = visible.find_all(&roots)?;
         // Not before: the items are all over the memory, and a lock of the next page would wait for each.
         let mut loose = Vec::new();
         for (&(root, place), row) in places.iter().zip(rows) {

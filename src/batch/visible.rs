@@ -6,7 +6,8 @@
 use omen_ivf::{Metric, Tid};
 use pgrx::{PgSqlErrorCode, check_for_interrupts, pg_sys};
 
-use crate::am::{self, OpClass};
+use super::heap_pages::HeapPages;
+use crate::am::{self, HeapEnd, OpClass};
 use crate::datatype::vector::distance;
 use crate::error::{PgError, Result};
 use crate::named_index::NamedIndex;
@@ -14,8 +15,6 @@ use crate::named_index::NamedIndex;
 /// After a page that was not in memory, so many rows are looked up with pages asked for ahead, those of so many rows.
 const COLD_ROWS: u32 = 256;
 const ROWS_AHEAD: usize = 64;
-/// Rows looked up between two looks at whether the statement was cancelled.
-const ROWS_A_CHECK: usize = 1024;
 
 /// Reads rows of one table. After an error the abort of the transaction gives back what it holds.
 pub(super) struct VisibleRows {
@@ -27,8 +26,9 @@ pub(super) struct VisibleRows {
     slot: *mut pg_sys::TupleTableSlot,
     /// Evaluates the indexed column or expression; made when it is needed.
     column: Option<Column>,
-    /// Whether tids are addresses of pages, which can be asked for ahead.
-    is_heap: bool,
+    /// Reads the table's pages itself, if they are those of a heap.
+    heap: Option<HeapPages>,
+    end: HeapEnd,
     /// So many rows more are looked up with that.
     cold: u32,
 }
@@ -64,7 +64,8 @@ impl VisibleRows {
                 scan: pg_sys::ffi::pg_guard_ffi_boundary(|| begin(table)),
                 slot: pg_sys::table_slot_create(table, core::ptr::null_mut()),
                 column: None,
-                is_heap: (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID,
+                heap: HeapPages::of(table),
+                end: HeapEnd::default(),
                 cold: 0,
             })
         }
@@ -75,45 +76,52 @@ impl VisibleRows {
         self.snapshot
     }
 
-    /// Calls `found` with the visible version, if there is one, of each row whose chain begins at one of `roots`, in their order. `roots` as
-    /// [`Tid::as_u64`], ascending: each page is visited once.
-    pub(super) fn find_all(
-        &mut self,
-        roots: impl ExactSizeIterator<Item = u64> + Clone,
-        mut found: impl FnMut(Option<Tid>),
-    ) {
-        let mut ahead = roots.clone().enumerate().peekable();
-        let mut asked_for = u32::MAX;
-        for (i, root) in roots.enumerate() {
-            if i % ROWS_A_CHECK == 0 {
-                check_for_interrupts!();
-            }
-            // Moves on without asking while all pages are in memory.
-            while let Some((_, next)) = ahead.next_if(|&(j, _)| j < i + ROWS_AHEAD) {
-                let block = (next >> 16) as u32;
-                if self.cold > 0 && block != asked_for {
-                    asked_for = block;
-                    // SAFETY: the table is open, and kept in pages that tids name.
-                    unsafe {
-                        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
-                        pg_sys::PrefetchBuffer(self.table, fork, block);
-                    }
-                }
+    /// The visible version, if there is one, of each row whose chain begins at one of `roots`, in their order. `roots` as
+    /// [`Tid::as_u64`], ascending: each page is visited once. Errors: one is beyond the end of the table.
+    pub(super) fn find_all(&mut self, roots: &[u64]) -> Result<Vec<Option<Tid>>> {
+        let mut found = Vec::with_capacity(roots.len());
+        if let Some(&last) = roots.last() {
+            // SAFETY: the table is open.
+            unsafe { self.end.check(self.table, Tid::from_u64(last))? };
+        }
+        let mut n_ahead = 0;
+        for roots_of_page in roots.chunk_by(|a, b| a >> 16 == b >> 16) {
+            check_for_interrupts!();
+            if self.cold > 0 {
+                let next = found.len() + roots_of_page.len();
+                n_ahead = n_ahead.max(next);
+                let ahead = &roots[n_ahead..roots.len().min(next + ROWS_AHEAD)];
+                self.ask_for(ahead);
+                n_ahead += ahead.len();
             }
             let before = misses();
-            let row = self.find(root);
-            self.cold = if self.is_heap && misses() > before {
+            match &mut self.heap {
+                Some(heap) => heap.find(self.table, self.snapshot, roots_of_page, &mut found),
+                None => found.extend(roots_of_page.iter().map(|&root| self.find(root))),
+            }
+            self.cold = if self.heap.is_some() && misses() > before {
                 COLD_ROWS
             } else {
-                self.cold.saturating_sub(1)
+                self.cold.saturating_sub(roots_of_page.len() as u32)
             };
-            found(row);
+        }
+        Ok(found)
+    }
+
+    /// Asks for the pages of `roots` (ascending) ahead of reading them.
+    fn ask_for(&self, roots: &[u64]) {
+        for of_page in roots.chunk_by(|a, b| a >> 16 == b >> 16) {
+            // SAFETY: the table is open, and kept in pages that tids name.
+            unsafe {
+                let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+                pg_sys::PrefetchBuffer(self.table, fork, Tid::from_u64(of_page[0]).block);
+            }
         }
     }
 
     /// The visible version of the row whose chain begins at `root`, if there is one.
     fn find(&mut self, root: u64) -> Option<Tid> {
-        let mut tid = am::tid_of(Tid::new((root >> 16) as u32, root as u16));
+        let mut tid = am::tid_of(Tid::from_u64(root));
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: the fetch and the slot are of this table, which is open; `begin` says the rest.
         unsafe {
@@ -189,6 +197,9 @@ impl VisibleRows {
             let end = end.expect("a table access method has all callbacks");
             pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+            if let Some(heap) = self.heap {
+                heap.end();
+            }
             if let Some(column) = self.column {
                 pg_sys::FreeExecutorState(column.state);
             }

@@ -47,7 +47,7 @@ unsafe impl PinStore for IndexPages {
             unsafe { compat::count_buffer_hit(self.rel()) };
             next
         } else {
-            self.pin_to_copy(block)
+            self.pin_to_copy(block)?
         };
         self.last_pin.set(buffer);
         Ok(buffer)

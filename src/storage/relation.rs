@@ -4,9 +4,9 @@
 use core::ffi::c_int;
 use std::cell::Cell;
 
-use omen_ivf::Result;
 use omen_ivf::layout::page::{init_free, is_free};
 use omen_ivf::store::{ListLock, MAX_UPDATE_PAGES, PageStore, PageStoreMut};
+use omen_ivf::{IvfError, Result};
 use pgrx::pg_sys;
 
 use super::ahead::Ahead;
@@ -21,6 +21,8 @@ pub(crate) struct IndexPages {
     rel: pg_sys::Relation,
     strategy: pg_sys::BufferAccessStrategy,
     in_vacuum: bool,
+    /// The file has so many blocks at least.
+    n_known: Cell<u32>,
     /// Exclusive list locks held through this value.
     pub(super) n_exclusive: Cell<u32>,
     /// Blocks freed so far: first and last.
@@ -49,6 +51,7 @@ impl IndexPages {
             rel,
             strategy: core::ptr::null_mut(),
             in_vacuum: false,
+            n_known: Cell::new(0),
             n_exclusive: Cell::new(0),
             freed: Cell::new(None),
             n_misses: Cell::new(misses()),
@@ -95,21 +98,43 @@ impl IndexPages {
         }
     }
 
-    fn pin(&self, block: u32) -> pg_sys::Buffer {
-        // SAFETY: `rel` and `strategy` are valid, by `new`.
-        unsafe {
-            if let Some(buffer) = self.recent.pin(self.rel, block) {
-                return buffer;
-            }
-            let buffer = buffer::pin(self.rel, MAIN, block, self.strategy);
-            self.recent.note(block, buffer);
-            buffer
+    /// Whether the file has this block. Numbers of blocks are read from pages, which may be damaged: Postgres takes one far beyond the
+    /// end for a missing file, and the greatest for a wish to extend it.
+    fn has_block(&self, block: u32) -> bool {
+        if block >= self.n_known.get() {
+            // SAFETY: `rel` is open, by `new`.
+            let n_blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.rel, MAIN) };
+            self.n_known.set(n_blocks);
         }
+        block < self.n_known.get()
+    }
+
+    /// Pins a block by Postgres' table. Errors: the file does not have it.
+    fn pin_by_table(&self, block: u32) -> Result<pg_sys::Buffer> {
+        if !self.has_block(block) {
+            let n_blocks = self.n_known.get();
+            return Err(IvfError::corrupt(
+                block,
+                format!("there are {n_blocks} pages"),
+            ));
+        }
+        // SAFETY: `rel` and `strategy` are valid, by `new`.
+        Ok(unsafe { buffer::pin(self.rel, MAIN, block, self.strategy) })
+    }
+
+    fn pin(&self, block: u32) -> Result<pg_sys::Buffer> {
+        // SAFETY: `rel` is open, by `new`.
+        if let Some(buffer) = unsafe { self.recent.pin(self.rel, block) } {
+            return Ok(buffer);
+        }
+        let buffer = self.pin_by_table(block)?;
+        self.recent.note(block, buffer);
+        Ok(buffer)
     }
 
     /// As `pin`, of a page that a scan reads.
     #[inline]
-    fn pin_ahead(&self, block: u32) -> pg_sys::Buffer {
+    fn pin_ahead(&self, block: u32) -> Result<pg_sys::Buffer> {
         if self.ahead.is_active() {
             // SAFETY: `rel` and `strategy` are valid, by `new`.
             unsafe {
@@ -118,7 +143,7 @@ impl IndexPages {
                     self.ahead.end();
                 } else if let Some(buffer) = self.ahead.take(block) {
                     self.recent.note(block, buffer);
-                    return buffer;
+                    return Ok(buffer);
                 }
             }
         }
@@ -126,20 +151,18 @@ impl IndexPages {
     }
 
     /// As `pin_ahead`, of a page that is read once by a reader of all pages.
-    pub(super) fn pin_to_copy(&self, block: u32) -> pg_sys::Buffer {
-        // SAFETY: `rel` and `strategy` are valid, by `new`.
-        let buf = unsafe {
-            if self.ahead.is_active() {
-                self.pin_ahead(block)
-            } else if let Some(buf) = self.recent.pin(self.rel, block) {
-                buf
-            } else {
-                // Not to be remembered: the places of more pages than that has room for would drive out those of searches.
-                buffer::pin(self.rel, MAIN, block, self.strategy)
-            }
+    pub(super) fn pin_to_copy(&self, block: u32) -> Result<pg_sys::Buffer> {
+        let buf = if self.ahead.is_active() {
+            self.pin_ahead(block)?
+        // SAFETY: `rel` is open, by `new`.
+        } else if let Some(buf) = unsafe { self.recent.pin(self.rel, block) } {
+            buf
+        } else {
+            // Not to be remembered: the places of more pages than that has room for would drive out those of searches.
+            self.pin_by_table(block)?
         };
         self.note_misses();
-        buf
+        Ok(buf)
     }
 
     /// Looks whether the last page had to be read from disk.
@@ -153,7 +176,7 @@ impl IndexPages {
     }
 
     /// A pinned, exclusively locked page that nobody uses: a free one, or a new one at the end of the file.
-    fn free_page(&self) -> pg_sys::Buffer {
+    fn free_page(&self) -> Result<pg_sys::Buffer> {
         // SAFETY: `rel` is open, by `new`; each buffer is pinned before it is locked, and unlocked at most once.
         unsafe {
             loop {
@@ -161,11 +184,15 @@ impl IndexPages {
                 if block == pg_sys::InvalidBlockNumber {
                     break;
                 }
-                let buf = self.pin(block);
+                // The map is not logged: after a crash it may name pages that never reached the file.
+                if !self.has_block(block) {
+                    continue;
+                }
+                let buf = self.pin(block)?;
                 // The map is only a hint: somebody may have taken the page since, or hold it at this moment.
                 if pg_sys::ConditionalLockBuffer(buf) {
                     if is_free(buffer::bytes(buf)) {
-                        return buf;
+                        return Ok(buf);
                     }
                     buffer::unlock(buf);
                 }
@@ -182,7 +209,7 @@ impl IndexPages {
                 self.strategy,
             );
             pg_sys::UnlockRelationForExtension(self.rel, mode);
-            buf
+            Ok(buf)
         }
     }
 
@@ -217,7 +244,7 @@ impl PageStore for IndexPages {
     }
 
     fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R> {
-        let buf = self.pin_ahead(block);
+        let buf = self.pin_ahead(block)?;
         self.note_misses();
         // SAFETY: pinned just now; locked while `f` reads; `f` cannot keep the slice beyond the call.
         unsafe {
@@ -229,7 +256,7 @@ impl PageStore for IndexPages {
     }
 
     fn prefetch(&self, block: u32) {
-        if self.cold.get() == 0 || self.ahead.covers(block) {
+        if self.cold.get() == 0 || self.ahead.covers(block) || !self.has_block(block) {
             return;
         }
         // SAFETY: `rel` is open, by `new`.
@@ -242,7 +269,8 @@ impl PageStore for IndexPages {
         self.cold.get() > 0
     }
 
-    fn announce(&self, blocks: Vec<u32>) {
+    fn announce(&self, mut blocks: Vec<u32>) {
+        blocks.retain(|&block| self.has_block(block));
         // SAFETY: `rel` and `strategy` are valid, by `new`; a scan goes on, so no error is unwinding.
         unsafe {
             self.ahead.end();
@@ -271,7 +299,7 @@ impl PageStoreMut for IndexPages {
         let mut buffers = [0; MAX_UPDATE_PAGES];
         // All pages are read before the first is locked.
         for (buf, &block) in buffers.iter_mut().zip(blocks) {
-            *buf = self.pin(block);
+            *buf = self.pin(block)?;
         }
         // SAFETY: each buffer is pinned above and locked once; images belong to the record until it is finished.
         unsafe {
@@ -298,7 +326,7 @@ impl PageStoreMut for IndexPages {
     }
 
     fn allocate(&self, init: impl FnOnce(&mut [u8])) -> Result<u32> {
-        let buf = self.free_page();
+        let buf = self.free_page()?;
         // SAFETY: `free_page` returns a pinned buffer under exclusive lock.
         unsafe {
             let block = pg_sys::BufferGetBlockNumber(buf);
@@ -308,7 +336,7 @@ impl PageStoreMut for IndexPages {
     }
 
     fn free(&self, block: u32) -> Result<()> {
-        let buf = self.pin(block);
+        let buf = self.pin(block)?;
         // SAFETY: pinned just now, locked before it is replaced; `rel` is open.
         unsafe {
             buffer::lock_exclusive(buf);

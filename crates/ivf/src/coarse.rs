@@ -74,9 +74,9 @@ pub fn select_lists<S: PageStore>(
     ranking.rank(query.code.as_ref(), None, reach.probes)?;
     let mut ranked = std::mem::take(&mut ranking.ranked);
     let nearest = ranked[0].0;
-    ranked.truncate(
-        ranked.partition_point(|&(rank, _)| farther(query, rank, nearest) <= reach.spread),
-    );
+    // Not `<=`: if all are infinitely far, none is farther than another.
+    let too_far = |rank| farther(query, rank, nearest) > reach.spread;
+    ranked.truncate(ranked.partition_point(|&(rank, _)| !too_far(rank)));
     if !by_ip {
         return Ok(ranked
             .into_iter()
@@ -246,7 +246,7 @@ impl<S: PageStore> Ranking<'_, S> {
         slots.clear();
         slots.extend(
             rest.iter()
-                .filter(|(bound, _)| *bound <= reach)
+                .filter(|(bound, _)| bound.is_nan() || *bound <= reach)
                 .map(|&(_, list)| list),
         );
         slots.sort_unstable();
@@ -264,6 +264,8 @@ impl<S: PageStore> Ranking<'_, S> {
             } else {
                 omen_distance::l2sq_f16(vector, row)
             };
+            // A damaged centroid is the farthest: its list is still one of all.
+            let rank = if rank.is_nan() { f32::INFINITY } else { rank };
             ranked.push((rank, list));
         })?;
         self.ranked = ranked;

@@ -58,6 +58,11 @@ impl Tid {
     pub fn as_u64(self) -> u64 {
         (u64::from(self.block) << 16) | u64::from(self.offset & 0xFFFF)
     }
+
+    /// The address that [`Self::as_u64`] gave this number.
+    pub fn from_u64(number: u64) -> Self {
+        Self::new((number >> 16) as u32, number as u16)
+    }
 }
 
 /// Largest dimension a vector, and so an index, can have.
