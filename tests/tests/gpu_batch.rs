@@ -7,7 +7,8 @@ mod common;
 mod real_gpu;
 
 use common::{
-    Fixture, Flavour, METRICS, check_batch, check_locked_queries, rng, search_batch, sizes,
+    Fixture, Flavour, METRICS, check_batch, check_codes_alone, check_locked_queries, rng,
+    search_batch, sizes,
 };
 use omen_gpu::context::Scans;
 use omen_gpu::{Gpu, Lists};
@@ -153,6 +154,22 @@ fn codes_leave_out_nothing_that_counts() {
                     check_batch(&fixture, &queries, lists, &[3], &found, &what);
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn codes_alone_name_the_nearest() {
+    let mut rng = rng("codes_alone_name_the_nearest");
+    let shapes: &[(usize, usize)] = if small() {
+        &[(800, 10)]
+    } else {
+        // (rows, most queries)
+        &[(800, 300), (6000, 70), (30_000, 9)]
+    };
+    for (_, gpu) in devices() {
+        for &(rows, most_queries) in shapes {
+            check_codes_alone(&mut rng, &gpu, rows, most_queries);
         }
     }
 }

@@ -312,6 +312,41 @@ impl Stream {
         }))
     }
 
+    /// Queues a copy of `rows` rows of `row_bytes` bytes, `pitch` bytes from each to the next, back to back to `to`: addresses of live
+    /// buffers, on the device or page-locked on the host.
+    pub(crate) fn copy_rows(
+        &self,
+        to: u64,
+        from: u64,
+        row_bytes: usize,
+        pitch: usize,
+        rows: usize,
+    ) -> Result<(), GpuError> {
+        self.ctx.enter()?;
+        let copy = sys::CUDA_MEMCPY2D {
+            srcXInBytes: 0,
+            srcY: 0,
+            srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+            srcHost: std::ptr::null(),
+            srcDevice: from,
+            srcArray: std::ptr::null_mut(),
+            srcPitch: pitch,
+            dstXInBytes: 0,
+            dstY: 0,
+            dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED,
+            dstHost: std::ptr::null_mut(),
+            dstDevice: to,
+            dstArray: std::ptr::null_mut(),
+            dstPitch: row_bytes,
+            WidthInBytes: row_bytes,
+            Height: rows,
+        };
+        // SAFETY: as in `zero`; the driver copies the description during the call.
+        self.ctx.note(run("cuMemcpy2DAsync", || unsafe {
+            sys::cuMemcpy2DAsync_v2(&copy, self.raw).result()
+        }))
+    }
+
     /// Records what `f` queues on this stream instead of running it.
     pub(crate) fn record(
         &self,

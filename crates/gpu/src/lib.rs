@@ -34,6 +34,7 @@ pub mod tier_builder;
 pub mod tier_image;
 pub mod twin;
 
+pub use batch::codes::NearSlot;
 pub use batch::{Batch, BatchFound, Lists, LockedQueries, Source};
 pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};

@@ -282,8 +282,11 @@ impl Tier {
     /// The result is as [`Tier::search`]'s: of each query at most `k` items, ascending by (key, tid), with hard lower and upper bounds, and a
     /// frontier below which nothing else of the lists searched lies. Lists of `batch.skipped`, and those that are not here, count as empty.
     ///
+    /// A tier of codes alone ([`Self::parts`]) names slots in place of items ([`BatchFound::slots_of`]), for the caller to look at; the
+    /// frontier holds as statistically as their bounds. Queries whose head has `overflow` were not answered.
+    ///
     /// Errors: as for `search`; `Unsupported` also without centroids (see [`Self::has_centroids`]), and for a k or a number of lists beyond
-    /// what the kernels take.
+    /// what the kernels take; from codes alone also for `Lists::All`, which is exact.
     pub fn search_batch(
         &self,
         batch: &mut Batch<'_>,
@@ -299,6 +302,7 @@ impl Tier {
         let mut engine = self.lock_engine()?;
         let mut search = BatchSearch {
             catalog: &self.catalog,
+            has_rows: self.plan.parts.rows(),
             engine: engine.as_mut(),
             rounding,
             scratch_limit: self.scratch_limit(),

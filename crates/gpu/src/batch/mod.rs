@@ -2,6 +2,7 @@
 //! from the host between. What that cannot answer (survivors lost to adverse data, bounds too loose) is searched again, query by query,
 //! in rounds that the host plans (`search.rs`).
 
+pub mod codes;
 pub mod exact;
 mod locked;
 pub mod plan;
@@ -10,12 +11,13 @@ pub mod tuning;
 pub use locked::{Input, LockedQueries, Source};
 
 use crate::context::Wait;
-use crate::engine::Engine;
+use crate::engine::{BatchOut, Engine};
 use crate::error::GpuError;
 use crate::params::{Found, FoundHead, ListSlots, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
 use crate::search::{Search, SearchTimes};
 use crate::tier::Catalog;
+use codes::NearSlot;
 use omen_ivf::topk::Candidates;
 use plan::{BatchPlan, TierShape, Wanted, fitting};
 use std::time::Instant;
@@ -65,10 +67,14 @@ pub struct Batch<'a> {
 pub struct BatchFound {
     /// Results asked for.
     pub k: usize,
-    /// `[n, k]`: of each query the first `count` hold, ascending by (key, tid).
+    /// `[n, k]`: of each query the first `count` hold, ascending by (key, tid). Of a tier of codes alone: none.
     pub items: Vec<Found>,
     /// `[n]`
     pub heads: Vec<FoundHead>,
+    /// Of a tier of codes alone, of all queries: `count` survivors each, ascending.
+    survivors: Vec<u64>,
+    /// `[n]`: where those of each query begin.
+    first_survivors: Vec<usize>,
     /// `[n, probes]`, if asked for: the lists of each query, nearest first, those skipped and those without entries included.
     pub lists: Vec<u32>,
     /// Lists of a row of `lists`.
@@ -82,11 +88,42 @@ impl BatchFound {
     pub fn of(&self, q: usize) -> &[Found] {
         &self.items[q * self.k..][..self.heads[q].count as usize]
     }
+
+    /// What a tier of codes alone does not rule out for query `q`, ascending by bound: of its lists all live entries whose bounds are
+    /// below the head's frontier.
+    pub fn slots_of(&self, q: usize) -> impl ExactSizeIterator<Item = NearSlot> + '_ {
+        let first = self.first_survivors[q];
+        let survivors = &self.survivors[first..][..self.heads[q].count as usize];
+        survivors.iter().map(|&survivor| NearSlot::of(survivor))
+    }
+
+    /// Takes what the device answered to a part of the batch.
+    fn add(&mut self, out: &BatchOut<'_>, keep: usize) {
+        self.heads.extend_from_slice(out.heads);
+        self.items.extend_from_slice(out.found);
+        let Some(slots) = &out.slots else { return };
+        let of_queries = slots.survivors.chunks_exact(keep);
+        for (q, survivors) in of_queries.enumerate() {
+            let kept = &survivors[..keep.min(slots.counts[q] as usize)];
+            let first = self.survivors.len();
+            self.first_survivors.push(first);
+            self.survivors.extend_from_slice(kept);
+            self.survivors[first..].sort_unstable();
+            self.heads.push(FoundHead {
+                count: kept.len() as u32,
+                frontier: slots.thresholds[q],
+                overflow: slots.overflows[q],
+                reserved: 0,
+            });
+        }
+    }
 }
 
 /// One batch search of a tier.
 pub(crate) struct BatchSearch<'a, 'w> {
     pub(crate) catalog: &'a Catalog,
+    /// Whether the tier holds rows, or codes alone.
+    pub(crate) has_rows: bool,
     pub(crate) engine: &'a mut dyn Engine,
     /// The index's g.
     pub(crate) rounding: f32,
@@ -104,13 +141,15 @@ impl BatchSearch<'_, '_> {
         let tier = self.shape(&slots);
         self.engine.set_slots(&slots, &mut self.wait)?;
         let (probes, spread) = match batch.lists {
+            // Which the plan refuses.
+            Lists::All if !self.has_rows => (None, f32::INFINITY),
             Lists::Nearest { probes, spread }
                 if (probes as usize) < tier.n_lists || spread < f32::INFINITY =>
             {
                 (Some(probes as usize), spread)
             }
-            // Where some slots are not to be searched, the lists that are searched are told one by one.
-            _ if !batch.skipped.is_empty() || !self.catalog.is_dense() => {
+            // Where some slots are not to be searched, the lists that are searched are told one by one; so they are where codes are.
+            _ if !batch.skipped.is_empty() || !self.catalog.is_dense() || !self.has_rows => {
                 (Some(tier.n_lists), f32::INFINITY)
             }
             Lists::Nearest { .. } | Lists::All => (None, f32::INFINITY),
@@ -146,6 +185,7 @@ impl BatchSearch<'_, '_> {
             longest: slots.iter().map(|s| s.n_slots as usize).max().unwrap_or(0),
             scans: self.engine.scans(),
             code_dim: self.engine.code_dim(),
+            has_rows: self.has_rows,
         }
     }
 
@@ -173,8 +213,7 @@ impl BatchSearch<'_, '_> {
         if out.overflow {
             return Err(GpuError::Other("more items than planned for".into()));
         }
-        found.heads.extend_from_slice(out.heads);
-        found.items.extend_from_slice(out.found);
+        found.add(&out, plan.keep);
         let n = plan.wanted.n_queries;
         if batch.want_lists && !plan.is_exact() {
             let (lists, n_probes) = self.chosen(plan, 0..n)?;
@@ -182,10 +221,12 @@ impl BatchSearch<'_, '_> {
             found.lists.extend(lists);
             found.n_probes.extend(n_probes);
         }
-        let again: Vec<usize> = (0..n)
-            .filter(|&q| self.is_short(&found.heads[first + q], batch.k))
-            .collect();
-        self.search_again(batch, plan, first, &again, found)?;
+        if self.has_rows {
+            let again: Vec<usize> = (0..n)
+                .filter(|&q| self.is_short(&found.heads[first + q], batch.k))
+                .collect();
+            self.search_again(batch, plan, first, &again, found)?;
+        }
         self.times.fill += filled - start;
         self.times.device += done - filled;
         self.times.collect += done.elapsed();

@@ -4,19 +4,20 @@
 //! Else: `prepare_queries`; `Rank` scan over the centroids; `select_probes`; `plan`; `Place` scan of each query's nearest lists, and
 //! select, for a finite threshold; `Append` scan of its other lists against that threshold, and select;
 //! `finish_selected`. Small batches search the other lists by codes (`prepare_codes`, `scan_codes`), and the exact keys of what those
-//! cannot rule out come from the rows (`rerank_survivors`).
+//! cannot rule out come from the rows (`rerank_survivors`). A tier of codes alone is searched by codes in both rounds, against the lower
+//! bounds kept so far, and the answer is what is kept in the end (`codes.rs`).
 
+use super::codes::{CODE_ITEM_QUERIES, CodePlan, Room, SlotsPlan};
 use super::exact::Sample;
 use super::tuning::{LARGE, Tuning};
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
-use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
-use crate::launch::scan_codes::{CodeScan, ITEM_ROWS};
-use crate::memory::{Layout, code_pitch_of, pitch_of};
-use crate::params::{CodeConsts, Found, FoundHead, QueryBound, QueryConsts, ScanItem};
+use crate::launch::scan_codes::ITEM_ROWS;
+use crate::memory::{Layout, pitch_of};
+use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
 use omen_ivf::Metric;
 
 /// What the tier contributes to a plan.
@@ -36,23 +37,8 @@ pub struct TierShape {
     pub scans: Scans,
     /// Dimensions of the entries' codes; 0 if there are none.
     pub code_dim: usize,
-}
-
-/// What a second round over codes needs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CodePlan {
-    /// The kernel.
-    pub scan: CodeScan,
-    /// Words of a code.
-    pub code_pitch: usize,
-    /// u32 `[n, 4, code_pitch]`.
-    pub planes: usize,
-    /// [`CodeConsts`] `[n]`.
-    pub consts: usize,
-    /// f32 `[n, code_dim]`; None where the kernel needs no room.
-    pub rotated: Option<usize>,
-    /// u32 `[n]`: survivors of the first round.
-    pub base: usize,
+    /// Whether the rows are there; else codes alone are searched, and the answer is slots.
+    pub has_rows: bool,
 }
 
 impl TierShape {
@@ -100,8 +86,10 @@ pub struct BatchPlan {
     pub rank_width: Width,
     /// Kernel of the rounds over rows.
     pub width: Width,
-    /// The second round is over codes.
+    /// The second round is over codes; in a tier of codes alone both are.
     pub codes: Option<CodePlan>,
+    /// The answer of a tier of codes alone, in place of `host_heads` and `host_found`.
+    pub slots: Option<SlotsPlan>,
     /// Halves of the queries that take part in the rounds.
     pub n_halves: u32,
     /// Room for items of a round.
@@ -168,20 +156,10 @@ pub struct BatchPlan {
     pub host_bytes: usize,
 }
 
-/// Queries of an item of the code scan.
-const CODE_ITEM_QUERIES: usize = 64;
-/// Survivors of the code scan that `rerank_survivors` is laid out for; more are met by striding.
-pub const CODE_SURVIVORS: usize = 256;
-/// So many more survivors of the first round than results set the code scan's threshold: keys are as good as exact there.
-const CODE_MARGIN: usize = 4;
-/// Rows of the first round before a code scan, at least, per survivor kept: at k = 100, half as many took twice the time.
-const CODE_FIRST_ROWS_PER_KEPT: usize = 10;
 /// So many more survivors than results are kept, at least, and one in so many: enough to see beyond the last result, though the keys of
 /// the scans are loose.
 const MARGIN: usize = 16;
 const MARGIN_SHARE: usize = 8;
-/// Least room for survivors of the code scan.
-const MIN_CODE_CAP: usize = 16_384;
 /// Least room for survivors of a query.
 const MIN_CAP: usize = 4096;
 /// Most room for survivors of a query.
@@ -206,38 +184,50 @@ impl BatchPlan {
     pub fn new(tier: TierShape, wanted: Wanted, tuning: Tuning) -> Result<Self, GpuError> {
         let (n, n_lists) = (wanted.n_queries, tier.n_lists);
         let k = wanted.k.max(1);
-        let keep = k.saturating_add(MARGIN.max(k / MARGIN_SHARE));
-        if keep > MAX_KEEP {
-            return Err(GpuError::Unsupported(format!(
-                "k = {} in a batch",
-                wanted.k
-            )));
-        }
         let probes = wanted.probes.map_or(0, |probes| probes.clamp(1, n_lists));
         if probes > MAX_PROBES {
             return Err(GpuError::Unsupported(format!("{probes} lists of a query")));
         }
         let sharing = (n * probes).div_ceil(n_lists);
-        let by_codes = tier.code_dim > 0
-            && wanted.probes.is_some()
-            && sharing <= tuning.code_sharing
-            && (tuning.code_from..=tuning.code_queries).contains(&n);
-        let (keep, first_rows) = if by_codes {
-            let keep = k + CODE_MARGIN;
-            (
-                keep,
-                tuning.code_first_rows.max(CODE_FIRST_ROWS_PER_KEPT * keep),
-            )
+        let by_codes = !tier.has_rows
+            || tier.code_dim > 0
+                && wanted.probes.is_some()
+                && sharing <= tuning.code_sharing
+                && (tuning.code_from..=tuning.code_queries).contains(&n);
+        let Room {
+            keep,
+            first_rows,
+            least,
+        } = if !tier.has_rows {
+            if wanted.probes.is_none() {
+                return Err(GpuError::Unsupported(
+                    "an exact search by codes alone".into(),
+                ));
+            }
+            if tier.code_dim == 0 {
+                return Err(GpuError::Other("codes without a rotation".into()));
+            }
+            Room::of_codes_alone(k)?
         } else {
-            let least = if n < LARGE {
-                tuning.first_rows
+            let keep = k.saturating_add(MARGIN.max(k / MARGIN_SHARE));
+            if keep > MAX_KEEP {
+                return Err(GpuError::Unsupported(format!("k = {k} in a batch")));
+            }
+            if by_codes {
+                Room::of_codes(k, tuning.code_first_rows)
             } else {
-                tuning.first_rows_large
-            };
-            let first_rows = least.max(tuning.first_rows_per_kept * keep);
-            (keep, first_rows)
+                let least = if n < LARGE {
+                    tuning.first_rows
+                } else {
+                    tuning.first_rows_large
+                };
+                Room {
+                    keep,
+                    first_rows: least.max(tuning.first_rows_per_kept * keep),
+                    least: MIN_CAP,
+                }
+            }
         };
-        let least = if by_codes { MIN_CODE_CAP } else { MIN_CAP };
         let sample = Sample::new(tier.n_slots, keep, tuning.exact_denser);
         let room = match wanted.probes {
             Some(_) => tier.longest.max(first_rows) + 2 * keep,
@@ -278,17 +268,8 @@ impl BatchPlan {
                 2
             },
             max_items,
-            codes: by_codes.then(|| {
-                let code_pitch = code_pitch_of(tier.dim);
-                CodePlan {
-                    scan: CodeScan::best(tier.scans >= Scans::Mma, 2 * sharing),
-                    code_pitch,
-                    planes: take(n * 4 * code_pitch * 4),
-                    consts: take(n * size_of::<CodeConsts>()),
-                    rotated: (tier.code_dim > SHARED_DIM).then(|| take(n * tier.code_dim * 4)),
-                    base: take(n * 4),
-                }
-            }),
+            codes: by_codes.then(|| CodePlan::new(&tier, n, sharing, &mut take)),
+            slots: None,
             queries: take(n * pitch * 4),
             halves: take(n * pitch * 4),
             consts: take(n * size_of::<QueryConsts>()),
@@ -316,15 +297,32 @@ impl BatchPlan {
             host_bounds: host.take(n * size_of::<QueryBound>()),
             host_input: host.take(16),
             host_overflow: host.take(4),
-            host_heads: host.take(n * size_of::<FoundHead>()),
-            host_found: host.take(n * wanted.k * size_of::<Found>()),
+            host_heads: host.take(if tier.has_rows {
+                n * size_of::<FoundHead>()
+            } else {
+                0
+            }),
+            host_found: host.take(if tier.has_rows {
+                n * wanted.k * size_of::<Found>()
+            } else {
+                0
+            }),
             host_bytes: 0,
             tier,
             wanted,
         };
+        plan.slots = (!tier.has_rows).then(|| SlotsPlan::new(n, keep, &mut host));
         plan.bytes = device.end();
         plan.host_bytes = host.end();
         Ok(plan)
+    }
+
+    /// Rows and queries of an item of the first round.
+    pub fn first_tile(&self) -> (usize, usize) {
+        match self.slots {
+            Some(_) => self.second_tile(),
+            None => (self.width.rows(), self.width.queries()),
+        }
     }
 
     /// Rows and queries of an item of the second round.
@@ -396,6 +394,7 @@ mod tests {
             longest: 2000,
             scans,
             code_dim: 768,
+            has_rows: true,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Batches on a real device: one call queues everything, small batches as one recorded graph.
 
+mod code_steps;
 mod steps;
 
 use super::{Scales, grown};
@@ -20,12 +21,26 @@ const MAX_GRAPHS: usize = 32;
 
 /// What came back from the device.
 pub struct BatchOut<'a> {
-    /// `[n]`
+    /// `[n]`; of a tier of codes alone empty.
     pub heads: &'a [FoundHead],
-    /// `[n, k]`
+    /// `[n, k]`; likewise.
     pub found: &'a [Found],
+    /// Of a tier of codes alone.
+    pub slots: Option<SlotsOut<'a>>,
     /// Items found no room: nothing counts.
     pub overflow: bool,
+}
+
+/// What came back of codes alone.
+pub struct SlotsOut<'a> {
+    /// `[n, keep]`: of each query `counts` survivors, in any order.
+    pub survivors: &'a [u64],
+    /// `[n]`: live entries that are not among them have bounds of at least this.
+    pub thresholds: &'a [f32],
+    /// `[n]`
+    pub counts: &'a [u32],
+    /// `[n]`: not 0 where survivors were lost.
+    pub overflows: &'a [u32],
 }
 
 /// Where the queries and their bounds are.
@@ -64,13 +79,20 @@ impl HostParts {
     /// What the device has written.
     pub(super) fn output<'a>(plan: &BatchPlan, host: &'a [u8]) -> BatchOut<'a> {
         let n = plan.wanted.n_queries;
+        let n_answered = if plan.slots.is_some() { 0 } else { n };
         let part = |at: usize, bytes: usize| &host[at..at + bytes];
         BatchOut {
-            heads: bytemuck::cast_slice(part(plan.host_heads, n * size_of::<FoundHead>())),
+            heads: bytemuck::cast_slice(part(plan.host_heads, n_answered * size_of::<FoundHead>())),
             found: bytemuck::cast_slice(part(
                 plan.host_found,
-                n * plan.wanted.k * size_of::<Found>(),
+                n_answered * plan.wanted.k * size_of::<Found>(),
             )),
+            slots: plan.slots.map(|slots| SlotsOut {
+                survivors: bytemuck::cast_slice(part(slots.survivors, n * plan.keep * 8)),
+                thresholds: bytemuck::cast_slice(part(slots.thresholds, n * 4)),
+                counts: bytemuck::cast_slice(part(slots.counts, n * 4)),
+                overflows: bytemuck::cast_slice(part(slots.overflows, n * 4)),
+            }),
             overflow: part(plan.host_overflow, 4) != [0; 4],
         }
     }

@@ -9,8 +9,8 @@ pub mod simulated;
 pub(crate) use areas::AreaPool;
 pub use areas::LoadShape;
 use areas::StagingAreas;
-pub use batch::BatchOut;
 use batch::{BatchMemory, Views};
+pub use batch::{BatchOut, SlotsOut};
 
 use crate::batch::Input;
 use crate::batch::plan::BatchPlan;

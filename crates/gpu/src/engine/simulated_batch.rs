@@ -19,7 +19,7 @@ use crate::twin::rerank_survivors::rerank_survivors;
 use crate::twin::scan::{ScanArrays, centroid_rank, scan_item};
 use crate::twin::scan_codes::{CodeArrays, CodeScanArrays, scan_codes_item};
 use crate::twin::select::select_smallest;
-use bytemuck::{cast_slice, cast_slice_mut};
+use bytemuck::{NoUninit, cast_slice, cast_slice_mut};
 use half::f16;
 use omen_ivf::layout::group::Filter;
 
@@ -97,27 +97,65 @@ impl SimulatedEngine {
             state.counts[q] = chosen.count;
             state.overflows[q] |= chosen.overflow;
         }
+        if let Some(slots) = plan.slots {
+            state.counts.fill(0);
+            for round in 0..2 {
+                self.scan_codes(plan, scales, &mut state, &chosen, round, wait)?;
+                select_all(plan, &mut state);
+            }
+            let rows = state.survivors.chunks_exact(plan.cap);
+            let kept: Vec<u64> = rows.flat_map(|row| row[..plan.keep].to_vec()).collect();
+            put(memory, slots.survivors, &kept);
+            put(memory, slots.thresholds, &state.thresholds);
+            put(memory, slots.counts, &state.counts);
+            put(memory, slots.overflows, &state.overflows);
+        } else {
+            self.search_rows(plan, scales, &mut state, &chosen, memory, wait)?;
+        }
+        self.host = host;
+        let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
+        let n_probes: Vec<u32> = chosen.iter().map(|c| c.n_probes).collect();
+        self.fetched = vec![
+            (plan.lists, cast_slice(&lists).to_vec()),
+            (plan.n_probes, cast_slice(&n_probes).to_vec()),
+        ];
+        Ok(())
+    }
+
+    /// Both rounds of a tier with rows, and the answer into the host's `memory`.
+    fn search_rows(
+        &self,
+        plan: &BatchPlan,
+        scales: Scales,
+        state: &mut State,
+        chosen: &[Chosen],
+        memory: &mut [u8],
+        wait: &mut Wait<'_>,
+    ) -> Result<(), GpuError> {
+        let n = plan.wanted.n_queries;
         if plan.is_exact() {
             let step = plan.sample.steps[0];
-            self.scan_sample(plan, scales, &mut state, ScanMode::Place, step, wait)?;
+            self.scan_sample(plan, scales, state, ScanMode::Place, step, wait)?;
         } else {
-            self.scan_round(plan, scales, &mut state, &chosen, 0, wait)?;
+            self.scan_round(plan, scales, state, chosen, 0, wait)?;
         }
-        select_all(plan, &mut state);
+        select_all(plan, state);
         if plan.is_exact() {
             for &step in &plan.sample.steps[1..] {
                 state.counts.fill(0);
-                self.scan_sample(plan, scales, &mut state, ScanMode::Append, step, wait)?;
-                select_all(plan, &mut state);
+                self.scan_sample(plan, scales, state, ScanMode::Append, step, wait)?;
+                select_all(plan, state);
             }
             state.counts.fill(0);
-            self.scan_sample(plan, scales, &mut state, ScanMode::Append, 1, wait)?;
+            self.scan_sample(plan, scales, state, ScanMode::Append, 1, wait)?;
         } else if plan.codes.is_some() {
-            self.scan_codes(plan, scales, &mut state, &chosen, wait)?;
+            let base = state.counts.clone();
+            self.scan_codes(plan, scales, state, chosen, 1, wait)?;
+            self.rerank_codes(plan, scales, state, &base);
         } else {
-            self.scan_round(plan, scales, &mut state, &chosen, 1, wait)?;
+            self.scan_round(plan, scales, state, chosen, 1, wait)?;
         }
-        select_all(plan, &mut state);
+        select_all(plan, state);
 
         let k = plan.wanted.k;
         let (heads, found) = memory.split_at_mut(plan.host_found);
@@ -136,23 +174,6 @@ impl SimulatedEngine {
             *head = of_query;
             found[q * k..][..items.len()].copy_from_slice(&items);
         }
-        self.host = host;
-        self.fetched = vec![
-            (
-                plan.lists,
-                cast_slice(
-                    &chosen
-                        .iter()
-                        .flat_map(|c| c.lists.clone())
-                        .collect::<Vec<u32>>(),
-                )
-                .to_vec(),
-            ),
-            (
-                plan.n_probes,
-                cast_slice(&chosen.iter().map(|c| c.n_probes).collect::<Vec<u32>>()).to_vec(),
-            ),
-        ];
         Ok(())
     }
 
@@ -196,7 +217,7 @@ impl SimulatedEngine {
     fn planned(&self, plan: &BatchPlan, chosen: &[Chosen], round: usize) -> Round {
         let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
         let (rows, width) = if round == 0 {
-            (plan.width.rows(), plan.width.queries())
+            plan.first_tile()
         } else {
             plan.second_tile()
         };
@@ -212,13 +233,14 @@ impl SimulatedEngine {
         plan_round(&lists, plan.probes, &self.slots, rows, width, wanted)
     }
 
-    /// Scans the codes of the second round's lists, and gives what they cannot rule out its exact keys.
+    /// Scans the codes of a round's lists.
     fn scan_codes(
         &self,
         plan: &BatchPlan,
         scales: Scales,
         state: &mut State,
         chosen: &[Chosen],
+        round: usize,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
         let (Some(codes), Some(rotation)) = (plan.codes, &self.rotation) else {
@@ -234,11 +256,10 @@ impl SimulatedEngine {
                 prepare_codes(rotation, &query[..plan.tier.dim], epsilon, planes).0
             })
             .collect();
-        let planned = self.planned(plan, chosen, 1);
+        let planned = self.planned(plan, chosen, round);
         let of_pairs = |f: fn(&Chosen) -> &Vec<f32>| -> Vec<f32> {
             chosen.iter().flat_map(|c| f(c).clone()).collect()
         };
-        let base = state.counts.clone();
         let tier = self.arrays();
         let arrays = CodeArrays {
             codes: tier.codes,
@@ -269,13 +290,18 @@ impl SimulatedEngine {
             (wait.poll)()?;
             scan_codes_item(&arrays, &mut scan, item);
         }
+        Ok(())
+    }
+
+    /// Gives the survivors beyond those of `base` their keys.
+    fn rerank_codes(&self, plan: &BatchPlan, scales: Scales, state: &mut State, base: &[u32]) {
+        let tier = self.arrays();
         for (q, &first) in base.iter().enumerate() {
             let end = (state.counts[q] as usize).min(plan.cap);
             let survivors = &mut state.survivors[q * plan.cap..][first as usize..end];
             let query = &state.queries[q * plan.pitch..][..plan.pitch];
             rerank_survivors(&tier, query, &state.consts[q], scales, survivors);
         }
-        Ok(())
     }
 
     /// Scans the lists of one round.
@@ -365,6 +391,12 @@ impl SimulatedEngine {
         }
         Ok(())
     }
+}
+
+/// Writes `array` to byte `at` of the host's memory.
+fn put<T: NoUninit>(memory: &mut [u8], at: usize, array: &[T]) {
+    let bytes: &[u8] = cast_slice(array);
+    memory[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
 fn select_all(plan: &BatchPlan, state: &mut State) {

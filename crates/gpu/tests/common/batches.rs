@@ -1,7 +1,8 @@
 //! What the batch tests of the simulated and of a real device share.
 
-use super::{Fixture, Flavour, search_batch};
+use super::{Fixture, Flavour, METRICS, check_slots, search_batch};
 use omen_gpu::batch::tuning::Tuning;
+use omen_gpu::memory::Parts;
 use omen_gpu::{Batch, Gpu, Lists, LockedQueries, Source};
 use omen_ivf::Metric;
 use rand::Rng;
@@ -54,6 +55,43 @@ pub fn check_locked_queries(rng: &mut ChaCha8Rng, gpu: &Gpu) {
                 .unwrap();
             for q in 0..n {
                 assert_eq!(found.of(q), filled.of(first + q), "{first} {n} {q}");
+            }
+        }
+    }
+}
+
+/// Tiers of codes alone name what holds the nearest entries: random shapes of about `rows` rows and `most_queries` queries, one query alone
+/// among them.
+pub fn check_codes_alone(rng: &mut ChaCha8Rng, gpu: &Gpu, rows: usize, most_queries: usize) {
+    for metric in METRICS {
+        let dim = rng.random_range(512..900);
+        let n_lists = rng.random_range(6..60);
+        let sizes = sizes(rng, n_lists, rows);
+        let fixture = Fixture::random(rng, metric, dim, &sizes, Flavour::Plain);
+        let tier = fixture.load_parts(gpu, Parts::Codes, 4 << 30).unwrap();
+        let slots = |slot| tier.place_of(slot).expect("a slot of a list");
+        let n_lists = n_lists as u32;
+        for (k, n) in [(1, 1), (10, rng.random_range(2..most_queries)), (200, 3)] {
+            for probes in [rng.random_range(1..n_lists), n_lists] {
+                let spread = match rng.random_range(0..3) {
+                    0 => rng.random_range(0.0..10.0),
+                    _ => f32::INFINITY,
+                };
+                let skipped = match rng.random_range(0..2) {
+                    0 => &[][..],
+                    _ => &[0, 4],
+                };
+                let lists = Lists::Nearest { probes, spread };
+                let queries = fixture.queries(rng, n, k);
+                // Four standard errors, of which one entry in tens of thousands has more.
+                queries.losses.set(2 + n * rows / 2000);
+                let what = format!("{} dim {dim} k {k} of {rows}, {lists:?}", metric.name());
+                // Small batches are recorded: the second time a recorded graph answers.
+                for _ in 0..2 {
+                    let found = search_batch(&tier, &queries, lists, skipped)
+                        .unwrap_or_else(|e| panic!("{what}: {e}"));
+                    check_slots(&fixture, &queries, lists, skipped, &found, slots, &what);
+                }
             }
         }
     }

@@ -127,42 +127,10 @@ pub fn check_batch(
     found: &BatchFound,
     what: &str,
 ) {
-    let all: Vec<u32> = (0..fixture.spec.n_lists as u32).collect();
-    let centroids = centroids(fixture);
-    let mut searched = Queries {
-        items: Vec::new(),
-        k: queries.k,
-        losses: queries.losses.clone(),
-    };
+    let searched = searched(fixture, queries, lists, skipped, found, what);
     let mut results = Vec::new();
-    for (i, query) in queries.items.iter().enumerate() {
-        let what = format!("{what}, query {i}");
-        let of_query = if found.lists.is_empty() {
-            all.clone()
-        } else {
-            let chosen = &found.lists[i * found.probes..(i + 1) * found.probes];
-            check_lists(
-                fixture,
-                query,
-                lists,
-                chosen,
-                found.n_probes[i],
-                &centroids,
-                &what,
-            );
-            chosen[..found.n_probes[i] as usize].to_vec()
-        };
-        searched.items.push(Query {
-            q: query.q.clone(),
-            norm: query.norm,
-            q_err: query.q_err,
-            lists: of_query
-                .into_iter()
-                .filter(|l| !skipped.contains(l))
-                .collect(),
-        });
-        let head = found.heads[i];
-        assert_eq!(head.overflow, 0, "{what}");
+    for (i, head) in found.heads.iter().enumerate() {
+        assert_eq!(head.overflow, 0, "{what}, query {i}");
         results.push(Candidates {
             items: found
                 .of(i)
@@ -180,11 +148,102 @@ pub fn check_batch(
         });
         assert!(
             found.of(i).iter().all(|f| f.key <= f.ceiling),
-            "{what}: {:?}",
+            "{what}, query {i}: {:?}",
             found.of(i)
         );
     }
     check(fixture, &searched, &results, true, what);
+}
+
+/// Checks what a tier of codes alone names against brute force: the lists chosen, that bounds ascend and are hardly ever above the keys,
+/// and that the named entries, by their keys, are the nearest ones up to the frontier. `slots`: the list and the slot in it of a slot of
+/// the tier.
+pub fn check_slots(
+    fixture: &Fixture,
+    queries: &Queries,
+    lists: Lists,
+    skipped: &[u32],
+    found: &BatchFound,
+    slots: impl Fn(u32) -> (u32, u32),
+    what: &str,
+) {
+    let (metric, g) = (
+        fixture.spec.metric,
+        omen_ivf::bound::rounding(fixture.spec.dim as u32),
+    );
+    let searched = searched(fixture, queries, lists, skipped, found, what);
+    assert!(found.items.is_empty(), "{what}");
+    let mut results = Vec::new();
+    for (i, (query, head)) in searched.items.iter().zip(&found.heads).enumerate() {
+        let what = format!("{what}, query {i}");
+        assert_eq!(head.overflow, 0, "{what}");
+        let bounds: Vec<f32> = found.slots_of(i).map(|near| near.bound).collect();
+        assert!(bounds.is_sorted(), "{what}: bounds do not ascend");
+        assert!(bounds.iter().all(|&b| b <= head.frontier), "{what}");
+        let mut items = Vec::new();
+        for near in found.slots_of(i) {
+            let (list, slot) = slots(near.slot);
+            let entry = &fixture.lists[list as usize][slot as usize];
+            assert!(entry.live, "{what}: dead entry");
+            let (_, key) = exact_bound(metric, g, query, entry);
+            if near.bound > key {
+                let left = queries.losses.get();
+                assert!(left > 0, "{what}: bound {} above {key}", near.bound);
+                queries.losses.set(left - 1);
+            }
+            if key <= head.frontier {
+                items.push(Candidate {
+                    key,
+                    ceiling: f32::INFINITY,
+                    tid: entry.tid,
+                });
+            }
+        }
+        items.sort_by(|a, b| a.key.total_cmp(&b.key).then(a.tid.cmp(&b.tid)));
+        results.push(Candidates {
+            items,
+            frontier: head.frontier,
+        });
+    }
+    check(fixture, &searched, &results, false, what);
+}
+
+/// The queries with the lists that were searched for each, which are the nearest ones.
+fn searched(
+    fixture: &Fixture,
+    queries: &Queries,
+    lists: Lists,
+    skipped: &[u32],
+    found: &BatchFound,
+    what: &str,
+) -> Queries {
+    let all: Vec<u32> = (0..fixture.spec.n_lists as u32).collect();
+    let centroids = centroids(fixture);
+    let search_one = |(i, query): (usize, &Query)| {
+        let what = format!("{what}, query {i}");
+        let of_query = if found.lists.is_empty() {
+            all.clone()
+        } else {
+            let chosen = &found.lists[i * found.probes..(i + 1) * found.probes];
+            let n = found.n_probes[i];
+            check_lists(fixture, query, lists, chosen, n, &centroids, &what);
+            chosen[..n as usize].to_vec()
+        };
+        Query {
+            q: query.q.clone(),
+            norm: query.norm,
+            q_err: query.q_err,
+            lists: of_query
+                .into_iter()
+                .filter(|l| !skipped.contains(l))
+                .collect(),
+        }
+    };
+    Queries {
+        items: queries.items.iter().enumerate().map(search_one).collect(),
+        k: queries.k,
+        losses: queries.losses.clone(),
+    }
 }
 
 /// Checks the lists chosen for a query: all different, nearest first, none left out that is nearer, up to rounding.

@@ -5,8 +5,8 @@
 mod batches;
 mod check;
 
-pub use batches::{check_locked_queries, sizes};
-pub use check::{check, check_batch, exact_bound};
+pub use batches::{check_codes_alone, check_locked_queries, sizes};
+pub use check::{check, check_batch, check_slots, exact_bound};
 
 use half::f16;
 use omen_gpu::Copiers;
@@ -160,8 +160,13 @@ impl Fixture {
 
     /// As `load`, with one-bit codes, for 512 dimensions and more.
     pub fn load_with_codes(&self, gpu: &Gpu, byte_limit: u64) -> Result<Tier, GpuError> {
+        self.load_parts(gpu, Parts::RowsAndCodes, byte_limit)
+    }
+
+    /// As `load_with_codes`, of these parts, which have codes.
+    pub fn load_parts(&self, gpu: &Gpu, parts: Parts, byte_limit: u64) -> Result<Tier, GpuError> {
         let (dim, n) = (self.spec.dim, self.n_slots());
-        let (parts, copiers) = (Parts::RowsAndCodes, Copiers::none());
+        let copiers = Copiers::none();
         let mut builder = TierBuilder::with_parts(gpu, self.spec, parts, n, byte_limit, copiers)?;
         let shape = GroupShape::new(Filter::OneBit, dim as u32);
         let rotation = Rotation::new(17, dim, shape.code_dim as usize);

@@ -2,24 +2,20 @@
 
 use super::{Addresses, BatchMemory, Views, not_begun};
 use crate::batch::exact::Sample;
-use crate::batch::plan::{BatchPlan, CODE_SURVIVORS};
+use crate::batch::plan::BatchPlan;
 use crate::context::{Context, Stream};
 use crate::engine::Scales;
 use crate::error::GpuError;
 use crate::launch::finish::finish;
 use crate::launch::plan::plan as plan_rounds;
 use crate::launch::prepare::prepare_queries;
-use crate::launch::prepare_codes::prepare_codes;
 use crate::launch::probes::select_probes;
-use crate::launch::rerank_survivors::rerank_survivors;
 use crate::launch::scan::scan_planned;
-use crate::launch::scan_codes::scan_codes;
 use crate::launch::select::select;
 use crate::params::{
-    CodeView, PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
-    RerankSurvivorsParams, ScanCodesParams, ScanItem, ScanMode, ScanParams, SelectParams,
+    PlanParams, PrepareParams, ProbeParams, RerankParams, ScanItem, ScanMode, ScanParams,
+    SelectParams,
 };
-use omen_ivf::layout::group::Filter;
 
 impl BatchMemory {
     /// A closure that queues every step of the batch. `input`: where the queries and their bounds are, or (0, 0): as `host_input` says.
@@ -127,8 +123,8 @@ impl BatchMemory {
             probes: plan.probes as u32,
             n_lists: n_lists as u32,
             max_items: plan.max_items as u32,
-            tile_rows: [plan.width.rows() as u32, plan.second_tile().0 as u32],
-            width: [plan.width.queries() as u32, plan.second_tile().1 as u32],
+            tile_rows: [plan.first_tile().0 as u32, plan.second_tile().0 as u32],
+            width: [plan.first_tile().1 as u32, plan.second_tile().1 as u32],
         };
         let by_list = ScanParams {
             group: at(plan.group),
@@ -190,68 +186,15 @@ impl BatchMemory {
             k: plan.wanted.k as u32,
             reserved: 0,
         };
-        let flips = self
-            .flips
-            .as_ref()
-            .map_or(0, |(buffer, _)| buffer.address());
-        let codes = plan.codes.map(|codes| {
-            let epsilon = omen_ivf::rabitq::epsilon(Filter::OneBit);
-            let prepare = PrepareCodesParams {
-                queries: at(plan.queries),
-                flips,
-                rotated: codes.rotated.map_or(0, at),
-                planes: at(codes.planes),
-                codes: at(codes.consts),
-                pitch: plan.pitch as u32,
-                code_dim: plan.tier.code_dim as u32,
-                code_pitch: codes.code_pitch as u32,
-                epsilon,
-            };
-            let scan = ScanCodesParams {
-                tier: CodeView {
-                    codes: view.codes,
-                    factors: view.factors,
-                    err: view.err,
-                    live: view.live,
-                    n_slots: view.n_slots,
-                    code_pitch: view.code_pitch,
-                    metric: view.metric,
-                    reserved: 0,
-                },
-                planes: at(codes.planes),
-                codes: at(codes.consts),
-                consts: at(plan.consts),
-                items: others.items,
-                n_items: others.n_items,
-                group: at(plan.group),
-                pair: at(plan.pairs),
-                add: at(plan.adds),
-                distance: at(plan.distances),
-                thresholds: at(plan.thresholds),
-                counts: at(plan.counts),
-                survivors: at(plan.survivors),
-                pair_base: 0,
-                cap: plan.cap as u32,
-                upper: 0,
-                loose_scale: scales.loose,
-                epsilon,
-            };
-            let rerank = RerankSurvivorsParams {
-                rows: view.rows,
-                err: view.err,
-                queries: at(plan.queries),
-                consts: at(plan.consts),
-                base: at(codes.base),
-                counts: at(plan.counts),
-                survivors: at(plan.survivors),
-                n_slots: view.n_slots,
-                pitch: view.pitch,
-                metric: view.metric,
-                cap: plan.cap as u32,
-                tight_scale: scales.tight,
-                reserved: 0,
-            };
-            (codes.scan, prepare, scan, rerank)
+        let codes = self.code_steps(plan, view, &others, scales);
+        // Survivors kept, and what is known of them: to where, from where.
+        let slots = plan.slots.map(|slots| {
+            let numbers = [
+                (on_host(slots.thresholds), scan.thresholds),
+                (on_host(slots.counts), scan.counts),
+                (on_host(slots.overflows), best.overflows),
+            ];
+            (on_host(slots.survivors), numbers)
         });
         Ok(move || {
             prepare_queries(ctx, stream, prepare)?;
@@ -262,6 +205,21 @@ impl BatchMemory {
                 scan_planned(ctx, stream, plan.rank_width, rank)?;
                 select_probes(ctx, stream, probes, n)?;
                 plan_rounds(ctx, stream, rounds)?;
+            }
+            if let (Some(codes), Some((kept, numbers))) = (&codes, slots) {
+                codes.prepare(ctx, stream, n)?;
+                // What `select_probes` counted are places of rows, which codes do not have.
+                stream.zero(scan.counts, n * 4)?;
+                codes.scan(ctx, stream, first.items, first.n_items)?;
+                select(ctx, stream, best, n)?;
+                codes.scan(ctx, stream, others.items, others.n_items)?;
+                select(ctx, stream, best, n)?;
+                let (row, room) = (plan.keep * 8, plan.cap * 8);
+                stream.copy_rows(kept, scan.survivors, row, room, n)?;
+                for (to, from) in numbers {
+                    stream.copy_rows(to, from, n * 4, n * 4, 1)?;
+                }
+                return Ok(());
             }
             scan_planned(ctx, stream, plan.width, first)?;
             select(ctx, stream, best, n)?;
@@ -279,12 +237,11 @@ impl BatchMemory {
                     stream.zero(scan.counts, n * 4)?;
                 }
             }
-            if let Some((kernel, prepare, scan, rerank)) = codes {
-                prepare_codes(ctx, stream, prepare, n)?;
-                stream.copy(rerank.base, scan.counts, n * 4)?;
-                let blocks = kernel.blocks_per_multiprocessor() as usize * ctx.multiprocessors();
-                scan_codes(ctx, stream, kernel, scan, blocks as u32)?;
-                rerank_survivors(ctx, stream, rerank, n, CODE_SURVIVORS)?;
+            if let Some(codes) = &codes {
+                codes.prepare(ctx, stream, n)?;
+                codes.note_base(stream, n)?;
+                codes.scan(ctx, stream, others.items, others.n_items)?;
+                codes.rerank(ctx, stream, n)?;
             } else {
                 scan_planned(ctx, stream, plan.width, others)?;
             }
