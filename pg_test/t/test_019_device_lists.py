@@ -137,7 +137,8 @@ def test_queries_for_the_cpu_alone(both, rng, metric):
 def test_part_of_the_lists_fits(both, rng):
     """Lists for which there is no room are searched on pages by the queries that chose them; those that batches choose get the room."""
     gpu, cpu = both
-    rows = vectors.clustered(rng, 6000, 512)
+    # Of fewer dimensions than 512, which have no codes that would fit instead.
+    rows = vectors.clustered(rng, 6000, 500)
     make_table(cpu, rows)
     make_index(cpu, lists=30)
     put(gpu, omen__gpu_memory_limit="20MB")

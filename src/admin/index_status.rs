@@ -87,11 +87,13 @@ fn read(named: &NamedIndex) -> Result<Row> {
                 .zip(&tier.lists)
                 .filter(|(e, l)| **l == Some((e.layout_gen, e.delete_gen)))
                 .count();
-            let state = if current == entries.len() {
-                "loaded".to_owned()
-            } else {
-                format!("loaded, {current} of {} lists current", entries.len())
-            };
+            let mut state = "loaded".to_owned();
+            if !tier.kind.is_empty() {
+                state += &format!(", {}", tier.kind);
+            }
+            if current < entries.len() {
+                state += &format!(", {current} of {} lists current", entries.len());
+            }
             (tier.bytes, state)
         }
     };

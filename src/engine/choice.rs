@@ -82,7 +82,8 @@ pub(super) fn note_cpu(file: FileId, n_lists: usize, elapsed: Duration) {
     });
 }
 
-/// A round with the hot tier took so long, of which `stale` went to lists that are out of date there.
+/// A round with the hot tier took so long, vectors included that the CPU read where the tier has codes alone; of which `stale` went to
+/// lists that are out of date there.
 pub(super) fn note_gpu(file: FileId, n_lists: usize, elapsed: Duration, stale: Duration) {
     with(file, |costs| {
         costs.gpu.add(n_lists, elapsed.as_secs_f64());

@@ -5,11 +5,12 @@
 
 use std::time::Instant;
 
-use omen_gpu::{GpuError, TierQuery};
+use omen_gpu::{GpuError, Lists, TierQuery};
 use omen_ivf::coarse::Probe;
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
+use omen_ivf::probes::Reach;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
@@ -54,6 +55,10 @@ pub(super) fn search(
         let Some(loaded) = device.tier(file, request.index) else {
             return Ok(None);
         };
+        if !loaded.tier.parts().rows() {
+            let what = "lists given to a hot tier of codes alone";
+            return Err(GpuError::Unsupported(what.into()).into());
+        }
         if setting == EngineSetting::Auto && !choice::prefers_gpu(file, n_lists) {
             return Ok(None);
         }
@@ -139,7 +144,7 @@ pub(super) fn note_lists(
     loaded.stale = is_outdated(loaded, stale.len(), n_lists);
 }
 
-/// Counts what the tier looks at to search these lists.
+/// Counts what the tier looks at to search these lists: by their vectors, unless it has codes alone.
 pub(super) fn note_slots(
     loaded: &LoadedTier,
     lists: impl IntoIterator<Item = u32>,
@@ -148,7 +153,9 @@ pub(super) fn note_slots(
     let slots = |list: u32| loaded.tier.lists()[list as usize].map_or(0, |list| list.n_slots);
     let n_slots: u64 = lists.into_iter().map(|list| u64::from(slots(list))).sum();
     record.candidates += n_slots;
-    record.reranked += n_slots;
+    if loaded.tier.parts().rows() {
+        record.reranked += n_slots;
+    }
 }
 
 fn search_tier(
@@ -228,6 +235,17 @@ fn search_tier(
         stale_time,
     );
     Ok(Some(merge(found, top.into_candidates())))
+}
+
+/// What the device is to search. An exact search must not skip by chance, so it is never one by codes alone, which refuse `All`.
+pub(super) fn lists_for(loaded: &LoadedTier, reach: Reach, exact: bool) -> Lists {
+    if exact && !loaded.tier.parts().rows() {
+        return Lists::All;
+    }
+    Lists::Nearest {
+        probes: reach.probes,
+        spread: reach.spread,
+    }
 }
 
 /// Searches the tier; `rounding`: the index's.

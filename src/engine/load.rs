@@ -17,8 +17,6 @@ use crate::{guc, threads};
 const DEFAULT_SHARE: f64 = 0.8;
 /// Smaller tiers are loaded before threads to copy them would have started.
 const THREADS_FROM_BYTES: usize = 16 << 20;
-/// Whether searches can use a tier of codes alone. Until they can, an index whose rows do not all fit has its hottest lists loaded.
-const CODES_ALONE: bool = false;
 
 impl Device {
     fn open(&mut self) -> std::result::Result<Gpu, GpuError> {
@@ -74,7 +72,6 @@ impl Device {
         let shape = LadderShape {
             spec,
             filter: index.meta.shape().filter,
-            codes_alone: CODES_ALONE,
             list_sizes: &sizes,
         };
         let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();

@@ -6,8 +6,9 @@
 //! | `lists.rs` | which lists a search visits |
 //! | `choice.rs` | which engine, from what both have cost so far |
 //! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
-//! | `nearest.rs` | the first round of a search of one query; the GPU chooses the lists |
+//! | `nearest.rs`, `nearest/` | a round of one query over the lists nearest to it; the GPU chooses them |
 //! | `gpu.rs` | the GPU side of a round whose lists are given |
+//! | `named_slots.rs` | vectors of what a tier of codes alone names, from pages |
 //! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
@@ -25,6 +26,7 @@ mod gpu_batch;
 mod heat;
 pub(crate) mod lists;
 mod load;
+mod named_slots;
 mod nearest;
 pub(crate) mod residence;
 pub(crate) mod stats;

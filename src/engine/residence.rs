@@ -28,7 +28,7 @@ pub(super) fn load_tier(
     Ok(())
 }
 
-/// Loads the tier of the index `name` now, unless all of it is there as the index is. Returns its bytes of device memory.
+/// Loads the tier of the index `name` now, unless all of it is there, rows included, as the index is. Returns its bytes of device memory.
 /// Errors: searches may not use the GPU, or it cannot hold the tier.
 pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64> {
     let unwanted = |why: String, hint: String| {
@@ -58,7 +58,9 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64>
         device.follow_settings();
         let is_current = device.tier(file, index).is_some_and(|loaded| {
             let mut current = lists.iter().zip(&entries);
-            current.all(|(&list, e)| loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
+            loaded.tier.parts().rows()
+                && current
+                    .all(|(&list, e)| loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
         });
         if !is_current {
             load_tier(device, pages, index)?;

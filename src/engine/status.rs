@@ -12,6 +12,7 @@ pub(crate) fn status_of(file: FileId, index: &Index) -> Option<TierStatus> {
         let loaded = device.tier(file, index)?;
         Some(TierStatus {
             bytes: loaded.tier.bytes(),
+            kind: loaded.kind(),
             lists: loaded
                 .tier
                 .lists()
@@ -26,6 +27,8 @@ pub(crate) fn status_of(file: FileId, index: &Index) -> Option<TierStatus> {
 pub(crate) struct TierStatus {
     /// Bytes of device memory.
     pub bytes: u64,
+    /// What it holds, in a word or two; empty: all of the index.
+    pub kind: &'static str,
     /// Of each list, layout and delete generation; `None` if it is not there.
     pub lists: Vec<Option<(u32, u32)>>,
 }

@@ -94,6 +94,15 @@ impl LoadedTier {
         }
     }
 
+    /// What of the index it holds, for the status functions; empty: all.
+    pub(super) fn kind(&self) -> &'static str {
+        match (self.is_whole, self.tier.parts().rows()) {
+            (_, false) => "codes alone",
+            (false, true) => "hottest lists",
+            (true, true) => "",
+        }
+    }
+
     /// When it was used last.
     pub(super) fn used_at(&self) -> Instant {
         self.used_at

@@ -27,7 +27,6 @@ fn the_best_rung_that_fits() {
                 n_lists,
             },
             filter: [Filter::None, Filter::FourBit, Filter::OneBit][rng.random_range(0..3)],
-            codes_alone: rng.random(),
             list_sizes: &sizes,
         };
         let budget = 1u64 << rng.random_range(10..40);
@@ -44,17 +43,11 @@ fn the_best_rung_that_fits() {
         match chosen {
             Rung::CodesAndRows => seen[0] += 1,
             Rung::CodesOnly => {
-                assert!(
-                    shape.codes_alone && parts.codes() && fits(Parts::Codes, all),
-                    "{what}"
-                );
+                assert!(parts.codes() && fits(Parts::Codes, all), "{what}");
                 seen[1] += 1;
             }
             Rung::HottestLists { chosen, n_slots } => {
-                assert!(
-                    !(shape.codes_alone && parts.codes() && fits(Parts::Codes, all)),
-                    "{what}"
-                );
+                assert!(!(parts.codes() && fits(Parts::Codes, all)), "{what}");
                 assert!(n_slots > 0 && fits(parts, n_slots), "{what}");
                 // Each list is there if and only if it fits beside those before it.
                 let mut sum = 0;

@@ -7,14 +7,13 @@
 use std::time::{Duration, Instant};
 
 use omen_gpu::params::Found;
-use omen_gpu::{Batch, BatchFound, Lists, Source};
+use omen_gpu::{Batch, BatchFound, Source};
 use omen_ivf::Tid;
 use omen_ivf::bound::rounding;
 use omen_ivf::coarse::{Probe, probes_of};
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
-use omen_ivf::probes::Reach;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidate, Candidates, TopK};
@@ -22,7 +21,9 @@ use omen_ivf::topk::{Candidate, Candidates, TopK};
 use super::prepare::prepare;
 use super::{Answers, Pairs};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
-use crate::engine::gpu::{note_slots, uninterrupted};
+use crate::engine::gpu::{lists_for, note_slots, uninterrupted};
+use crate::engine::named_slots::NamedSlots;
+use crate::engine::nearest::unranked;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::engine::{SearchRequest, heat, merge, scan};
@@ -44,12 +45,20 @@ pub(super) fn answer(
         return Ok(None);
     }
     let (found, is_ordinary) = ask(loaded, request, &directory, record)?;
+    let all_lists = (!loaded.tier.parts().rows()).then(|| directory.with_probes());
+    let named = all_lists.as_ref().map(|lists| NamedSlots {
+        pages: request.pages,
+        index,
+        tier: &loaded.tier,
+        lists,
+    });
     let mut search = PageSearch {
         loaded,
         request,
         directory: &directory,
         all: &all,
         found: &found,
+        named,
         pairs: Pairs::default(),
         n_asked: 0,
         stale_time: Duration::ZERO,
@@ -98,8 +107,8 @@ struct Directory {
     /// Lists that are not on the device as the directory has them, and whether a list is one.
     stale: Vec<u32>,
     is_stale: Vec<bool>,
-    /// Whether to any of the others something was appended.
-    has_appended: bool,
+    /// Whether pages are to be searched too: lists are stale, or something was appended to others, or the device has codes alone.
+    wants_pages: bool,
 }
 
 impl Directory {
@@ -109,20 +118,26 @@ impl Directory {
             .map(|(list, e)| !loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
             .collect();
         let has_appended = |(e, stale): (&ListEntry, &bool)| !stale && e.append_head != NO_BLOCK;
+        let stale: Vec<u32> = (0..)
+            .zip(&is_stale)
+            .filter_map(|(list, &stale)| stale.then_some(list))
+            .collect();
         Self {
-            stale: (0..)
-                .zip(&is_stale)
-                .filter_map(|(list, &stale)| stale.then_some(list))
-                .collect(),
-            has_appended: entries.iter().zip(&is_stale).any(has_appended),
+            wants_pages: !stale.is_empty()
+                || entries.iter().zip(&is_stale).any(has_appended)
+                || !loaded.tier.parts().rows(),
+            stale,
             is_stale,
             entries,
         }
     }
 
-    /// Whether pages are to be searched too.
-    fn wants_pages(&self) -> bool {
-        self.has_appended || !self.stale.is_empty()
+    /// All lists with their entries. Those that are stale have no slots on the device.
+    fn with_probes(&self) -> Vec<(Probe, ListEntry)> {
+        let lists = (0..).zip(&self.entries);
+        lists
+            .map(|(list, entry)| (unranked(list), *entry))
+            .collect()
     }
 }
 
@@ -137,8 +152,7 @@ fn ask(
         index, vectors, k, ..
     } = *request;
     let n_queries = vectors.len();
-    let Reach { probes, spread } = request.reach;
-    let lists = Lists::Nearest { probes, spread };
+    let lists = lists_for(loaded, request.reach, request.exact);
     let mut is_ordinary = vec![false; n_queries];
     let deadline = guc::gpu_timeout() * (n_queries.div_ceil(QUERIES_A_TIMEOUT) as u32);
     let began = Instant::now();
@@ -153,7 +167,7 @@ fn ask(
             lists,
             skipped: &directory.stale,
             k,
-            want_lists: directory.wants_pages(),
+            want_lists: directory.wants_pages,
             tuning: Default::default(),
         };
         let rounding = rounding(index.meta.dim);
@@ -183,6 +197,15 @@ pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidat
     }
 }
 
+/// What of a query's lists is to be searched on pages.
+#[derive(Default)]
+struct OnPages {
+    /// Lists that are out of date on the device.
+    stale: Vec<u32>,
+    /// The others that something was appended to.
+    appended: Vec<u32>,
+}
+
 /// Adds to what the device found what pages hold beside it.
 struct PageSearch<'a> {
     loaded: &'a LoadedTier,
@@ -191,6 +214,8 @@ struct PageSearch<'a> {
     /// All lists.
     all: &'a [u32],
     found: &'a BatchFound,
+    /// If these are slots to be looked at.
+    named: Option<NamedSlots<'a>>,
     pairs: Pairs,
     n_asked: usize,
     stale_time: Duration,
@@ -198,35 +223,14 @@ struct PageSearch<'a> {
 }
 
 impl<'a> PageSearch<'a> {
-    /// The answer to query `q`. `None`: the CPU is to answer, since a list was rewritten meanwhile.
+    /// The answer to query `q`. `None`: the CPU is to answer, since a list was rewritten meanwhile, or the device did not.
     fn complete(&mut self, q: usize, record: &mut ScanRecord) -> Result<Option<Candidates>, Stop> {
         let BatchRequest {
             pages, index, k, ..
         } = *self.request;
-        let on_device = candidates_of(self.found, q);
-        let Some(lists) = self.lists_of(q) else {
-            self.note_unseen(record);
-            return Ok(Some(on_device));
-        };
-        let is_stale = |list: &u32| self.directory.is_stale[*list as usize];
-        let stale: Vec<u32> = lists.iter().copied().filter(is_stale).collect();
-        heat::note(pages, index, lists.iter().copied());
-        self.pairs
-            .add(self.loaded, lists.len(), stale.iter().copied());
-        self.n_asked += usize::from(stale.len() < lists.len());
-        record.probes = record.probes.max(lists.len() as u32);
-        let fresh = lists.iter().copied().filter(|list| !is_stale(list));
-        note_slots(self.loaded, fresh, record);
-
-        let entries = &self.directory.entries;
-        let appended = |list: &u32| entries[*list as usize].append_head != NO_BLOCK;
-        let appended: Vec<u32> = lists
-            .iter()
-            .copied()
-            .filter(|list| !is_stale(list) && appended(list))
-            .collect();
-        if stale.is_empty() && appended.is_empty() {
-            return Ok(Some(on_device));
+        let OnPages { stale, appended } = self.on_pages(q, record);
+        if self.named.is_none() && stale.is_empty() && appended.is_empty() {
+            return Ok(Some(candidates_of(self.found, q)));
         }
         let vector = self.request.vectors[q];
         let query = &if stale.is_empty() {
@@ -237,12 +241,18 @@ impl<'a> PageSearch<'a> {
         let mut top = TopK::new(k);
         for list in appended {
             // Appended entries have no codes, and their keys need no centroid.
-            let (l2sq, ip) = (0.0, 0.0);
-            let (probe, entry) = (&Probe { list, l2sq, ip }, &entries[list as usize]);
+            let (probe, entry) = (&unranked(list), &self.directory.entries[list as usize]);
             match scan_appended(pages, index, query, probe, entry, &mut top, &mut self.did)? {
                 Visit::Done => {}
                 Visit::Changed => return Ok(None),
             }
+        }
+        let began = Instant::now();
+        if let Some(named) = &self.named {
+            if !NamedSlots::is_answered(self.found, q) {
+                return Ok(None);
+            }
+            named.rerank(query, self.found, q, &mut top, record)?;
         }
         if !stale.is_empty() {
             let began = Instant::now();
@@ -255,15 +265,40 @@ impl<'a> PageSearch<'a> {
                 exact: self.request.exact,
             };
             scan(&request, request.lists, &mut top, record)?;
-            record.cpu += began.elapsed();
             self.stale_time += began.elapsed();
         }
-        Ok(Some(merge(on_device, top.into_candidates())))
+        record.cpu += began.elapsed();
+        let on_pages = top.into_candidates();
+        Ok(Some(match self.named {
+            Some(_) => on_pages,
+            None => merge(candidates_of(self.found, q), on_pages),
+        }))
+    }
+
+    /// Counts the lists of query `q`, and says which of them pages have to be searched for.
+    fn on_pages(&mut self, q: usize, record: &mut ScanRecord) -> OnPages {
+        let Some(lists) = self.lists_of(q) else {
+            self.note_unseen(record);
+            return OnPages::default();
+        };
+        let BatchRequest { pages, index, .. } = *self.request;
+        let is_stale = |list: &u32| self.directory.is_stale[*list as usize];
+        let (stale, fresh): (Vec<u32>, Vec<u32>) = lists.iter().partition(|list| is_stale(list));
+        heat::note(pages, index, lists.iter().copied());
+        self.pairs
+            .add(self.loaded, lists.len(), stale.iter().copied());
+        self.n_asked += usize::from(!fresh.is_empty());
+        record.probes = record.probes.max(lists.len() as u32);
+        note_slots(self.loaded, fresh.iter().copied(), record);
+        let entries = &self.directory.entries;
+        let mut appended = fresh;
+        appended.retain(|&list| entries[list as usize].append_head != NO_BLOCK);
+        OnPages { stale, appended }
     }
 
     /// The lists of query `q`, nearest first unless they are all. `None`: nobody asked.
     fn lists_of(&self, q: usize) -> Option<&'a [u32]> {
-        match (self.directory.wants_pages(), self.found.probes) {
+        match (self.directory.wants_pages, self.found.probes) {
             (false, _) => None,
             (true, 0) => Some(self.all),
             (true, probes) => {

@@ -26,6 +26,11 @@ use super::tiers::{LoadedTier, Stop};
 use crate::error::Result;
 use crate::guc::EngineSetting;
 
+/// Of a tier of codes alone queries are asked at a time that want so many results together, each at least so many: what comes back for
+/// them, some 130 bytes a result, is page-locked.
+const MAX_NAMED: usize = 1 << 17;
+const MIN_NAMED: usize = 64;
+
 /// What a batch found, and what it cost.
 struct Answers {
     /// Of each query.
@@ -61,7 +66,8 @@ impl Pairs {
     }
 }
 
-/// Answers a round with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only for what ends the query.
+/// Answers the first queries of a round, often all, with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only
+/// for what ends the query.
 pub(super) fn search(
     request: &BatchRequest,
     record: &mut ScanRecord,
@@ -80,6 +86,16 @@ pub(super) fn search(
         let Some(loaded) = device.tier(file, index) else {
             return Ok(None);
         };
+        let has_rows = loaded.tier.parts().rows();
+        let n_queries = if has_rows {
+            n_queries
+        } else {
+            n_queries.min((MAX_NAMED / request.k.max(MIN_NAMED)).max(1))
+        };
+        let request = &BatchRequest {
+            vectors: &request.vectors[..n_queries],
+            ..*request
+        };
         let auto = setting == EngineSetting::Auto;
         if auto && !choice::prefers_gpu_for_batch(file, n_queries, n_lists) {
             return Ok(None);
@@ -87,7 +103,7 @@ pub(super) fn search(
         let began = Instant::now();
         let answers = match device_lists::answer(loaded, request, record) {
             // Single searches take less memory beside the tier.
-            Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. })) => {
+            Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. })) if has_rows => {
                 Some(host_lists::answer(loaded, request, record)?)
             }
             answers => answers?,
@@ -106,7 +122,15 @@ pub(super) fn search(
         loaded.n_absent += pairs.absent as u64;
         loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all);
         record.engine = if n_asked > 0 {
-            choice::note_gpu_batch(file, pairs.all, began.elapsed(), stale_time);
+            // What codes alone did not settle costs as much again as the CPU would take for it.
+            let is_open = |c: &&Candidates| c.items.len() < request.k && c.frontier < f32::INFINITY;
+            let n_open = if has_rows {
+                0
+            } else {
+                found.iter().filter(is_open).count()
+            };
+            let to_come = Duration::from_secs_f64(choice::cpu_seconds(file, n_open, n_lists));
+            choice::note_gpu_batch(file, pairs.all, began.elapsed() + to_come, stale_time);
             device.note_success();
             Engine::Gpu
         } else {

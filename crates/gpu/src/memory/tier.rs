@@ -142,8 +142,6 @@ pub struct LadderShape<'a> {
     pub spec: TierSpec,
     /// Codes of the index.
     pub filter: Filter,
-    /// Whether a tier of codes alone is of use.
-    pub codes_alone: bool,
     /// Entries of each list, the hottest list first.
     pub list_sizes: &'a [u32],
 }
@@ -177,7 +175,7 @@ pub fn rung(shape: &LadderShape<'_>, budget: u64) -> Rung {
     if fits(parts, all) {
         return Rung::CodesAndRows;
     }
-    if shape.codes_alone && parts.codes() && fits(Parts::Codes, all) {
+    if parts.codes() && fits(Parts::Codes, all) {
         return Rung::CodesOnly;
     }
     // `fits` is monotone: the most entries that fit are found by halving.
@@ -279,7 +277,6 @@ mod tests {
         let shape = LadderShape {
             spec: spec(768, 100),
             filter: Filter::OneBit,
-            codes_alone: true,
             list_sizes: &sizes,
         };
         let need = |parts, n| {
@@ -301,15 +298,13 @@ mod tests {
             ..shape
         };
         assert_eq!(rung(&rows_only, need(Parts::Rows, 3000)), fewer);
-        let no_codes_alone = LadderShape {
-            codes_alone: false,
-            ..shape
-        };
         let most = Rung::HottestLists {
             chosen: (0..99).collect(),
             n_slots: 99_000,
         };
-        assert_eq!(rung(&no_codes_alone, whole - 1), most);
+        let whole = need(Parts::Rows, 100_000);
+        assert_eq!(rung(&rows_only, whole), Rung::CodesAndRows);
+        assert_eq!(rung(&rows_only, whole - 1), most);
         let one = need(Parts::RowsAndCodes, 1000);
         assert_eq!(rung(&shape, one - 1), Rung::Nothing);
         let uneven = LadderShape {
