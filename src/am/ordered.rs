@@ -84,22 +84,33 @@ impl OrderedScan {
             max_rows: guc::max_scan_tuples(),
             widen_at: None,
         };
+        scan.search_nearest(pages, index, record)?;
+        scan.widen_at = scan.next_widening(index);
+        Ok(scan)
+    }
+
+    /// Searches the lists nearest to the query, which whoever searches them chooses.
+    fn search_nearest(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        record: &mut ScanRecord,
+    ) -> Result<()> {
         let request = NearestRequest {
             pages,
             index,
-            reach: scan.plan.reach(),
-            k: scan.k,
-            exact: scan.plan.is_exact(),
+            reach: self.plan.reach(),
+            k: self.k,
+            exact: self.plan.is_exact(),
         };
-        let first = engine::search_nearest(&request, &mut scan.query, record)?;
-        scan.lists = first.lists;
-        scan.is_ranked = first.is_ranked;
-        scan.n_entries = first.n_entries;
-        scan.frontier = first.found.frontier;
-        scan.pending = first.found.items.into();
-        record.probes = scan.lists.len() as u32;
-        scan.widen_at = scan.next_widening(index);
-        Ok(scan)
+        let nearest = engine::search_nearest(&request, &mut self.query, record)?;
+        self.lists = nearest.lists;
+        self.is_ranked = nearest.is_ranked;
+        self.n_entries = nearest.n_entries;
+        self.frontier = nearest.found.frontier;
+        self.pending = nearest.found.items.into();
+        record.probes = self.lists.len() as u32;
+        Ok(())
     }
 
     /// The next candidate, and whether its place is settled without a recheck; `None` when all that may be visited is out.
@@ -149,10 +160,14 @@ impl OrderedScan {
         self.iterative != IterativeScan::Off && !has_all
     }
 
-    /// Searches the same lists for more.
+    /// Searches the same lists for more. As long as they are those that the GPU chose, it chooses them again in the call that
+    /// searches them; should it be the CPU by now, its choice differs where lists are as good as equally far.
     fn deepen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
-        self.complete(pages, index, record)?;
         self.k = (self.k * 4).max(2 * self.handed_out.len());
+        if !self.is_ranked {
+            return self.search_nearest(pages, index, record);
+        }
+        self.complete(pages, index, record)?;
         let found = self.search(pages, index, &self.lists, record)?;
         self.frontier = found.frontier;
         self.pending = found.items.into();
