@@ -85,11 +85,16 @@ unsafe fn ask_for(page: pg_sys::Page, roots: &[u64]) {
     // SAFETY: by this function's contract. Prefetching accesses nothing; only line pointers that the page has are read.
     unsafe {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let n_lines = pg_sys::PageGetMaxOffsetNumber(page);
+        // Postgres' macros for this are not in the bindings of every major.
+        const LINES_AT: usize = core::mem::offset_of!(pg_sys::PageHeaderData, pd_linp);
+        let end = (*page.cast::<pg_sys::PageHeaderData>()).pd_lower as usize;
+        let n_lines = end.saturating_sub(LINES_AT) / size_of::<pg_sys::ItemIdData>();
+        let first = page.cast::<u8>().add(LINES_AT);
+        let first = first.cast::<pg_sys::ItemIdData>();
         let lines = || {
-            let offsets = roots.iter().map(|&root| root as u16);
+            let offsets = roots.iter().map(|&root| usize::from(root as u16));
             let there = offsets.filter(|offset| (1..=n_lines).contains(offset));
-            there.map(|offset| pg_sys::PageGetItemId(page, offset))
+            there.map(|offset| first.add(offset - 1))
         };
         for line in lines() {
             _mm_prefetch::<_MM_HINT_T0>(line.cast());
