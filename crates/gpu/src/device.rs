@@ -5,8 +5,9 @@ use crate::context::{Context, Scans};
 use crate::driver::run;
 use crate::engine::{AreaPool, CudaEngine, Engine};
 use crate::error::GpuError;
-use crate::memory::TierPlan;
+use crate::memory::{Parts, TierPlan};
 use crate::module::{Image, image_for, scans_of};
+use crate::tier::TierSpec;
 use cudarc::driver::{result, sys};
 use omen_ivf::Metric;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ enum Backend {
     /// With what loading keeps of page-locked memory.
     Cuda(Arc<Context>, Arc<AreaPool>),
     #[cfg(feature = "simulated")]
-    Simulated,
+    Simulated(crate::engine::simulated::Held),
 }
 
 impl Gpu {
@@ -117,7 +118,7 @@ impl Gpu {
     #[cfg(feature = "simulated")]
     pub fn open_simulated() -> Self {
         Self {
-            backend: Backend::Simulated,
+            backend: Backend::Simulated(Default::default()),
         }
     }
 
@@ -126,7 +127,7 @@ impl Gpu {
         match &self.backend {
             Backend::Cuda(ctx, _) => ctx.memory(),
             #[cfg(feature = "simulated")]
-            Backend::Simulated => Ok((
+            Backend::Simulated(_) => Ok((
                 crate::engine::simulated::MEMORY_BYTES,
                 crate::engine::simulated::MEMORY_BYTES,
             )),
@@ -138,7 +139,7 @@ impl Gpu {
         match &self.backend {
             Backend::Cuda(ctx, _) => ctx.allocated(),
             #[cfg(feature = "simulated")]
-            Backend::Simulated => 0,
+            Backend::Simulated(held) => held.bytes(),
         }
     }
 
@@ -147,7 +148,7 @@ impl Gpu {
         match &self.backend {
             Backend::Cuda(ctx, _) => ctx.enter().is_err(),
             #[cfg(feature = "simulated")]
-            Backend::Simulated => false,
+            Backend::Simulated(_) => false,
         }
     }
 
@@ -156,16 +157,31 @@ impl Gpu {
         match &self.backend {
             Backend::Cuda(ctx, _) => Some(ctx),
             #[cfg(feature = "simulated")]
-            Backend::Simulated => None,
+            Backend::Simulated(_) => None,
         }
     }
 
-    /// An engine with memory for a tier.
-    pub(crate) fn engine(
+    /// Plans a tier of `n_slots` entries and allocates its memory, if tier and least scratch take no more than `byte_limit`.
+    /// Errors: `OutOfMemory` with what is needed and there, `Unsupported` for more than 2^31 entries.
+    pub fn tier_engine(
         &self,
-        plan: &TierPlan,
-        metric: Metric,
-    ) -> Result<Box<dyn Engine>, GpuError> {
+        spec: &TierSpec,
+        parts: Parts,
+        n_slots: u64,
+        byte_limit: u64,
+    ) -> Result<(TierPlan, Box<dyn Engine>), GpuError> {
+        let plan = TierPlan::new(spec, parts, n_slots)?;
+        let needed = plan.bytes_needed();
+        let available = byte_limit.min(self.memory()?.0);
+        if needed > available {
+            return Err(GpuError::OutOfMemory { needed, available });
+        }
+        let engine = self.engine(&plan, spec.metric)?;
+        Ok((plan, engine))
+    }
+
+    /// An engine with memory for a tier.
+    fn engine(&self, plan: &TierPlan, metric: Metric) -> Result<Box<dyn Engine>, GpuError> {
         match &self.backend {
             Backend::Cuda(ctx, pool) => {
                 let memory = DeviceBuffer::new(ctx, plan.bytes)?;
@@ -178,10 +194,9 @@ impl Gpu {
                 )?))
             }
             #[cfg(feature = "simulated")]
-            Backend::Simulated => Ok(Box::new(crate::engine::simulated::SimulatedEngine::new(
-                plan.clone(),
-                metric,
-            ))),
+            Backend::Simulated(held) => Ok(Box::new(
+                crate::engine::simulated::SimulatedEngine::new(plan.clone(), metric, held.clone()),
+            )),
         }
     }
 }

@@ -43,4 +43,4 @@ pub use load::{LoadError, LoadTimes};
 pub use query::TierQuery;
 pub use search::SearchTimes;
 pub use tier::{Tier, TierList, TierSpec};
-pub use tier_builder::TierBuilder;
+pub use tier_builder::{TierBuilder, Written};

@@ -9,6 +9,7 @@ mod batches;
 mod times;
 
 use crate::copiers::Piece;
+use crate::engine::TierWriter;
 use crate::error::GpuError;
 use crate::staging::Part;
 use crate::tier::{TierList, TierSpec};
@@ -49,7 +50,7 @@ impl From<GpuError> for LoadError {
     }
 }
 
-impl TierBuilder {
+impl<W: TierWriter + ?Sized> TierBuilder<W> {
     /// Loads the frozen parts of `lists` (none loaded before) of an index with the builder's metric, dimension and lists. A list
     /// for which there is no room left, because lists have grown since the builder was made, or that is rewritten again and
     /// again, is left out. The host may cancel at any time (`check_interrupts`), also by unwinding.
@@ -109,10 +110,10 @@ struct Reading {
     changed: bool,
 }
 
-struct Loader<'a, S: PinStore> {
+struct Loader<'a, S: PinStore, W: TierWriter + ?Sized> {
     s: &'a S,
     index: &'a Index,
-    builder: &'a mut TierBuilder,
+    builder: &'a mut TierBuilder<W>,
     lists: Vec<Reading>,
     /// The page pinned last, of the stream being read.
     page: Option<Pinned<S::Pin>>,
@@ -129,7 +130,7 @@ struct Loader<'a, S: PinStore> {
     batch_bytes: usize,
 }
 
-impl<S: PinStore> Loader<'_, S> {
+impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     fn load(&mut self, lists: &[u32]) -> Result<(), LoadError> {
         for &list in lists {
             let pages = ListPages::read(self.s, self.index, list)?;
@@ -214,7 +215,7 @@ impl<S: PinStore> Loader<'_, S> {
             let Some(Part { n: taken, start }) = part else {
                 // What has been gathered belongs to the area that is full.
                 self.dispatch()?;
-                self.builder.staging.turn(self.builder.engine.as_mut())?;
+                self.builder.staging.turn(self.builder.writer.as_mut())?;
                 continue;
             };
             let n_units = taken.div_ceil(entries);

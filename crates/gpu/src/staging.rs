@@ -3,7 +3,7 @@
 
 use crate::context::Wait;
 use crate::copiers::{Copiers, Job, Piece};
-use crate::engine::{Engine, LoadShape, StageShape, Unpack};
+use crate::engine::{LoadShape, PART_ALIGN, StageShape, TierWriter, Unpack};
 use crate::error::GpuError;
 use crate::launch::unpack::{ENTRIES_PER_ITEM, Items};
 use crate::load::LoadTimes;
@@ -19,8 +19,6 @@ use std::time::{Duration, Instant};
 const COPY_DEADLINE: Duration = Duration::from_secs(10);
 /// Rows of an item of `unpack_rows`: about so many bytes, so that the items of an area occupy a whole device.
 const ITEM_ROW_BYTES: usize = 32 << 10;
-/// Items and parts start at multiples of this.
-const PART_ALIGN: usize = 16;
 
 /// Calls `f` with the bounds of a wait for the device.
 pub(crate) fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
@@ -30,7 +28,7 @@ pub(crate) fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
     })
 }
 
-/// The areas. The first thing to be dropped of whatever owns the engine too: its threads write to the engine's memory.
+/// The areas. The first thing to be dropped of whatever owns the writer too: its threads write to the writer's areas.
 pub(crate) struct Staging {
     copiers: Copiers,
     load_shape: LoadShape,
@@ -56,7 +54,7 @@ struct Area {
     pending: Arc<AtomicUsize>,
 }
 
-// SAFETY: `start` points into an area of the engine, which moves with it; only whoever has the staging uses it.
+// SAFETY: `start` points into an area of the writer, which moves with it; only whoever has the staging uses it.
 #[allow(unsafe_code)]
 unsafe impl Send for Area {}
 
@@ -200,24 +198,25 @@ impl Staging {
     }
 
     /// Goes on in the next area, once the device has taken what was in it.
-    pub(crate) fn turn(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+    pub(crate) fn turn<W: TierWriter + ?Sized>(&mut self, writer: &mut W) -> Result<(), GpuError> {
         self.sealed.extend(self.filling.take());
-        self.send_complete(engine)?;
+        self.send_complete(writer)?;
         if self.sealed.len() == self.load_shape.n_areas {
-            self.send_oldest(engine)?;
+            self.send_oldest(writer)?;
         }
         let which = self.next;
         self.next = (which + 1) % self.load_shape.n_areas;
         let began = Instant::now();
-        engine.make_stage(which)?;
+        writer.make_stage(which)?;
         let made = Instant::now();
-        let start = bounded(|wait| engine.stage(which, wait))?.as_mut_ptr();
+        let memory = bounded(|wait| writer.stage(which, wait))?;
+        let (start, bytes) = (memory.as_mut_ptr(), memory.len());
         self.times.areas += made - began;
         self.times.device += made.elapsed();
         self.filling = Some(Area {
             which,
             start,
-            bytes: self.load_shape.area_bytes,
+            bytes,
             used: 0,
             groups: Vec::new(),
             rows: Vec::new(),
@@ -227,14 +226,17 @@ impl Staging {
     }
 
     /// Sends areas to the device as far as all has been copied to them.
-    pub(crate) fn send_complete(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+    pub(crate) fn send_complete<W: TierWriter + ?Sized>(
+        &mut self,
+        writer: &mut W,
+    ) -> Result<(), GpuError> {
         while self.sealed.front().is_some_and(Area::is_complete) {
-            self.send_oldest(engine)?;
+            self.send_oldest(writer)?;
         }
         Ok(())
     }
 
-    fn send_oldest(&mut self, engine: &mut dyn Engine) -> Result<(), GpuError> {
+    fn send_oldest<W: TierWriter + ?Sized>(&mut self, writer: &mut W) -> Result<(), GpuError> {
         let Some(area) = self.sealed.pop_front() else {
             return Ok(());
         };
@@ -243,7 +245,7 @@ impl Staging {
             return Ok(());
         }
         let began = Instant::now();
-        let bytes = engine.stage_open(area.which)?;
+        let bytes = writer.stage_open(area.which)?;
         for item in &area.groups {
             set_live(&mut self.live, bytes, item, self.shape.group_bytes);
         }
@@ -263,7 +265,7 @@ impl Staging {
             n: area.rows.len(),
         };
         let shape = self.shape;
-        engine.unpack(
+        writer.unpack(
             area.which,
             &Unpack {
                 used,
@@ -278,10 +280,13 @@ impl Staging {
     }
 
     /// Sends all that is left; returns the live bits.
-    pub(crate) fn finish(mut self, engine: &mut dyn Engine) -> Result<Vec<u32>, GpuError> {
+    pub(crate) fn finish<W: TierWriter + ?Sized>(
+        mut self,
+        writer: &mut W,
+    ) -> Result<Vec<u32>, GpuError> {
         self.sealed.extend(self.filling.take());
         while !self.sealed.is_empty() {
-            self.send_oldest(engine)?;
+            self.send_oldest(writer)?;
         }
         Ok(std::mem::take(&mut self.live))
     }

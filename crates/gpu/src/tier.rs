@@ -11,6 +11,7 @@ use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{Search, SearchTimes};
 use crate::staging::bounded;
+use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
@@ -172,21 +173,28 @@ pub struct Tier {
 }
 
 impl Tier {
-    pub(crate) fn new(
-        catalog: Catalog,
-        plan: TierPlan,
-        has_centroids: bool,
-        byte_limit: u64,
-        engine: Box<dyn Engine>,
-    ) -> Self {
-        Self {
-            catalog,
+    /// The tier that a load has written. Errors: `Other` if its lists are not as many as the index's, or reach beyond its slots.
+    pub fn new(written: Written<dyn Engine>) -> Result<Self, GpuError> {
+        let Written {
+            writer,
+            spec,
+            plan,
+            byte_limit,
+            lists,
+            has_centroids,
+        } = written;
+        let end = |l: &TierList| l.first_slot as usize + l.n_slots as usize;
+        if lists.len() != spec.n_lists || lists.iter().flatten().any(|l| end(l) > plan.n_slots) {
+            return Err(GpuError::Other("the lists do not fit the tier".into()));
+        }
+        Ok(Self {
+            catalog: Catalog::new(spec, plan.pitch, lists),
             plan,
             has_centroids,
             byte_limit,
-            engine: Mutex::new(engine),
+            engine: Mutex::new(writer),
             last_times: Mutex::default(),
-        }
+        })
     }
 
     /// What the tier is for.

@@ -4,27 +4,39 @@ mod entries;
 
 use crate::copiers::Copiers;
 use crate::device::Gpu;
-use crate::engine::{Engine, LoadShape, StageShape};
+use crate::engine::{Engine, LoadShape, StageShape, TierWriter};
 use crate::error::GpuError;
 use crate::load::LoadTimes;
 use crate::memory::{Parts, TierPlan};
 use crate::staging::{Staging, bounded};
-use crate::tier::{Catalog, Tier, TierList, TierSpec};
+use crate::tier::{Tier, TierList, TierSpec};
 use half::f16;
-use omen_ivf::layout::group::{Filter, GroupShape, HEADER_LINES};
-use omen_ivf::layout::page::LINE_BYTES;
 use omen_ivf::rotation::Rotation;
 
 use entries::OpenList;
 
-const HEADER_BYTES: usize = HEADER_LINES * LINE_BYTES;
+/// What a load leaves, ended: a tier, if `writer` is an engine ([`Tier::new`]); else what the owner of the engine must be told.
+pub struct Written<W: ?Sized> {
+    /// What wrote.
+    pub writer: Box<W>,
+    /// What the tier is for.
+    pub spec: TierSpec,
+    /// Where its arrays are.
+    pub plan: TierPlan,
+    /// What tier and scratch may take.
+    pub byte_limit: u64,
+    /// Per list of the index: what was loaded, None if it was not.
+    pub lists: Vec<Option<TierList>>,
+    /// Whether the centroids were written.
+    pub has_centroids: bool,
+}
 
 /// Builds a [`Tier`]. From pages: [`TierBuilder::load_lists`]. Entry by entry: for each list `begin_list`, `push` for
-/// slots 0, 1, 2 ..., `end_list`.
-pub struct TierBuilder {
-    // First: until it is dropped, its threads write to the engine's areas.
+/// slots 0, 1, 2 ..., `end_list`. With a writer that is not an engine, what comes out is [`Written`].
+pub struct TierBuilder<W: TierWriter + ?Sized = dyn Engine> {
+    // First: until it is dropped, its threads write to the writer's areas.
     pub(crate) staging: Staging,
-    pub(crate) engine: Box<dyn Engine>,
+    pub(crate) writer: Box<W>,
     spec: TierSpec,
     plan: TierPlan,
     byte_limit: u64,
@@ -37,7 +49,7 @@ pub struct TierBuilder {
     next: usize,
 }
 
-impl TierBuilder {
+impl TierBuilder<dyn Engine> {
     /// Bytes of device memory a tier of `n_slots` entries without codes takes at least, scratch for searches included.
     pub fn bytes_needed(spec: &TierSpec, n_slots: u64) -> Result<u64, GpuError> {
         Ok(TierPlan::new(spec, Parts::Rows, n_slots)?.bytes_needed())
@@ -63,30 +75,29 @@ impl TierBuilder {
         byte_limit: u64,
         copiers: Copiers,
     ) -> Result<Self, GpuError> {
-        let plan = TierPlan::new(&spec, parts, n_slots)?;
-        let needed = plan.bytes_needed();
-        let available = byte_limit.min(gpu.memory()?.0);
-        if needed > available {
-            return Err(GpuError::OutOfMemory { needed, available });
-        }
-        let engine = gpu.engine(&plan, spec.metric)?;
-        let codes = GroupShape::new(Filter::OneBit, spec.dim as u32);
-        let shape = StageShape {
-            dim: spec.dim,
-            group_bytes: if parts.codes() {
-                codes.bytes()
-            } else {
-                HEADER_BYTES
-            },
-            code_words: if parts.codes() {
-                codes.code_dim as usize / 32
-            } else {
-                0
-            },
-        };
-        Ok(Self {
+        let (plan, engine) = gpu.tier_engine(&spec, parts, n_slots, byte_limit)?;
+        Ok(Self::over(engine, spec, plan, byte_limit, copiers))
+    }
+
+    /// Copies what is left and makes the tier.
+    pub fn finish(self) -> Result<Tier, GpuError> {
+        Tier::new(self.end()?)
+    }
+}
+
+impl<W: TierWriter + ?Sized> TierBuilder<W> {
+    /// Builds the tier that `writer` writes, of this plan (made for `spec`).
+    pub fn over(
+        writer: Box<W>,
+        spec: TierSpec,
+        plan: TierPlan,
+        byte_limit: u64,
+        copiers: Copiers,
+    ) -> Self {
+        let shape = StageShape::new(&spec, plan.parts);
+        let mut builder = Self {
             staging: Staging::new(copiers, shape, plan.n_slots),
-            engine,
+            writer,
             byte_limit,
             lists: vec![None; spec.n_lists],
             centroids: Default::default(),
@@ -95,7 +106,9 @@ impl TierBuilder {
             next: 0,
             spec,
             plan,
-        })
+        };
+        builder.set_load_shape(LoadShape::DEFAULT);
+        builder
     }
 
     /// What the tier is for.
@@ -109,11 +122,10 @@ impl TierBuilder {
     }
 
     /// Loads in another way than the usual one, to compare; before anything is given. Larger areas may take memory of the device
-    /// beyond the limit until `finish`.
+    /// beyond the limit until `finish`. Areas stay as they are where the writer has its own.
     pub fn set_load_shape(&mut self, shape: LoadShape) {
-        let shape = shape.within_bounds();
+        let shape = self.writer.set_load_shape(shape.within_bounds());
         self.staging.set_load_shape(shape);
-        self.engine.set_load_shape(shape);
     }
 
     /// What loading has waited for until now.
@@ -156,11 +168,11 @@ impl TierBuilder {
         self.rotation = Some(rotation.clone());
     }
 
-    /// Copies what is left and makes the tier.
-    pub fn finish(self) -> Result<Tier, GpuError> {
+    /// Copies what is left, and ends the threads and the writing.
+    pub fn end(self) -> Result<Written<W>, GpuError> {
         let Self {
             staging,
-            mut engine,
+            mut writer,
             spec,
             plan,
             byte_limit,
@@ -174,7 +186,7 @@ impl TierBuilder {
             area_bytes,
             ..
         } = staging.load_shape();
-        let live = staging.finish(engine.as_mut())?;
+        let live = staging.finish(writer.as_mut())?;
         let has_centroids = !centroids.is_empty();
         let mut which = 0;
         for (array, at) in [
@@ -183,17 +195,23 @@ impl TierBuilder {
             (bytemuck::cast_slice(&norms), plan.centroid_norms),
         ] {
             for (i, part) in array.chunks(area_bytes).enumerate() {
-                bounded(|wait| engine.stage(which, wait))?[..part.len()].copy_from_slice(part);
-                engine.write_tier(which, 0..part.len(), at + i * area_bytes)?;
+                bounded(|wait| writer.stage(which, wait))?[..part.len()].copy_from_slice(part);
+                writer.write_tier(which, 0..part.len(), at + i * area_bytes)?;
                 which = (which + 1) % n_areas;
             }
         }
-        bounded(|wait| engine.end_writes(wait))?;
+        bounded(|wait| writer.end_writes(wait))?;
         if let Some(rotation) = &rotation {
-            bounded(|wait| engine.set_rotation(rotation, wait))?;
+            bounded(|wait| writer.set_rotation(rotation, wait))?;
         }
-        let catalog = Catalog::new(spec, plan.pitch, lists);
-        Ok(Tier::new(catalog, plan, has_centroids, byte_limit, engine))
+        Ok(Written {
+            writer,
+            spec,
+            plan,
+            byte_limit,
+            lists,
+            has_centroids,
+        })
     }
 }
 

@@ -31,6 +31,11 @@ impl TierImage {
         })
     }
 
+    /// All bytes, those between arrays and those never written (whatever they are) included.
+    pub fn bytes(&self) -> &[u8] {
+        &cast_slice(&self.memory)[..self.plan.bytes]
+    }
+
     /// The arrays of entries.
     pub fn arrays(&self) -> TierArrays<'_> {
         tier_arrays(cast_slice(&self.memory), &self.plan, self.metric)

@@ -17,6 +17,7 @@ const ROUNDS: usize = 4;
 /// A rotation from `dim` to `code_dim` dimensions.
 #[derive(Debug, Clone)]
 pub struct Rotation {
+    seed: u64,
     dim: usize,
     code_dim: usize,
     window: usize,
@@ -38,11 +39,17 @@ impl Rotation {
             flips.extend((0..32).map(|i| (bits >> i) << 31));
         }
         Self {
+            seed,
             dim,
             code_dim,
             window: 1 << code_dim.ilog2(),
             flips,
         }
+    }
+
+    /// The seed it was made from.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Dimension of the input.

@@ -5,19 +5,21 @@ mod areas;
 mod batch;
 #[cfg(feature = "simulated")]
 pub mod simulated;
+mod unpack;
 
 pub(crate) use areas::AreaPool;
 pub use areas::LoadShape;
 use areas::StagingAreas;
 use batch::{BatchMemory, Views};
 pub use batch::{BatchOut, SlotsOut};
+pub(crate) use unpack::PART_ALIGN;
+pub use unpack::{StageShape, Unpack};
 
 use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
-use crate::launch::unpack::Items;
 use crate::launch::{rerank::rerank, scan::scan, select::select};
 use crate::memory::{MIN_SCRATCH_BYTES, ScratchPlan, TierPlan};
 use crate::params::{
@@ -36,32 +38,6 @@ const _: () = assert!(
 /// Bytes copied back at a time.
 const READ_BYTES: usize = 4 << 20;
 
-/// What a staging area holds when it is unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unpack {
-    /// Bytes in use, items included.
-    pub used: usize,
-    /// Byte where the items start, a multiple of 16.
-    pub items_at: usize,
-    /// Items of groups.
-    pub groups: Items,
-    /// Items of rows.
-    pub rows: Items,
-    /// How the parts look.
-    pub shape: StageShape,
-}
-
-/// How parts of streams look in a staging area.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StageShape {
-    /// Halves per row; rows lie back to back.
-    pub dim: usize,
-    /// From one group to the next.
-    pub group_bytes: usize,
-    /// 32-bit words per code of a group; 0: headers alone.
-    pub code_words: usize,
-}
-
 /// Factors of the keys: functions of the index's `rounding` g.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scales {
@@ -73,13 +49,10 @@ pub struct Scales {
     pub wide: f32,
 }
 
-/// A device holding one tier. One caller at a time.
-pub trait Engine: Send {
-    /// Which scan kernels run here.
-    fn scans(&self) -> Scans;
-
-    /// Sets number and size of the staging areas, while none has been taken.
-    fn set_load_shape(&mut self, shape: LoadShape);
+/// Writes a tier's arrays: the half of an engine that loading needs. Another process's engine may be behind it. One caller at a time.
+pub trait TierWriter: Send {
+    /// Wants staging areas of this number and size, while none has been taken; the shape they have from now on.
+    fn set_load_shape(&mut self, shape: LoadShape) -> LoadShape;
 
     /// Sees to it that there is a staging area of this number, which takes time when it is the first of its context.
     fn make_stage(&mut self, which: usize) -> Result<(), GpuError>;
@@ -96,11 +69,20 @@ pub trait Engine: Send {
     /// Queues the copy of a staging area to the device and the unpacking of its items into the tier's arrays.
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError>;
 
-    /// Copies the tier's memory from offset `at` on back. While nothing else is under way.
-    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError>;
-
     /// Waits for all writes and gives the staging areas back.
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError>;
+
+    /// Takes the rotation of the codes.
+    fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError>;
+}
+
+/// A device holding one tier. One caller at a time.
+pub trait Engine: TierWriter {
+    /// Which scan kernels run here.
+    fn scans(&self) -> Scans;
+
+    /// Copies the tier's memory from offset `at` on back. While nothing else is under way.
+    fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
     /// The upload area of a batch (`plan.upload_end` bytes), once earlier work is done. Makes room for the batch.
     fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError>;
@@ -113,9 +95,6 @@ pub trait Engine: Send {
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<&[u8], GpuError>;
-
-    /// Takes the rotation of the codes.
-    fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
     /// Dimensions of the codes that can be searched; 0 if there are none.
     fn code_dim(&self) -> usize;
@@ -220,9 +199,34 @@ fn grown<'a>(
         .ok_or_else(|| GpuError::Other("no buffer".into()))
 }
 
-impl Engine for CudaEngine {
-    fn scans(&self) -> Scans {
-        self.ctx.scans
+impl TierWriter for CudaEngine {
+    fn set_load_shape(&mut self, shape: LoadShape) -> LoadShape {
+        self.staging.set_shape(shape);
+        shape
+    }
+
+    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
+        self.staging.make(which)
+    }
+
+    fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        self.staging.wait(which, wait)
+    }
+
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
+        self.staging.open(which)
+    }
+
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        self.staging.write(which, range, &self.tier, at)
+    }
+
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        self.staging.unpack(which, self.views.tier, work)
+    }
+
+    fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.staging.end(wait)
     }
 
     fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError> {
@@ -232,6 +236,12 @@ impl Engine for CudaEngine {
                 .set_rotation(&self.ctx, &self.stream, rotation, wait)?;
         }
         Ok(())
+    }
+}
+
+impl Engine for CudaEngine {
+    fn scans(&self) -> Scans {
+        self.ctx.scans
     }
 
     fn code_dim(&self) -> usize {
@@ -272,30 +282,6 @@ impl Engine for CudaEngine {
         self.batch.fetch(&self.ctx, &self.stream, at, bytes, wait)
     }
 
-    fn set_load_shape(&mut self, shape: LoadShape) {
-        self.staging.set_shape(shape);
-    }
-
-    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
-        self.staging.make(which)
-    }
-
-    fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
-        self.staging.wait(which, wait)
-    }
-
-    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
-        self.staging.open(which)
-    }
-
-    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
-        self.staging.write(which, range, &self.tier, at)
-    }
-
-    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
-        self.staging.unpack(which, self.views.tier, work)
-    }
-
     fn read_tier(&mut self, at: usize, to: &mut [u8], wait: &mut Wait<'_>) -> Result<(), GpuError> {
         let mut pinned = PinnedBuffer::new(&self.ctx, READ_BYTES)?;
         for (i, part) in to.chunks_mut(READ_BYTES).enumerate() {
@@ -306,10 +292,6 @@ impl Engine for CudaEngine {
             part.copy_from_slice(&pinned.bytes()[..part.len()]);
         }
         Ok(())
-    }
-
-    fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        self.staging.end(wait)
     }
 
     fn begin(&mut self, plan: &ScratchPlan, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {

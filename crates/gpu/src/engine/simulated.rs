@@ -5,7 +5,7 @@
 mod batch;
 
 use super::batch::HostParts;
-use super::{BatchOut, Engine, LoadShape, Scales, Unpack};
+use super::{BatchOut, Engine, LoadShape, Scales, TierWriter, Unpack};
 use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::context::{Scans, Wait};
@@ -24,6 +24,8 @@ use half::f16;
 use omen_ivf::Metric;
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory the simulated device claims to have.
 pub const MEMORY_BYTES: u64 = 16 << 30;
@@ -33,9 +35,21 @@ fn words(bytes: usize) -> Vec<u64> {
     vec![0; bytes.div_ceil(8)]
 }
 
+/// Bytes that engines of one simulated device hold for tiers.
+#[derive(Clone, Default)]
+pub(crate) struct Held(Arc<AtomicU64>);
+
+impl Held {
+    /// Bytes held now.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// The engine of the simulated device.
 pub struct SimulatedEngine {
     plan: TierPlan,
+    held: Held,
     metric: Metric,
     tier: Vec<u64>,
     load_shape: LoadShape,
@@ -50,11 +64,13 @@ pub struct SimulatedEngine {
 }
 
 impl SimulatedEngine {
-    /// An engine with memory for a tier.
-    pub fn new(plan: TierPlan, metric: Metric) -> Self {
+    /// An engine with memory for a tier, counted in `held`.
+    pub(crate) fn new(plan: TierPlan, metric: Metric, held: Held) -> Self {
+        held.0.fetch_add(plan.bytes as u64, Ordering::Relaxed);
         Self {
             tier: words(plan.bytes),
             plan,
+            held,
             metric,
             load_shape: LoadShape::DEFAULT,
             stages: Vec::new(),
@@ -78,6 +94,13 @@ impl SimulatedEngine {
             array(memory, plan.centroids, plan.n_lists * plan.pitch),
             array(memory, plan.centroid_norms, plan.n_lists),
         )
+    }
+}
+
+impl Drop for SimulatedEngine {
+    fn drop(&mut self) {
+        let bytes = self.plan.bytes as u64;
+        self.held.0.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -124,14 +147,63 @@ fn array_mut<T: NoUninit + AnyBitPattern>(part: &mut [u8]) -> &mut [T] {
     cast_slice_mut(part)
 }
 
-impl Engine for SimulatedEngine {
-    fn scans(&self) -> Scans {
-        Scans::Wgmma
+impl TierWriter for SimulatedEngine {
+    fn set_load_shape(&mut self, shape: LoadShape) -> LoadShape {
+        self.load_shape = shape;
+        shape
+    }
+
+    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
+        while self.stages.len() <= which {
+            self.stages.push(words(self.load_shape.area_bytes));
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, which: usize, _wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        self.make_stage(which)?;
+        self.stage_open(which)
+    }
+
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
+        Ok(cast_slice_mut(&mut self.stages[which]))
+    }
+
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        let source: &[u8] = cast_slice(&self.stages[which]);
+        let target: &mut [u8] = cast_slice_mut(&mut self.tier);
+        target[at..at + range.len()].copy_from_slice(&source[range]);
+        Ok(())
+    }
+
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
+        let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
+        let mut tier = unpack_arrays(cast_slice_mut(&mut self.tier), &self.plan);
+        let shape = &work.shape;
+        for item in &items[work.groups.first..][..work.groups.n] {
+            unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
+        }
+        for item in &items[work.rows.first..][..work.rows.n] {
+            unpack_rows(&mut tier, area, item, shape.dim);
+        }
+        Ok(())
+    }
+
+    fn end_writes(&mut self, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.stages = Vec::new();
+        Ok(())
     }
 
     fn set_rotation(&mut self, rotation: &Rotation, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
         self.rotation = self.plan.parts.codes().then(|| rotation.clone());
         Ok(())
+    }
+}
+
+impl Engine for SimulatedEngine {
+    fn scans(&self) -> Scans {
+        Scans::Wgmma
     }
 
     fn code_dim(&self) -> usize {
@@ -186,47 +258,6 @@ impl Engine for SimulatedEngine {
         }
     }
 
-    fn set_load_shape(&mut self, shape: LoadShape) {
-        self.load_shape = shape;
-    }
-
-    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
-        while self.stages.len() <= which {
-            self.stages.push(words(self.load_shape.area_bytes));
-        }
-        Ok(())
-    }
-
-    fn stage(&mut self, which: usize, _wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
-        self.make_stage(which)?;
-        self.stage_open(which)
-    }
-
-    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
-        Ok(cast_slice_mut(&mut self.stages[which]))
-    }
-
-    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
-        let source: &[u8] = cast_slice(&self.stages[which]);
-        let target: &mut [u8] = cast_slice_mut(&mut self.tier);
-        target[at..at + range.len()].copy_from_slice(&source[range]);
-        Ok(())
-    }
-
-    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
-        let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
-        let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
-        let mut tier = unpack_arrays(cast_slice_mut(&mut self.tier), &self.plan);
-        let shape = &work.shape;
-        for item in &items[work.groups.first..][..work.groups.n] {
-            unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
-        }
-        for item in &items[work.rows.first..][..work.rows.n] {
-            unpack_rows(&mut tier, area, item, shape.dim);
-        }
-        Ok(())
-    }
-
     fn read_tier(
         &mut self,
         at: usize,
@@ -234,11 +265,6 @@ impl Engine for SimulatedEngine {
         _wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
         to.copy_from_slice(&cast_slice::<u64, u8>(&self.tier)[at..at + to.len()]);
-        Ok(())
-    }
-
-    fn end_writes(&mut self, _wait: &mut Wait<'_>) -> Result<(), GpuError> {
-        self.stages = Vec::new();
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use super::{LoadError, Loader};
 use crate::copiers::Job;
+use crate::engine::TierWriter;
 use omen_ivf::export::Stream;
 use omen_ivf::layout::page::TAIL_START;
 use omen_ivf::store::PinStore;
@@ -41,14 +42,14 @@ impl<P> Default for Batch<P> {
     }
 }
 
-impl<S: PinStore> Drop for Loader<'_, S> {
+impl<S: PinStore, W: TierWriter + ?Sized> Drop for Loader<'_, S, W> {
     /// However this ends: nothing is read from pages any more.
     fn drop(&mut self) {
         self.builder.staging.finish_copies();
     }
 }
 
-impl<S: PinStore> Loader<'_, S> {
+impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     /// Where page `seq` of the stream is; pins it, unless it was pinned last.
     pub(super) fn page(&mut self, stream: Stream, seq: u32) -> Result<*const u8, LoadError> {
         if let Some(pinned) = &self.page
@@ -91,14 +92,14 @@ impl<S: PinStore> Loader<'_, S> {
         if !pieces.is_empty() {
             // SAFETY: the sources lie on pages pinned by this batch, by later ones or by the stream's current page. They stay
             // pinned until `release_oldest` or `release_all` has waited for this batch; should an error unwind, `drop` waits.
-            // The targets are parts that the area being filled gave out, each once; the area lives as long as the engine, which
+            // The targets are parts that the area being filled gave out, each once; the area lives as long as the writer, which
             // the builder drops after its staging.
             batch.job = unsafe { self.builder.staging.copy(pieces) };
         }
         self.copied.push_back(batch);
         self.builder
             .staging
-            .send_complete(self.builder.engine.as_mut())?;
+            .send_complete(self.builder.writer.as_mut())?;
         while self.copied.front().is_some_and(Batch::is_done) {
             self.release_oldest();
         }

@@ -1,6 +1,7 @@
 //! Building a tier entry by entry: groups are made here as they would lie on pages.
 
 use super::TierBuilder;
+use crate::engine::TierWriter;
 use crate::error::GpuError;
 use crate::memory::TierPlan;
 use crate::staging::Part;
@@ -21,7 +22,7 @@ pub(super) struct OpenList {
     failed: Option<GpuError>,
 }
 
-impl TierBuilder {
+impl<W: TierWriter + ?Sized> TierBuilder<W> {
     /// Starts a list (number below `n_lists`, not loaded before).
     pub fn begin_list(&mut self, list: u32) {
         self.open = Some(OpenList {
@@ -71,7 +72,7 @@ impl TierBuilder {
         layout_gen: u32,
         delete_gen: u32,
     ) -> Result<(), GpuError> {
-        self.end(n_slots, layout_gen, delete_gen, None)
+        self.end_open(n_slots, layout_gen, delete_gen, None)
     }
 
     /// As `end_list`, with codes that `encoder` makes of the list's entries (one-bit codes, by the list's centroid).
@@ -82,10 +83,10 @@ impl TierBuilder {
         delete_gen: u32,
         encoder: &Encoder<'_>,
     ) -> Result<(), GpuError> {
-        self.end(n_slots, layout_gen, delete_gen, Some(encoder))
+        self.end_open(n_slots, layout_gen, delete_gen, Some(encoder))
     }
 
-    fn end(
+    fn end_open(
         &mut self,
         n_slots: u32,
         layout_gen: u32,
@@ -142,7 +143,7 @@ impl TierBuilder {
         let mut first = 0;
         while first < n {
             let Some(part) = self.staging.groups(slot + first, n - first) else {
-                self.staging.turn(self.engine.as_mut())?;
+                self.staging.turn(self.writer.as_mut())?;
                 continue;
             };
             let end = first + part.n;
@@ -172,7 +173,7 @@ impl TierBuilder {
         let mut first = 0;
         while first < n {
             let Some(part) = self.staging.rows(slot + first, n - first) else {
-                self.staging.turn(self.engine.as_mut())?;
+                self.staging.turn(self.writer.as_mut())?;
                 continue;
             };
             let rows = &open.rows[first * dim..(first + part.n) * dim];
@@ -187,7 +188,7 @@ impl TierBuilder {
 #[allow(unsafe_code)]
 fn put(part: &Part, at: usize, bytes: &[u8]) {
     // SAFETY: the callers write no more than the entries that the part was asked for have; it is theirs alone, and ordinary
-    // memory of the engine, which they hold.
+    // memory of the writer, which they hold.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), part.start.add(at), bytes.len()) };
 }
 
