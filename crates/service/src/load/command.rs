@@ -1,0 +1,254 @@
+//! Commands as words.
+
+use super::region::COMMAND_WORDS;
+use crate::message::TierKey;
+use omen_gpu::memory::Parts;
+use omen_gpu::{GpuError, TierList, TierSpec};
+use omen_ivf::Metric;
+use omen_ivf::params::{MAX_DIM, MAX_LISTS};
+
+/// What shall be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// What the tier is known by.
+    pub key: TierKey,
+    /// The index.
+    pub spec: TierSpec,
+    /// What the tier holds of its entries.
+    pub parts: Parts,
+    /// Entries it has room for.
+    pub n_slots: u64,
+    /// Bytes that tier and scratch may take; the server may allow less.
+    pub byte_limit: u64,
+}
+
+/// What the host is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Command {
+    Begin(Wanted),
+    /// Copies bytes `start..start + len` of an area to byte `at` of the tier.
+    Write {
+        which: usize,
+        start: usize,
+        len: usize,
+        at: usize,
+    },
+    Unpack {
+        which: usize,
+        used: usize,
+        items_at: usize,
+        n_groups: usize,
+        n_rows: usize,
+    },
+    EndWrites,
+    Rotation {
+        seed: u64,
+    },
+    /// The lists are in the area.
+    Finish {
+        which: usize,
+        has_centroids: bool,
+    },
+}
+
+fn parts_number(parts: Parts) -> u64 {
+    match parts {
+        Parts::Rows => 1,
+        Parts::RowsAndCodes => 2,
+        Parts::Codes => 3,
+    }
+}
+
+impl Command {
+    pub(super) fn encode(&self) -> [u64; COMMAND_WORDS] {
+        let mut words = [0; COMMAND_WORDS];
+        let mut put = |tag: u64, values: &[u64]| {
+            words[0] = tag;
+            words[1..=values.len()].copy_from_slice(values);
+        };
+        match *self {
+            Self::Begin(wanted) => {
+                let spec = wanted.spec;
+                let [a, b, c, d]: [u64; 4] = bytemuck::cast(wanted.key);
+                put(
+                    1,
+                    &[
+                        a,
+                        b,
+                        c,
+                        d,
+                        spec.metric as u64,
+                        spec.dim as u64,
+                        spec.n_lists as u64,
+                        parts_number(wanted.parts),
+                        wanted.n_slots,
+                        wanted.byte_limit,
+                    ],
+                );
+            }
+            Self::Write {
+                which,
+                start,
+                len,
+                at,
+            } => put(2, &[which, start, len, at].map(|x| x as u64)),
+            Self::Unpack {
+                which,
+                used,
+                items_at,
+                n_groups,
+                n_rows,
+            } => put(
+                3,
+                &[which, used, items_at, n_groups, n_rows].map(|x| x as u64),
+            ),
+            Self::EndWrites => put(4, &[]),
+            Self::Rotation { seed } => put(5, &[seed]),
+            Self::Finish {
+                which,
+                has_centroids,
+            } => put(6, &[which as u64, u64::from(has_centroids)]),
+        }
+        words
+    }
+
+    /// Errors: `Other` for words that are none.
+    pub(super) fn decode(words: &[u64; COMMAND_WORDS]) -> Result<Self, GpuError> {
+        let broken = || GpuError::Other("a load command that is none".into());
+        let size = |i: usize| usize::try_from(words[i]).map_err(|_| broken());
+        Ok(match words[0] {
+            1 => {
+                let within = |i: usize, most: u32| {
+                    let value = size(i)?;
+                    let is_fine = value >= 1 && value <= most as usize;
+                    is_fine.then_some(value).ok_or_else(broken)
+                };
+                let metric = u32::try_from(words[5]).ok().and_then(Metric::from_u32);
+                Self::Begin(Wanted {
+                    key: bytemuck::cast([words[1], words[2], words[3], words[4]]),
+                    spec: TierSpec {
+                        metric: metric.ok_or_else(broken)?,
+                        dim: within(6, MAX_DIM)?,
+                        n_lists: within(7, MAX_LISTS)?,
+                    },
+                    parts: match words[8] {
+                        1 => Parts::Rows,
+                        2 => Parts::RowsAndCodes,
+                        3 => Parts::Codes,
+                        _ => return Err(broken()),
+                    },
+                    n_slots: words[9],
+                    byte_limit: words[10],
+                })
+            }
+            2 => Self::Write {
+                which: size(1)?,
+                start: size(2)?,
+                len: size(3)?,
+                at: size(4)?,
+            },
+            3 => Self::Unpack {
+                which: size(1)?,
+                used: size(2)?,
+                items_at: size(3)?,
+                n_groups: size(4)?,
+                n_rows: size(5)?,
+            },
+            4 => Self::EndWrites,
+            5 => Self::Rotation { seed: words[1] },
+            6 => Self::Finish {
+                which: size(1)?,
+                has_centroids: words[2] != 0,
+            },
+            _ => return Err(broken()),
+        })
+    }
+}
+
+/// Bytes of a list among the lists at the end of a load. An area, 1 MB and more, holds those of any index.
+pub(super) const LIST_BYTES: usize = 16;
+const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 1 << 20);
+/// First slot of a list that is not there.
+const NO_LIST: u32 = u32::MAX;
+
+pub(super) fn encode_list(list: &Option<TierList>) -> [u8; LIST_BYTES] {
+    bytemuck::cast(list.map_or([NO_LIST; 4], |l| {
+        [l.first_slot, l.n_slots, l.layout_gen, l.delete_gen]
+    }))
+}
+
+pub(super) fn decode_list(bytes: &[u8; LIST_BYTES]) -> Option<TierList> {
+    let [first_slot, n_slots, layout_gen, delete_gen]: [u32; 4] =
+        bytemuck::pod_read_unaligned(bytes);
+    (first_slot != NO_LIST).then_some(TierList {
+        first_slot,
+        n_slots,
+        layout_gen,
+        delete_gen,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_come_back_and_others_are_refused() {
+        let wanted = Wanted {
+            key: TierKey {
+                tablespace: 1,
+                database: u32::MAX,
+                number: 3,
+                reserved: 0,
+                seed: u64::MAX - 5,
+                built_at: -6,
+            },
+            spec: TierSpec {
+                metric: Metric::Cosine,
+                dim: 768,
+                n_lists: 65_536,
+            },
+            parts: Parts::Codes,
+            n_slots: 1 << 40,
+            byte_limit: u64::MAX,
+        };
+        for command in [
+            Command::Begin(wanted),
+            Command::Write {
+                which: 1,
+                start: 2,
+                len: 3,
+                at: 4,
+            },
+            Command::Unpack {
+                which: 5,
+                used: 6,
+                items_at: 7,
+                n_groups: 8,
+                n_rows: 9,
+            },
+            Command::EndWrites,
+            Command::Rotation { seed: 10 },
+            Command::Finish {
+                which: 11,
+                has_centroids: true,
+            },
+        ] {
+            assert_eq!(Command::decode(&command.encode()), Ok(command));
+        }
+        let mut words = Command::Begin(wanted).encode();
+        for (at, broken) in [
+            (0, 0),
+            (0, 99),
+            (5, 0),
+            (6, 1 << 32),
+            (6, 0),
+            (7, 65_537),
+            (8, 4),
+        ] {
+            let kept = std::mem::replace(&mut words[at], broken);
+            assert!(Command::decode(&words).is_err(), "word {at}");
+            words[at] = kept;
+        }
+    }
+}

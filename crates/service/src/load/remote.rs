@@ -1,0 +1,199 @@
+//! The loader's end: a tier is written by commands to the server.
+//!
+//! A command is given and not waited for: its outcome comes with the next one, so that one area is sent while the next is filled.
+
+#![allow(unsafe_code)]
+
+use super::caller::Caller;
+use super::command::{Command, LIST_BYTES, Wanted, encode_list};
+use super::region::LoadRegion;
+use omen_gpu::context::Wait;
+use omen_gpu::engine::{LoadShape, TierWriter, Unpack};
+use omen_gpu::memory::TierPlan;
+use omen_gpu::{Copiers, GpuError, TierBuilder, TierList, Written};
+use omen_ivf::rotation::Rotation;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Longest wait for the host, which itself waits less for the device.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Asked every now and then while a load waits for the server: an error, such as `Interrupted`, ends the wait, not the load.
+pub type Check = Box<dyn FnMut() -> Result<(), GpuError> + Send>;
+
+/// Begins to load a tier of the server. `owner`: who loads, for [`LoadRegion::release_of`]. The builder is used as any other, and
+/// ended by [`finish`]; dropping it cancels.
+///
+/// Errors: `Busy` while another tier is loaded, `OutOfMemory` with what is needed and there, `Lost` without a server, `TimedOut`, and
+/// what `check` says.
+pub fn begin(
+    region: &LoadRegion,
+    owner: u32,
+    wanted: Wanted,
+    copiers: Copiers,
+    mut check: Check,
+) -> Result<TierBuilder<RemoteWriter>, GpuError> {
+    let plan = TierPlan::new(&wanted.spec, wanted.parts, wanted.n_slots)?;
+    let caller = Caller::open(*region, owner, check.as_mut())?;
+    let mut writer = RemoteWriter {
+        region: *region,
+        caller,
+        check,
+        pending: None,
+        failed: None,
+        has_codes: wanted.parts.codes(),
+    };
+    writer.ask(None, Command::Begin(wanted))?;
+    let (writer, limit) = (Box::new(writer), wanted.byte_limit);
+    Ok(TierBuilder::over(writer, wanted.spec, plan, limit, copiers))
+}
+
+/// Copies what is left and has the server take the tier. Errors: those of any command; then the server has no new tier.
+pub fn finish(builder: TierBuilder<RemoteWriter>) -> Result<(), GpuError> {
+    let Written {
+        mut writer,
+        lists,
+        has_centroids,
+        ..
+    } = builder.end()?;
+    writer.finish(&lists, has_centroids)
+}
+
+/// Writes a tier of the server.
+pub struct RemoteWriter {
+    region: LoadRegion,
+    caller: Caller,
+    check: Check,
+    /// The command whose outcome has not come, and the area that it is about.
+    pending: Option<Option<usize>>,
+    /// What ended the load.
+    failed: Option<GpuError>,
+    has_codes: bool,
+}
+
+/// Calls `f` with the bounds of a wait that the caller did not bound.
+fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
+    f(&mut Wait {
+        until: Instant::now() + DEADLINE,
+        poll: &mut || Ok(()),
+    })
+}
+
+impl RemoteWriter {
+    /// Waits for the outcome of the command under way.
+    fn settle(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        if self.pending.is_some() {
+            let outcome = self.caller.outcome(wait, self.check.as_mut())?;
+            self.pending = None;
+            self.note(outcome)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a command, about this area, when the one before is done.
+    fn post(&mut self, area: Option<usize>, command: Command) -> Result<(), GpuError> {
+        bounded(|wait| self.settle(wait))?;
+        let outcome = self.caller.post(&command);
+        self.note(outcome)?;
+        self.pending = Some(area);
+        Ok(())
+    }
+
+    /// The same, and waits until it is done.
+    fn ask(&mut self, area: Option<usize>, command: Command) -> Result<(), GpuError> {
+        self.post(area, command)?;
+        bounded(|wait| self.settle(wait))
+    }
+
+    fn note(&mut self, outcome: Result<(), GpuError>) -> Result<(), GpuError> {
+        if let Err(error) = &outcome {
+            self.failed = Some(error.clone());
+        }
+        outcome
+    }
+
+    fn finish(&mut self, lists: &[Option<TierList>], has_centroids: bool) -> Result<(), GpuError> {
+        let which = 0;
+        let area = bounded(|wait| self.stage(which, wait))?;
+        let places = area.chunks_exact_mut(LIST_BYTES);
+        for (place, list) in places.zip(lists) {
+            place.copy_from_slice(&encode_list(list));
+        }
+        let command = Command::Finish {
+            which,
+            has_centroids,
+        };
+        self.ask(Some(which), command)
+    }
+}
+
+impl TierWriter for RemoteWriter {
+    /// The areas are the region's.
+    fn set_load_shape(&mut self, shape: LoadShape) -> LoadShape {
+        LoadShape {
+            n_areas: self.region.n_areas(),
+            area_bytes: self.region.area_bytes(),
+            ..shape
+        }
+    }
+
+    fn make_stage(&mut self, which: usize) -> Result<(), GpuError> {
+        self.region.area(which).map(|_| ())
+    }
+
+    fn stage(&mut self, which: usize, wait: &mut Wait<'_>) -> Result<&mut [u8], GpuError> {
+        // All commands but the last have been executed, and no area is read after its command.
+        if self.failed.is_some() || self.pending == Some(Some(which)) {
+            self.settle(wait)?;
+        }
+        self.stage_open(which)
+    }
+
+    fn stage_open(&mut self, which: usize) -> Result<&mut [u8], GpuError> {
+        if self.pending == Some(Some(which)) {
+            return Err(GpuError::Other("the staging area is being sent".into()));
+        }
+        let start = self.region.area(which)?;
+        // SAFETY: within the region, which is there while it is used; while the load is open, and until its writer is dropped, the host
+        // reads an area only during a command about it, and no other load begins. The slice borrows the one writer.
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, self.region.area_bytes()) })
+    }
+
+    fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        let command = Command::Write {
+            which,
+            start: range.start,
+            len: range.len(),
+            at,
+        };
+        self.post(Some(which), command)
+    }
+
+    fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
+        let command = Command::Unpack {
+            which,
+            used: work.used,
+            items_at: work.items_at,
+            n_groups: work.groups.n,
+            n_rows: work.rows.n,
+        };
+        self.post(Some(which), command)
+    }
+
+    fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        self.post(None, Command::EndWrites)?;
+        self.settle(wait)
+    }
+
+    fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+        if !self.has_codes {
+            return Ok(());
+        }
+        let seed = rotation.seed();
+        self.post(None, Command::Rotation { seed })?;
+        self.settle(wait)
+    }
+}

@@ -1,0 +1,282 @@
+//! The server: takes what is ready, searches together what can be one batch, answers.
+
+mod admit;
+mod hosted;
+
+pub use hosted::TierUse;
+
+use crate::message::{Answer, Refusal, Request, Status, TierKey, encode_error, encode_status};
+use crate::queue::{Queue, Taken};
+use admit::admit;
+use hosted::Hosted;
+use omen_gpu::batch::tuning::Tuning;
+use omen_gpu::params::QueryBound;
+use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Most requests of a round, hence of a batch.
+pub const MAX_BATCH: usize = 256;
+
+/// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g.
+pub type Search<'a> = dyn FnMut(&Tier, &mut Batch<'_>, f32) -> Result<BatchFound, GpuError> + 'a;
+
+/// The server's state: a device, and tiers in its memory.
+pub struct Server {
+    queue: Queue,
+    gpu: Gpu,
+    tiers: HashMap<TierKey, Hosted>,
+}
+
+/// What a round did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Requests taken, all of which have been answered.
+    pub n_requests: usize,
+    /// Calls of the device.
+    pub n_batches: usize,
+    /// Those that failed.
+    pub n_failed: usize,
+    /// Requests of the largest.
+    pub largest_batch: usize,
+    /// The device is lost: the process should end. What followed was answered with `Status::Down`.
+    pub error: Option<GpuError>,
+}
+
+/// A request that its tier can answer.
+struct Admitted {
+    taken: Taken,
+    /// A copy: what the slot says later does not count. `probes` is at most the tier's number of lists.
+    head: Request,
+}
+
+impl Admitted {
+    /// Whether one batch can answer both.
+    fn goes_with(&self, other: &Self) -> bool {
+        let form = |r: &Request| (r.key, r.probes, r.spread.to_bits(), r.rounding.to_bits());
+        form(&self.head) == form(&other.head)
+    }
+}
+
+impl Server {
+    /// A server without tiers.
+    pub fn new(queue: Queue, gpu: Gpu) -> Self {
+        Self {
+            queue,
+            gpu,
+            tiers: HashMap::new(),
+        }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Takes over a tier; the one it replaces.
+    pub fn insert(&mut self, key: TierKey, tier: Tier) -> Option<Tier> {
+        self.tiers
+            .insert(key, Hosted::new(tier))
+            .map(|old| old.tier)
+    }
+
+    /// Gives up a tier.
+    pub fn remove(&mut self, key: &TierKey) -> Option<Tier> {
+        self.tiers.remove(key).map(|hosted| hosted.tier)
+    }
+
+    /// The tiers that are here, in no order.
+    pub fn keys(&self) -> impl Iterator<Item = &TierKey> {
+        self.tiers.keys()
+    }
+
+    /// A tier that is here.
+    pub fn tier(&self, key: &TierKey) -> Option<&Tier> {
+        self.tiers.get(key).map(|hosted| &hosted.tier)
+    }
+
+    /// Bytes of device memory that the tiers hold, scratch included.
+    pub fn bytes(&self) -> u64 {
+        self.tiers.values().map(|hosted| hosted.tier.bytes()).sum()
+    }
+
+    /// The tiers, the one unused for longest first.
+    pub fn uses(&self) -> Vec<TierUse> {
+        let mut uses: Vec<TierUse> = self.tiers.iter().map(|(k, h)| h.usage(*k)).collect();
+        uses.sort_unstable_by_key(|u| (u.last_used, u.key));
+        uses
+    }
+
+    /// One round: answers what is ready, at most [`MAX_BATCH`] requests. `deadline` is that of each batch; `wake` gets the numbers of
+    /// owners that sleep.
+    pub fn serve(&mut self, deadline: Duration, wake: &mut dyn FnMut(u32)) -> Served {
+        let mut search = |tier: &Tier, batch: &mut Batch<'_>, rounding: f32| {
+            tier.search_batch(batch, rounding, deadline, &mut || Ok(()))
+        };
+        self.serve_with(&mut search, wake)
+    }
+
+    /// As [`Self::serve`], with another way to search: for tests of what happens when the device fails.
+    pub fn serve_with(&mut self, search: &mut Search<'_>, wake: &mut dyn FnMut(u32)) -> Served {
+        let taken = self.queue.take_ready(MAX_BATCH);
+        let mut served = Served {
+            n_requests: taken.len(),
+            ..Served::default()
+        };
+        let mut groups: Vec<Vec<Admitted>> = Vec::new();
+        for taken in taken {
+            let head = match admit(&mut self.tiers, self.queue.request(&taken)) {
+                Ok(head) => head,
+                Err(refusal) => {
+                    self.refuse(taken, &refusal, wake);
+                    continue;
+                }
+            };
+            let request = Admitted { taken, head };
+            match groups.iter_mut().find(|g| g[0].goes_with(&request)) {
+                Some(group) => group.push(request),
+                None => groups.push(vec![request]),
+            }
+        }
+        for group in groups {
+            self.serve_group(group, search, wake, &mut served);
+        }
+        served
+    }
+
+    /// Answers requests that go with each other.
+    fn serve_group(
+        &mut self,
+        group: Vec<Admitted>,
+        search: &mut Search<'_>,
+        wake: &mut dyn FnMut(u32),
+        served: &mut Served,
+    ) {
+        let outcome = match self.tiers.get_mut(&group[0].head.key) {
+            _ if served.error.is_some() => Err(Refusal::Down),
+            None => Err(Refusal::NotLoaded),
+            Some(hosted) => {
+                served.n_batches += 1;
+                served.largest_batch = served.largest_batch.max(group.len());
+                let start = Instant::now();
+                hosted.last_used = start;
+                search_group(&self.queue, hosted, &group, search)
+                    .map(|found| (found, start.elapsed()))
+                    .map_err(Refusal::Gpu)
+            }
+        };
+        match outcome {
+            Ok((found, took)) => {
+                let us = took.as_micros();
+                let batch = Answer {
+                    batch_size: group.len() as u32,
+                    device_us: u32::try_from(us).unwrap_or(u32::MAX),
+                    ..Answer::default()
+                };
+                for (q, request) in group.into_iter().enumerate() {
+                    self.answer(request, batch, &found, q, wake);
+                }
+            }
+            // One of them may be the reason: it alone gets the error.
+            Err(Refusal::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. }))
+                if group.len() > 1 =>
+            {
+                for request in group {
+                    self.serve_group(vec![request], search, wake, served);
+                }
+            }
+            Err(refusal) => {
+                served.n_failed += usize::from(matches!(refusal, Refusal::Gpu(_)));
+                for request in group {
+                    self.refuse(request.taken, &refusal, wake);
+                }
+                if let Refusal::Gpu(error @ (GpuError::TimedOut | GpuError::Lost(_))) = refusal {
+                    served.error = Some(error);
+                }
+            }
+        }
+    }
+
+    /// Answers query `q` of a batch.
+    fn answer(
+        &mut self,
+        request: Admitted,
+        batch: Answer,
+        found: &BatchFound,
+        q: usize,
+        wake: &mut dyn FnMut(u32),
+    ) {
+        let Some(hosted) = self.tiers.get_mut(&request.head.key) else {
+            return self.refuse(request.taken, &Refusal::NotLoaded, wake);
+        };
+        hosted.n_requests += 1;
+        let (all, k) = (found.of(q), request.head.k as usize);
+        // What is cut off was known to be next.
+        let (items, frontier) = match all.get(k) {
+            Some(next) => (&all[..k], next.key),
+            None => (all, found.heads[q].frontier),
+        };
+        let lists = hosted.chosen(found, q);
+        let answer = Answer { frontier, ..batch };
+        let write = |payload: &mut [u8]| {
+            answer.encode(items, &lists, payload).unwrap_or_else(|e| {
+                encode_error(&GpuError::Unsupported(format!("answer: {e}")), payload)
+            })
+        };
+        self.queue.answer(request.taken, write, wake);
+    }
+
+    fn refuse(&self, taken: Taken, refusal: &Refusal, wake: &mut dyn FnMut(u32)) {
+        let write = |payload: &mut [u8]| match refusal {
+            Refusal::NotLoaded => encode_status(Status::NotLoaded, "", payload),
+            Refusal::Down => encode_status(Status::Down, "", payload),
+            Refusal::Gpu(error) => encode_error(error, payload),
+        };
+        self.queue.answer(taken, write, wake);
+    }
+}
+
+/// Searches for all requests of a group, each of which the tier can answer.
+fn search_group(
+    queue: &Queue,
+    hosted: &Hosted,
+    group: &[Admitted],
+    search: &mut Search<'_>,
+) -> Result<BatchFound, GpuError> {
+    let (tier, form) = (&hosted.tier, group[0].head);
+    let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
+        let rows = raw.chunks_exact_mut(tier.spec().dim).zip(bounds);
+        for ((row, bound), request) in rows.zip(&group[first..]) {
+            *bound = request.head.bound;
+            match request.head.arrays(queue.request(&request.taken)) {
+                Ok((vector, _)) if vector.len() == row.len() => row.copy_from_slice(vector),
+                // Impossible, as both were checked; whatever it is, it disturbs nobody else.
+                _ => row.fill(0.0),
+            }
+        }
+    };
+    let is_all = form.probes as usize >= tier.spec().n_lists && form.spread == f32::INFINITY;
+    let lists = if is_all {
+        Lists::All
+    } else {
+        Lists::Nearest {
+            probes: form.probes,
+            spread: form.spread,
+        }
+    };
+    let mut batch = Batch {
+        n_queries: group.len(),
+        source: Source::Fill(&mut fill),
+        lists,
+        skipped: &hosted.stale,
+        k: group.iter().map(|r| r.head.k as usize).max().unwrap_or(1),
+        want_lists: true,
+        tuning: Tuning::default(),
+    };
+    search(tier, &mut batch, form.rounding)
+}

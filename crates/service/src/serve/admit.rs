@@ -1,0 +1,87 @@
+//! Which requests a tier can answer: the others get their own error before they can spoil a batch.
+
+use super::Hosted;
+use crate::message::{Refusal, Request, TierKey, decode_request};
+use omen_gpu::GpuError;
+use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
+use omen_gpu::batch::tuning::Tuning;
+use omen_gpu::context::Scans;
+use omen_ivf::Metric;
+use std::collections::HashMap;
+
+/// Largest coordinate that the keys can bear (`omen_ivf` cuts queries there).
+const MAX_ABS: f32 = (1u64 << 56) as f32;
+/// Up to this the kernels certainly take k.
+const SURE_K: u32 = 1024;
+
+/// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists.
+pub(super) fn admit(
+    tiers: &mut HashMap<TierKey, Hosted>,
+    payload: &[u8],
+) -> Result<Request, Refusal> {
+    let request = decode_request(payload).map_err(|e| GpuError::Other(e.to_string()))?;
+    let mut head = request.head;
+    let hosted = tiers.get_mut(&head.key).ok_or(Refusal::NotLoaded)?;
+    let spec = hosted.tier.spec();
+    if request.vector.len() != spec.dim {
+        return unsupported(format!(
+            "query of {} dimensions, index of {}",
+            request.vector.len(),
+            spec.dim
+        ));
+    }
+    hosted.note_stale(request.stale);
+    if head.k == 0 || head.k > SURE_K && !can_find(head.k as usize) {
+        return unsupported(format!("k = {} in a batch", head.k));
+    }
+    if !hosted.tier.parts().rows() {
+        // Their answers are slots, of which messages know nothing.
+        return unsupported("a tier of codes alone".into());
+    }
+    if spec.n_lists == 0 {
+        return unsupported("an index without lists".into());
+    }
+    head.probes = head.probes.min(spec.n_lists as u32);
+    let bears = |x: &f32| x.abs() <= MAX_ABS;
+    let in_range = request.vector.iter().all(bears)
+        && [head.bound.q_norm, head.bound.q_err]
+            .iter()
+            .all(|x| *x >= 0.0 && x.is_finite());
+    if !in_range {
+        return unsupported("query out of range".into());
+    }
+    // NaN is neither.
+    if !(head.spread >= 0.0 && (0.0..0.1).contains(&head.rounding)) {
+        return unsupported(format!(
+            "spread {}, rounding {}",
+            head.spread, head.rounding
+        ));
+    }
+    Ok(head)
+}
+
+fn unsupported(why: String) -> Result<Request, Refusal> {
+    Err(GpuError::Unsupported(why).into())
+}
+
+/// Whether a batch can have this k, whatever the tier.
+fn can_find(k: usize) -> bool {
+    let tier = TierShape {
+        metric: Metric::L2,
+        dim: 1,
+        n_lists: 1,
+        n_slots: 1,
+        longest: 1,
+        scans: Scans::Fma,
+        code_dim: 0,
+        has_rows: true,
+    };
+    let wanted = Wanted {
+        n_queries: 1,
+        k,
+        probes: None,
+        spread: f32::INFINITY,
+        rounding: 0.0,
+    };
+    BatchPlan::new(tier, wanted, Tuning::default()).is_ok()
+}

@@ -1,0 +1,180 @@
+//! What the server does when the device fails, and when answers do not fit.
+
+#[path = "../../gpu/tests/common/mod.rs"]
+mod gpu;
+#[path = "common/mod.rs"]
+mod region;
+mod serving;
+
+use gpu::{Fixture, Flavour};
+use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Tier};
+use omen_ivf::Metric;
+use omen_service::message::{Answer, Refusal, Request};
+use omen_service::serve::Served;
+use region::rng;
+use serving::{Reply, World, key, request_of};
+use std::time::Duration;
+
+/// A server with two tiers, and queries for them.
+fn world(slot_bytes: usize, seed: &str) -> (World, gpu::Queries) {
+    let mut rng = rng(seed);
+    let gpu = Gpu::open_simulated();
+    let fixture = Fixture::random(&mut rng, Metric::L2, 5, &[100, 0, 50, 30], Flavour::Plain);
+    let mut world = World::new(20, slot_bytes, gpu.clone());
+    for number in [1, 2] {
+        let tier = fixture.load(&gpu, 1 << 32).unwrap();
+        world.server.insert(key(number), tier);
+    }
+    let queries = fixture.queries(&mut rng, 8, 1);
+    (world, queries)
+}
+
+fn ask(world: &World, number: u32, k: u32, query: &gpu::Query) -> omen_service::client::Waiting {
+    let request = Request {
+        k,
+        ..request_of(key(number), query)
+    };
+    world.ask(0, &request, &query.q, &[])
+}
+
+fn really(tier: &Tier, batch: &mut Batch<'_>, g: f32) -> Result<BatchFound, GpuError> {
+    tier.search_batch(batch, g, Duration::from_secs(60), &mut || Ok(()))
+}
+
+fn gpu_error(error: GpuError) -> Result<(), Refusal> {
+    Err(Refusal::Gpu(error))
+}
+
+#[test]
+fn one_that_spoils_a_batch_does_not_spoil_the_others() {
+    for error in [
+        GpuError::Unsupported("k".into()),
+        GpuError::OutOfMemory {
+            needed: 5,
+            available: 4,
+        },
+    ] {
+        let (mut world, queries) = world(16 << 10, "one_that_spoils_a_batch");
+        let ks = [1, 7, 3, 7, 2];
+        let asked: Vec<_> = ks
+            .iter()
+            .zip(&queries.items)
+            .map(|(k, q)| ask(&world, 1, *k, q))
+            .collect();
+        let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32| {
+            if batch.k == 7 {
+                return Err(error.clone());
+            }
+            really(tier, batch, g)
+        };
+        let served = world.server.serve_with(&mut search, &mut |_| ());
+        let expected = Served {
+            n_requests: 5,
+            n_batches: 6,
+            n_failed: 2,
+            largest_batch: 5,
+            error: None,
+        };
+        assert_eq!(served, expected);
+        for (k, waiting) in ks.into_iter().zip(asked) {
+            let reply = Reply::of(waiting);
+            if k == 7 {
+                assert_eq!(reply.outcome, gpu_error(error.clone()));
+            } else {
+                assert_eq!(reply.outcome, Ok(()));
+                assert_eq!((reply.found.len(), reply.batch_size), (k as usize, 1));
+            }
+        }
+        world.end();
+    }
+}
+
+#[test]
+fn a_lost_device_ends_the_round() {
+    for error in [GpuError::TimedOut, GpuError::Lost("fell off".into())] {
+        let (mut world, queries) = world(16 << 10, "a_lost_device_ends_the_round");
+        let asked: Vec<_> = [1, 2, 1, 3]
+            .into_iter()
+            .zip(&queries.items)
+            .map(|(number, q)| ask(&world, number, 2, q))
+            .collect();
+        let mut n_calls = 0;
+        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32| {
+            n_calls += 1;
+            Err(error.clone())
+        };
+        let served = world.server.serve_with(&mut search, &mut |_| ());
+        assert_eq!((served.n_requests, served.n_batches, n_calls), (4, 1, 1));
+        assert_eq!((served.n_failed, served.largest_batch), (1, 2));
+        assert_eq!(served.error, Some(error.clone()));
+        let outcomes: Vec<_> = asked.into_iter().map(|w| Reply::of(w).outcome).collect();
+        assert_eq!(
+            outcomes,
+            [
+                gpu_error(error.clone()),
+                Err(Refusal::Down),
+                gpu_error(error),
+                Err(Refusal::NotLoaded)
+            ]
+        );
+        world.end();
+    }
+}
+
+#[test]
+fn other_errors_are_everybodys_and_pass() {
+    let (mut world, queries) = world(16 << 10, "other_errors_are_everybodys_and_pass");
+    for error in [GpuError::Busy, GpuError::Other("strange".into())] {
+        let asked = [0, 1].map(|q| ask(&world, 1, 2, &queries.items[q]));
+        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32| Err(error.clone());
+        let served = world.server.serve_with(&mut search, &mut |_| ());
+        assert_eq!((served.n_batches, served.error), (1, None));
+        for waiting in asked {
+            assert_eq!(Reply::of(waiting).outcome, gpu_error(error.clone()));
+        }
+        let again = ask(&world, 1, 2, &queries.items[0]);
+        world.server.serve_with(&mut really, &mut |_| ());
+        assert_eq!(Reply::of(again).outcome, Ok(()));
+    }
+    world.end();
+}
+
+#[test]
+fn an_answer_without_room_is_refused_the_others_are_not() {
+    // Four lists and five candidates fit, not six.
+    let bytes = Answer::bytes(5, 4);
+    assert_eq!(bytes % 64, 0);
+    let (mut world, queries) = world(bytes, "an_answer_without_room");
+    let asked = [5, 6, 1].map(|k| ask(&world, 1, k, &queries.items[0]));
+    let served = world.server.serve(Duration::from_secs(60), &mut |_| ());
+    assert_eq!((served.n_batches, served.error), (1, None));
+    let [five, six, one] = asked.map(Reply::of);
+    assert_eq!((five.outcome, five.found.len()), (Ok(()), 5));
+    assert_eq!((one.outcome, one.found.len()), (Ok(()), 1));
+    assert!(matches!(
+        six.outcome,
+        Err(Refusal::Gpu(GpuError::Unsupported(_)))
+    ));
+    world.end();
+}
+
+#[test]
+fn tiers_come_and_go() {
+    let (mut world, queries) = world(16 << 10, "tiers_come_and_go");
+    let numbers = |world: &World| {
+        let mut keys: Vec<u32> = world.server.keys().map(|k| k.number).collect();
+        keys.sort_unstable();
+        keys
+    };
+    assert_eq!(numbers(&world), [1, 2]);
+    let tier = world.server.remove(&key(1)).unwrap();
+    assert!(world.server.remove(&key(1)).is_none());
+    let asked = [1, 2].map(|number| ask(&world, number, 1, &queries.items[0]));
+    world.server.serve(Duration::from_secs(60), &mut |_| ());
+    let outcomes = asked.map(|w| Reply::of(w).outcome);
+    assert_eq!(outcomes, [Err(Refusal::NotLoaded), Ok(())]);
+    assert!(world.server.insert(key(2), tier).is_some());
+    assert_eq!(numbers(&world), [2]);
+    assert_eq!(world.server.uses()[0].n_requests, 0);
+    world.end();
+}
