@@ -412,6 +412,42 @@ CREATE FUNCTION omen_gpu_status(
 	AS 'MODULE_PATHNAME', 'omen_gpu_status_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
 COMMENT ON FUNCTION omen_gpu_status() IS 'the GPUs of this machine, and what this session has on them';
 
+CREATE FUNCTION omen_stat_get_gpu(
+	OUT pid integer,
+	OUT state text,
+	OUT device integer,
+	OUT up_since timestamptz,
+	OUT starts bigint,
+	OUT batches bigint,
+	OUT searches bigint,
+	OUT max_batch bigint,
+	OUT queued bigint,
+	OUT queue_slots bigint,
+	OUT busy_us bigint,
+	OUT refused bigint,
+	OUT abandoned bigint,
+	OUT timeouts bigint,
+	OUT failed_batches bigint,
+	OUT loads bigint,
+	OUT hot_tiers bigint,
+	OUT hot_bytes bigint,
+	OUT breaker text
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_stat_get_gpu_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION omen_stat_get_gpu() IS 'the shared GPU service since the server was started; no row without it';
+
+CREATE VIEW omen_stat_gpu AS
+	SELECT *, round(searches::numeric / NULLIF(batches, 0), 2) AS mean_batch FROM omen_stat_get_gpu();
+COMMENT ON VIEW omen_stat_gpu IS 'the shared GPU service since the server was started; no row without it';
+REVOKE ALL ON FUNCTION omen_stat_get_gpu() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION omen_stat_get_gpu() TO pg_monitor;
+GRANT SELECT ON omen_stat_gpu TO pg_monitor;
+
+CREATE FUNCTION omen_stat_reset() RETURNS void
+	AS 'MODULE_PATHNAME', 'omen_stat_reset_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION omen_stat_reset() IS 'has the figures of omen_stat_gpu count from zero again';
+REVOKE ALL ON FUNCTION omen_stat_reset() FROM PUBLIC;
+
 CREATE FUNCTION omen_index_status(
 	index regclass,
 	OUT rows bigint,

@@ -249,3 +249,55 @@ pub(crate) fn catalog_file_number(relation: pg_sys::Oid) -> Option<u32> {
         Some(number.to_u32())
     }
 }
+
+/// Whether the file of a permanent relation is gone, or empty as Postgres leaves it for a while after a drop. Looks at the file itself: needs
+/// no database.
+pub(crate) fn is_file_gone(file: FileId) -> bool {
+    let (database, tablespace) = (file.database.into(), file.tablespace.into());
+    let (number, main) = (file.number, pg_sys::ForkNumber::MAIN_FORKNUM);
+    // SAFETY: Postgres makes the path of any numbers; of 14 to 17 a palloc'd string, of 18 a value.
+    let path = unsafe {
+        let path = pg_sys::GetRelationPath(database, tablespace, number.into(), -1, main);
+        #[cfg(feature = "pg18")]
+        let text = CStr::from_ptr(path.str_.as_ptr()).to_owned();
+        #[cfg(not(feature = "pg18"))]
+        let text = {
+            let text = CStr::from_ptr(path).to_owned();
+            pg_sys::pfree(path.cast());
+            text
+        };
+        text
+    };
+    // A file that cannot be looked at is left to those who can.
+    match std::fs::metadata(path.to_string_lossy().as_ref()) {
+        Ok(found) => found.len() == 0,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Whether the current user owns a relation.
+pub(crate) fn owns_relation(relation: pg_sys::Oid) -> bool {
+    // SAFETY: on the main thread, in a transaction.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_class_ownercheck(relation, user);
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
+    }
+}
+
+/// SIGTERM ends this background worker at its next look for interrupts, as it does a session.
+pub(crate) fn end_on_sigterm() {
+    // Without the guard that pgrx puts around calls, which has no place in a signal handler.
+    unsafe extern "C-unwind" {
+        fn die(signal: c_int);
+    }
+    // SAFETY: Postgres' own handler, on the main thread.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as c_int, Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as c_int, Some(die));
+    }
+}

@@ -8,7 +8,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 pub(crate) use gpu_devices::GpuDevices;
 
-use crate::compat;
+use crate::{compat, gpu_service};
 
 /// `omen.engine`: who searches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -24,6 +24,41 @@ pub(crate) enum EngineSetting {
     /// The CPU alone.
     #[name = c"cpu"]
     Cpu,
+}
+
+/// `omen.gpu_context`: whose GPU context answers scans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+// SAFETY: none of ours; the derive writes an unsafe impl.
+#[allow(unsafe_code)]
+pub(crate) enum ContextSetting {
+    /// The shared service's if it was preloaded, else the session's own.
+    #[name = c"auto"]
+    Auto,
+    /// The shared service's.
+    #[name = c"shared"]
+    Shared,
+    /// The session's own.
+    #[name = c"backend"]
+    Backend,
+}
+
+/// `omen.inject_fault`: a mistake that the service's worker is to make, in test builds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+// SAFETY: none of ours; the derive writes an unsafe impl.
+#[allow(unsafe_code)]
+pub(crate) enum Fault {
+    /// None.
+    #[name = c"none"]
+    None,
+    /// It ends.
+    #[name = c"exit"]
+    Exit,
+    /// It loses its device.
+    #[name = c"lost"]
+    Lost,
+    /// It answers nothing.
+    #[name = c"hang"]
+    Hang,
 }
 
 /// `omen.iterative_scan`: what happens when more rows are asked for than the probed lists hold. pgvector's words.
@@ -43,6 +78,10 @@ pub(crate) enum IterativeScan {
 }
 
 static ENGINE: GucSetting<EngineSetting> = GucSetting::<EngineSetting>::new(EngineSetting::Auto);
+static GPU_CONTEXT: GucSetting<ContextSetting> =
+    GucSetting::<ContextSetting>::new(ContextSetting::Auto);
+static GPU_AUTOLOAD: GucSetting<bool> = GucSetting::<bool>::new(true);
+static GPU_QUEUE_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(128);
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.95);
 static ITERATIVE_SCAN: GucSetting<IterativeScan> =
@@ -53,11 +92,28 @@ static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static GPU_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 static GPU_DEVICES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"all"));
 #[cfg(feature = "simulated-gpu")]
+static INJECT_FAULT: GucSetting<Fault> = GucSetting::<Fault>::new(Fault::None);
+#[cfg(feature = "simulated-gpu")]
 static SIMULATE_GPU: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// `omen.engine`.
 pub(crate) fn engine() -> EngineSetting {
     ENGINE.get()
+}
+
+/// `omen.gpu_context`.
+pub(crate) fn gpu_context() -> ContextSetting {
+    GPU_CONTEXT.get()
+}
+
+/// `omen.gpu_autoload`.
+pub(crate) fn gpu_autoload() -> bool {
+    GPU_AUTOLOAD.get()
+}
+
+/// `omen.gpu_queue_slots`, which is a setting only if the library was preloaded.
+pub(crate) fn gpu_queue_slots() -> usize {
+    GPU_QUEUE_SLOTS.get() as usize
 }
 
 /// `omen.probes`: lists to visit; 0: as many as `omen.recall` needs.
@@ -112,6 +168,14 @@ pub(crate) fn simulate_gpu() -> bool {
     return SIMULATE_GPU.get();
     #[cfg(not(feature = "simulated-gpu"))]
     false
+}
+
+/// `omen.inject_fault`; always none in a normal build.
+pub(crate) fn inject_fault() -> Fault {
+    #[cfg(feature = "simulated-gpu")]
+    return INJECT_FAULT.get();
+    #[cfg(not(feature = "simulated-gpu"))]
+    Fault::None
 }
 
 /// Defines the settings; called once, from `_PG_init`.
@@ -190,6 +254,34 @@ pub(crate) fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_enum_guc(
+        c"omen.gpu_context",
+        c"Chooses whose GPU context answers index scans.",
+        c"auto: the shared service's if pg_omen is in shared_preload_libraries, else the session's own; shared; backend.",
+        &GPU_CONTEXT,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"omen.gpu_autoload",
+        c"Loads indexes that were on the GPU before a restart again when the shared GPU service starts.",
+        c"",
+        &GPU_AUTOLOAD,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    if gpu_service::is_preloading() {
+        GucRegistry::define_int_guc(
+            c"omen.gpu_queue_slots",
+            c"Number of searches that may wait for the shared GPU service.",
+            c"Takes 128 kB of shared memory each. A search that finds none free is answered by the CPU.",
+            &GPU_QUEUE_SLOTS,
+            8,
+            1024,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     gpu_devices::define(&GPU_DEVICES);
     #[cfg(feature = "simulated-gpu")]
     GucRegistry::define_bool_guc(
@@ -198,6 +290,15 @@ pub(crate) fn define() {
         c"",
         &SIMULATE_GPU,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    #[cfg(feature = "simulated-gpu")]
+    GucRegistry::define_enum_guc(
+        c"omen.inject_fault",
+        c"Mistake that the worker of the shared GPU service is to make (test builds only).",
+        c"",
+        &INJECT_FAULT,
+        GucContext::Sighup,
         GucFlags::default(),
     );
     compat::reserve_setting_prefix(c"omen");

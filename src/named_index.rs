@@ -7,6 +7,7 @@ use core::ffi::CStr;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::am;
+use crate::compat;
 use crate::error::{PgError, Result};
 use crate::storage::IndexPages;
 
@@ -116,6 +117,21 @@ impl NamedIndex {
             }
         }
         Ok(())
+    }
+}
+
+impl NamedIndex {
+    /// Errors: the table belongs to somebody else.
+    pub(crate) fn check_owner(&self) -> Result<()> {
+        // SAFETY: the table is open.
+        if compat::owns_relation(unsafe { (*self.table()).rd_id }) {
+            return Ok(());
+        }
+        Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of the table of index \"{}\"", self.name()),
+        )
+        .with_hint("The shared GPU service holds it for all sessions."))
     }
 }
 

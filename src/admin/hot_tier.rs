@@ -1,8 +1,10 @@
-//! `omen_load(regclass)` and `omen_evict(regclass)`: this session's hot tiers by hand.
+//! `omen_load(regclass)` and `omen_evict(regclass)`: hot tiers by hand, this session's or the shared service's.
+#![allow(unsafe_code)]
 
 use pgrx::prelude::*;
 
 use crate::engine::residence;
+use crate::engine::service_tiers::{Serving, key_of, who_serves};
 use crate::error::Result;
 use crate::named_index::NamedIndex;
 use crate::storage::open_index;
@@ -30,12 +32,30 @@ fn load(index: pg_sys::Oid) -> Result<u64> {
 
 fn evict(index: Option<pg_sys::Oid>) -> Result<u64> {
     let Some(index) = index else {
-        return Ok(residence::evict(None));
+        let own = residence::evict(None);
+        return match who_serves() {
+            Serving::Service(service) if is_superuser() => {
+                Ok(own + residence::evict_shared(service, None)?)
+            }
+            _ => Ok(own),
+        };
     };
     let named = NamedIndex::open(index)?;
-    let bytes = residence::evict(Some(named.pages().file()));
+    let pages = named.pages();
+    let mut bytes = residence::evict(Some(pages.file()));
+    if let Serving::Service(service) = who_serves() {
+        named.check_owner()?;
+        let open = open_index(&pages)?;
+        let key = key_of(pages.file(), &open);
+        bytes += residence::evict_shared(service, Some(&key))?;
+    }
     named.close();
     Ok(bytes)
+}
+
+fn is_superuser() -> bool {
+    // SAFETY: asks for the current user's rights, inside a transaction.
+    unsafe { pg_sys::superuser() }
 }
 
 fn or_raise<T>(outcome: Result<T>) -> T {

@@ -7,11 +7,12 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use crate::engine::service_tiers::{Serving, key_of, who_serves};
 use crate::engine::status;
 use crate::error::Result;
 use crate::named_index::NamedIndex;
 use crate::options::{self, Hot};
-use crate::storage::open_index;
+use crate::storage::{IndexPages, open_index};
 
 type Row = (
     i64,
@@ -72,13 +73,24 @@ fn omen_index_status(
     }
 }
 
+/// Bytes of the index's tier in the shared service, if that serves this session and has one.
+fn shared_bytes(pages: &IndexPages, index: &Index) -> Option<u64> {
+    match who_serves() {
+        Serving::Service(service) => service.control.tier_bytes(&key_of(pages.file(), index)),
+        Serving::Session => None,
+    }
+}
+
 fn read(named: &NamedIndex) -> Result<Row> {
     let pages = named.pages();
     let index = open_index(&pages)?;
     let counts = omen_ivf::count::count(&pages, &index)?;
     let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
         None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
-        None => (0, "not loaded".to_owned()),
+        None => match shared_bytes(&pages, &index) {
+            Some(bytes) => (bytes, "loaded, shared".to_owned()),
+            None => (0, "not loaded".to_owned()),
+        },
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();
             let entries = read_entries(&pages, &index, &lists)?;

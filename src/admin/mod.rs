@@ -6,3 +6,4 @@ mod gpu_status;
 mod hot_tier;
 mod index_status;
 mod last_scan;
+mod service_status;

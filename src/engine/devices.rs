@@ -1,11 +1,27 @@
-//! Which GPU this session uses.
+//! Which GPU this process uses.
 
-use omen_gpu::{DeviceInfo, GpuError};
+use omen_gpu::{DeviceInfo, Gpu, GpuError};
 
 use crate::guc::GpuDevices;
+use crate::threads;
 
 /// Number of the simulated device.
 pub(crate) const SIMULATED: i32 = 0;
+
+/// Creates a context on one of the devices that `allowed` names; its number too. `simulated`: on the simulated one, which normal builds lack.
+pub(crate) fn open(allowed: &GpuDevices, simulated: bool) -> Result<(Gpu, i32), GpuError> {
+    // The driver starts threads.
+    threads::with_signals_blocked(|| {
+        #[cfg(feature = "simulated-gpu")]
+        if simulated {
+            let device = choose(allowed, &[SIMULATED])?;
+            return Ok((Gpu::open_simulated(), device));
+        }
+        let _ = simulated;
+        let device = chosen_device(allowed, &omen_gpu::devices()?)?;
+        Ok((Gpu::open(device)?, device))
+    })
+}
 
 /// Which of `devices` this session uses. Errors: as [`choose`].
 pub(crate) fn chosen_device(allowed: &GpuDevices, devices: &[DeviceInfo]) -> Result<i32, GpuError> {

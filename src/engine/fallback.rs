@@ -6,6 +6,7 @@ use pgrx::PgLogLevel;
 use super::stats::{self, ScanRecord};
 use super::tiers::{self, Device, Stop};
 use crate::error::{PgError, Result};
+use crate::gpu_service::Service;
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
@@ -48,6 +49,49 @@ pub(super) fn try_gpu<T>(
             Ok(None)
         }
     }
+}
+
+/// As [`try_gpu`], by the shared service.
+pub(super) fn try_service<T>(
+    service: &Service,
+    pages: &IndexPages,
+    record: &mut ScanRecord,
+    attempt: impl FnOnce(EngineSetting, &mut ScanRecord) -> Attempt<T>,
+) -> Result<Option<T>> {
+    let setting = guc::engine();
+    if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || is_temporary(pages) {
+        return Ok(None);
+    }
+    let outcome = match service.pause() {
+        Some(why) => Err(Stop::Paused(why)),
+        None => attempt(setting, record),
+    };
+    match outcome {
+        Ok(found) => {
+            if found.is_some() {
+                service.note_success();
+            }
+            Ok(found)
+        }
+        Err(Stop::Query(error)) => Err(error),
+        Err(Stop::Gpu(error)) => {
+            service.note_failure(&error);
+            fall_back(setting, &error, record);
+            Ok(None)
+        }
+        Err(Stop::Paused(error)) => {
+            fall_back(setting, &error, record);
+            Ok(None)
+        }
+    }
+}
+
+/// Files of temporary tables have numbers of their own, which another session's may have too.
+#[allow(unsafe_code)]
+fn is_temporary(pages: &IndexPages) -> bool {
+    let temporary = pgrx::pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
+    // SAFETY: `IndexPages` holds an open relation.
+    unsafe { (*(*pages.rel()).rd_rel).relpersistence == temporary }
 }
 
 /// Parallel workers live for one query: too short for a context of their own.

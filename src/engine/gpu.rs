@@ -17,6 +17,7 @@ use omen_ivf::topk::{Candidates, TopK};
 
 use super::fallback::try_gpu;
 use super::residence::load_tier;
+use super::service_tiers::{Serving, who_serves};
 use super::stats::ScanRecord;
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{SearchRequest, choice, heat, merge, scan};
@@ -43,6 +44,10 @@ pub(super) fn search(
 ) -> Result<Option<Candidates>> {
     if request.lists.is_empty() || !request.query.bound().is_plain() {
         // Keys of a query that is not plain need the CPU's case by case look.
+        return Ok(None);
+    }
+    if let Serving::Service(_) = who_serves() {
+        // The service chooses lists itself.
         return Ok(None);
     }
     try_gpu(request.pages, record, |device, setting, record| {

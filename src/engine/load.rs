@@ -6,6 +6,7 @@ use std::time::Instant;
 use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_spare};
 use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::layout::group::Filter;
 
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{devices, heat};
@@ -18,35 +19,89 @@ const DEFAULT_SHARE: f64 = 0.8;
 /// Smaller tiers are loaded before threads to copy them would have started.
 const THREADS_FROM_BYTES: usize = 16 << 20;
 
+/// What is to be loaded of an index.
+pub(crate) struct Choice {
+    pub(crate) spec: TierSpec,
+    pub(crate) parts: Parts,
+    /// The lists, in the order of loading.
+    pub(crate) lists: Vec<u32>,
+    /// Their entries.
+    pub(crate) n_slots: u64,
+}
+
+impl Choice {
+    /// All of the index if it fits `limit` bytes, else what fits best; all of it too if nothing does. `codes_alone`: whether codes without rows
+    /// are of use.
+    pub(crate) fn new(
+        pages: &IndexPages,
+        index: &Index,
+        limit: u64,
+        codes_alone: bool,
+    ) -> omen_ivf::Result<Self> {
+        let spec = TierSpec {
+            metric: index.metric(),
+            dim: index.dim(),
+            n_lists: index.n_lists() as usize,
+        };
+        let lists = heat::hottest_first(pages.file(), index.n_lists());
+        let sizes: Vec<u32> = read_entries(pages, index, &lists)?
+            .iter()
+            .map(|entry| entry.frozen_count)
+            .collect();
+        let mut shape = LadderShape {
+            spec,
+            filter: index.meta.shape().filter,
+            list_sizes: &sizes,
+        };
+        let mut chosen = rung(&shape, limit);
+        if chosen == Rung::CodesOnly && !codes_alone {
+            shape.filter = Filter::None;
+            chosen = rung(&shape, limit);
+        }
+        let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
+        let (parts, lists, n_slots) = match chosen {
+            Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists, all),
+            Rung::CodesOnly => (Parts::Codes, lists, all),
+            Rung::HottestLists { chosen, n_slots } => {
+                let chosen = chosen.into_iter().map(|i| lists[i]).collect();
+                (Parts::of(shape.filter), chosen, n_slots)
+            }
+        };
+        Ok(Self {
+            spec,
+            parts,
+            lists,
+            n_slots,
+        })
+    }
+}
+
+/// Threads to load such a tier.
+pub(crate) fn copiers_for(plan: &TierPlan) -> Copiers {
+    if plan.bytes < THREADS_FROM_BYTES {
+        Copiers::none()
+    } else {
+        threads::with_signals_blocked(Copiers::start)
+    }
+}
+
+/// What all tiers of this process together may take, `used` bytes of it being theirs already.
+pub(crate) fn limit(gpu: &Gpu, used: u64) -> std::result::Result<u64, GpuError> {
+    let (free, _) = gpu.memory()?;
+    // Others may have taken what the setting allows.
+    let most = free + used;
+    let share = (most as f64 * DEFAULT_SHARE) as u64;
+    Ok(guc::gpu_memory_limit().map_or(share, |limit| limit.min(most)))
+}
+
 impl Device {
     fn open(&mut self) -> std::result::Result<Gpu, GpuError> {
         if let Some(gpu) = &self.gpu {
             return Ok(gpu.clone());
         }
-        let gpu = threads::with_signals_blocked(|| self.open_device())?;
+        let gpu = devices::open(&self.allowed, self.simulated)?.0;
         self.gpu = Some(gpu.clone());
         Ok(gpu)
-    }
-
-    #[cfg(feature = "simulated-gpu")]
-    fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        if !self.simulated {
-            return self.open_real();
-        }
-        devices::choose(&self.allowed, &[devices::SIMULATED])?;
-        Ok(Gpu::open_simulated())
-    }
-
-    #[cfg(not(feature = "simulated-gpu"))]
-    fn open_device(&self) -> std::result::Result<Gpu, GpuError> {
-        self.open_real()
-    }
-
-    fn open_real(&self) -> std::result::Result<Gpu, GpuError> {
-        Gpu::open(devices::chosen_device(
-            &self.allowed,
-            &omen_gpu::devices()?,
-        )?)
     }
 
     /// Loads the tier of an index, in place of the one that is there: all of it if that fits, else what fits best.
@@ -59,60 +114,34 @@ impl Device {
         let began = Instant::now();
         self.tiers.remove(&file);
         let gpu = self.open()?;
-        let spec = TierSpec {
-            metric: index.metric(),
-            dim: index.dim(),
-            n_lists: index.n_lists() as usize,
-        };
-        let lists = heat::hottest_first(file, index.n_lists());
-        let sizes: Vec<u32> = read_entries(pages, index, &lists)?
-            .iter()
-            .map(|entry| entry.frozen_count)
-            .collect();
-        let shape = LadderShape {
+        let limit = self.limit(&gpu)?;
+        let Choice {
             spec,
-            filter: index.meta.shape().filter,
-            list_sizes: &sizes,
-        };
-        let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
-        let rung = rung(&shape, self.limit(&gpu)?);
-        let (parts, chosen, n_slots) = match rung {
-            Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists.clone(), all),
-            Rung::CodesOnly => (Parts::Codes, lists.clone(), all),
-            Rung::HottestLists { chosen, n_slots } => {
-                let chosen = chosen.into_iter().map(|i| lists[i]).collect();
-                (Parts::of(shape.filter), chosen, n_slots)
-            }
-        };
+            parts,
+            lists,
+            n_slots,
+        } = Choice::new(pages, index, limit, true)?;
         let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
         // Of an index of which nothing fits this says how much would be needed.
         let limit = self.make_room(&gpu, plan.bytes_needed())?;
-        let copiers = if plan.bytes < THREADS_FROM_BYTES {
-            Copiers::none()
-        } else {
-            threads::with_signals_blocked(Copiers::start)
-        };
+        let copiers = copiers_for(&plan);
         let n_slots = plan.n_slots as u64;
         let mut builder = TierBuilder::with_parts(&gpu, spec, parts, n_slots, limit, copiers)?;
         // Should the user cancel within, the builder ends its threads and gives the memory back.
         builder.load_centroids(pages, index)?;
-        builder.load_lists(pages, index, &chosen)?;
+        builder.load_lists(pages, index, &lists)?;
         let tier = builder.finish()?;
         // SAFETY: `IndexPages` holds an open relation.
         let relation = unsafe { (*pages.rel()).rd_id };
         let mut loaded = LoadedTier::new(tier, began.elapsed(), relation, index);
-        loaded.is_whole = chosen.len() == lists.len();
+        loaded.is_whole = lists.len() == spec.n_lists;
         self.tiers.insert(file, loaded);
         Ok(())
     }
 
     /// What all tiers together may take.
     fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
-        let (free, _) = gpu.memory()?;
-        // Others may have taken what the setting allows.
-        let most = free + self.tier_bytes();
-        let share = (most as f64 * DEFAULT_SHARE) as u64;
-        Ok(guc::gpu_memory_limit().map_or(share, |limit| limit.min(most)))
+        limit(gpu, self.tier_bytes())
     }
 
     /// Drops tiers until `needed` bytes fit the limit. Returns what one more tier may take.

@@ -13,6 +13,7 @@
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `heat.rs` | which lists it searches most |
+//! | `service_tiers.rs` | whether the shared service serves this session, and which tiers it should have |
 //! | `residence.rs` | loading and evicting tiers, for searches and by hand |
 //! | `status.rs` | what the status functions ask |
 //! | `stats.rs` | what searches did: for the status functions and for choosing |
@@ -25,13 +26,14 @@ mod gpu;
 mod gpu_batch;
 mod heat;
 pub(crate) mod lists;
-mod load;
+pub(crate) mod load;
 mod named_slots;
 mod nearest;
 pub(crate) mod residence;
+pub(crate) mod service_tiers;
 pub(crate) mod stats;
 pub(crate) mod status;
-mod tiers;
+pub(crate) mod tiers;
 
 use std::time::Instant;
 

@@ -2,6 +2,7 @@
 //! to answer, it chooses them in the same call that searches them (`nearest/device.rs`).
 
 mod device;
+mod shared;
 
 use std::time::Instant;
 
@@ -12,9 +13,10 @@ use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::topk::Candidates;
 
-use super::fallback::{Attempt, try_gpu};
+use super::fallback::{Attempt, try_gpu, try_service};
 use super::gpu::{load_now, wants_loading};
 use super::lists::entries_of;
+use super::service_tiers::{Serving, who_serves};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{Device, Stop};
 use super::{SearchRequest, choice, heat, note_round, search, search_cpu};
@@ -71,9 +73,14 @@ pub(crate) fn search_nearest(
         k,
         exact,
     } = *request;
-    let outcome = try_gpu(pages, record, |device, setting, record| {
-        attempt(device, setting, request, query, record)
-    })?;
+    let outcome = match who_serves() {
+        Serving::Session => try_gpu(pages, record, |device, setting, record| {
+            attempt(device, setting, request, query, record)
+        })?,
+        Serving::Service(service) => try_service(service, pages, record, |setting, record| {
+            shared::attempt(service, setting, request, query, record)
+        })?,
+    };
     let is_for_cpu = outcome.is_none();
     if let Some(Outcome::Found(nearest)) = outcome {
         record.engine = Engine::Gpu;

@@ -1,16 +1,24 @@
 //! Hot tiers come and go: because a search wants it, or because the user says so.
 
+use std::time::{Duration, Instant};
+
 use omen_gpu::GpuError;
 use omen_ivf::index::{Index, read_entries};
+use omen_service::message::TierKey;
 use pgrx::PgSqlErrorCode;
 
 use super::choice;
+use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
 use crate::error::{PgError, Result};
+use crate::gpu_service::{Service, loading, session};
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
+
+/// Longest wait for the shared service to evict.
+const EVICTION_TIME: Duration = Duration::from_secs(10);
 
 /// Loads the tier of an index, in place of the one that is there.
 pub(super) fn load_tier(
@@ -46,6 +54,14 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64>
             format!("option hot = off keeps index \"{name}\" from the GPU"),
             format!("ALTER INDEX \"{name}\" SET (hot = auto)."),
         );
+    }
+    if let Serving::Service(service) = who_serves() {
+        let key = service_tiers::key_of(pages.file(), index);
+        return match loading::load(service, pages, index, &key) {
+            Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
+            Err(Stop::Query(error)) => Err(error),
+            Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),
+        };
     }
     let lists: Vec<u32> = (0..index.n_lists()).collect();
     let entries = read_entries(pages, index, &lists)?;
@@ -87,6 +103,30 @@ pub(crate) fn evict(file: Option<FileId>) -> u64 {
         }
         before - device.tier_bytes()
     })
+}
+
+/// As [`evict`], of the shared service, which serves other sessions too; `key` of the index, or all. Errors: the service does not do so in time.
+pub(crate) fn evict_shared(service: &Service, key: Option<&TierKey>) -> Result<u64> {
+    let control = service.control;
+    let before = control.all_tier_bytes();
+    let until = Instant::now() + EVICTION_TIME;
+    let mut is_asked = false;
+    while !is_asked || control.wants_eviction() {
+        is_asked = is_asked || control.ask_to_evict(key);
+        service.wake_worker();
+        if !session::is_up(service) {
+            return Ok(before);
+        }
+        if Instant::now() > until {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
+                "the GPU service does not answer",
+            )
+            .with_hint("See omen_stat_gpu."));
+        }
+        session::doze();
+    }
+    Ok(before.saturating_sub(control.all_tier_bytes()))
 }
 
 fn not_loaded(name: &str, error: &GpuError) -> PgError {

@@ -19,7 +19,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 const LAST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Why a round cannot use the GPU.
-pub(super) enum Stop {
+pub(crate) enum Stop {
     /// Because of the GPU: the CPU takes over.
     Gpu(GpuError),
     /// Because of an earlier failure, after which the GPU is left alone for a while: the CPU takes over.

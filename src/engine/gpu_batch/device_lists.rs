@@ -183,6 +183,11 @@ fn ask(
 
 /// What the device found for query `q`.
 pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidates {
+    candidates_from(found.of(q), found.heads[q].frontier)
+}
+
+/// What a device found for a query, and below which key it found all.
+pub(in crate::engine) fn candidates_from(found: &[Found], frontier: f32) -> Candidates {
     let candidate = |found: &Found| Candidate {
         key: found.key,
         ceiling: found.ceiling,
@@ -192,8 +197,8 @@ pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidat
         },
     };
     Candidates {
-        items: found.of(q).iter().map(candidate).collect(),
-        frontier: found.heads[q].frontier,
+        items: found.iter().map(candidate).collect(),
+        frontier,
     }
 }
 

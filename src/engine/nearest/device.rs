@@ -242,7 +242,7 @@ fn note_all_stale(
 }
 
 /// Scans what was appended to `lists`. `false`: one of them was rewritten, and has it where the device lacks it.
-fn scan_all_appended(
+pub(super) fn scan_all_appended(
     request: &NearestRequest,
     query: &Query,
     lists: &[(u32, &ListEntry)],
@@ -267,7 +267,7 @@ fn scan_all_appended(
 }
 
 /// Scans `lists` on pages; how long that took.
-fn scan_stale(
+pub(super) fn scan_stale(
     request: &NearestRequest,
     query: &mut Query,
     lists: &[u32],

@@ -1,0 +1,227 @@
+//! State and figures of the service, in shared memory: written by the worker, read by everyone.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+
+use omen_service::message::TierKey;
+
+use super::breaker::Breaker;
+use super::loader::Loaders;
+
+/// Hot tiers at most.
+pub(crate) const MAX_TIERS: usize = 128;
+
+/// What the worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum State {
+    /// Not running: not started yet, ended by an error and to be started again, or shut down.
+    Down = 0,
+    /// Creating its GPU context.
+    Opening = 1,
+    /// Answering.
+    Up = 2,
+    /// Ended for good: there is no GPU it could use.
+    NoGpu = 3,
+}
+
+impl State {
+    /// Word shown to users.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Opening => "opening",
+            Self::Up => "up",
+            Self::NoGpu => "no GPU",
+        }
+    }
+}
+
+/// The block. All zero at start. Figures count since the server was started.
+#[repr(C)]
+pub(crate) struct Control {
+    state: AtomicU32,
+    /// Process id of the worker, 0 if there is none.
+    pub(crate) pid: AtomicU32,
+    /// The worker's number among the processes, for waking it.
+    pub(crate) proc_number: AtomicU32,
+    /// Whether the worker's device is the simulated one.
+    pub(crate) is_simulated: AtomicU32,
+    /// Number of the device.
+    pub(crate) device: AtomicU32,
+    /// Starts of the worker since it answered last.
+    pub(crate) failed_starts: AtomicU32,
+    /// Starts of the worker.
+    pub(crate) starts: AtomicU32,
+    /// When the worker became able to answer, microseconds as Postgres counts them.
+    pub(crate) up_since: AtomicI64,
+    /// Batches given to the device.
+    pub(crate) batches: AtomicU64,
+    /// Searches in them.
+    pub(crate) searches: AtomicU64,
+    /// Searches of the largest.
+    pub(crate) max_batch: AtomicU64,
+    /// Microseconds in which a batch ran.
+    pub(crate) busy_us: AtomicU64,
+    /// Searches that found no free slot.
+    pub(crate) refused: AtomicU64,
+    /// Searches given up by their session: cancelled or out of time.
+    pub(crate) abandoned: AtomicU64,
+    /// Batches that failed.
+    pub(crate) failures: AtomicU64,
+    /// Hot tiers loaded so far.
+    pub(crate) loads: AtomicU64,
+    /// Hot tiers there are.
+    pub(crate) n_tiers: AtomicU64,
+    /// Searches that were not answered in time.
+    pub(crate) timeouts: AtomicU64,
+    /// Whether sessions may ask.
+    pub(crate) breaker: Breaker,
+    /// Who loads a tier in the background.
+    pub(crate) loaders: Loaders,
+    /// Hashes of the keys of the tiers there are, and their bytes.
+    tier_keys: [AtomicU64; MAX_TIERS],
+    bytes_of: [AtomicU64; MAX_TIERS],
+    relations: [Relation; N_RELATIONS],
+    /// Hash of the key of a tier that a session wants evicted, or [`ALL_TIERS`]; 0: none.
+    to_evict: AtomicU64,
+}
+
+/// The OID of an index, by the hash of its tier's key.
+#[derive(Default)]
+#[repr(C)]
+struct Relation {
+    key: AtomicU64,
+    oid: AtomicU32,
+}
+
+/// More than there are tiers, so that few share a place: those that do are not loaded again after a restart.
+const N_RELATIONS: usize = 8 * MAX_TIERS;
+
+/// In place of a hash: all tiers.
+const ALL_TIERS: u64 = u64::MAX;
+
+impl Control {
+    /// What the worker is doing.
+    pub(crate) fn state(&self) -> State {
+        match self.state.load(Ordering::Acquire) {
+            1 => State::Opening,
+            2 => State::Up,
+            3 => State::NoGpu,
+            _ => State::Down,
+        }
+    }
+
+    /// Counts from zero again; what there is stays.
+    pub(crate) fn reset_figures(&self) {
+        let figures = [
+            &self.batches,
+            &self.searches,
+            &self.max_batch,
+            &self.busy_us,
+            &self.refused,
+            &self.abandoned,
+            &self.failures,
+            &self.loads,
+            &self.timeouts,
+        ];
+        for figure in figures {
+            figure.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the worker has a tier. One of the same hash may be taken for it: the worker knows better.
+    pub(crate) fn has_tier(&self, key: &TierKey) -> bool {
+        self.tier_bytes(key).is_some()
+    }
+
+    /// Bytes of a tier, if the worker has it.
+    pub(crate) fn tier_bytes(&self, key: &TierKey) -> Option<u64> {
+        let (hash, n) = (hash_of(key), get(&self.n_tiers) as usize);
+        let keys = &self.tier_keys[..n.min(MAX_TIERS)];
+        let at = keys
+            .iter()
+            .position(|k| k.load(Ordering::Acquire) == hash)?;
+        Some(get(&self.bytes_of[at]))
+    }
+
+    /// Bytes of all tiers.
+    pub(crate) fn all_tier_bytes(&self) -> u64 {
+        let n = get(&self.n_tiers) as usize;
+        self.bytes_of[..n.min(MAX_TIERS)].iter().map(get).sum()
+    }
+
+    /// The worker has these tiers, of so many bytes.
+    pub(crate) fn set_tiers(&self, tiers: impl Iterator<Item = (TierKey, u64)>) {
+        let mut n = 0;
+        for (at, (key, bytes)) in tiers.take(MAX_TIERS).enumerate() {
+            self.bytes_of[at].store(bytes, Ordering::Relaxed);
+            self.tier_keys[at].store(hash_of(&key), Ordering::Release);
+            n += 1;
+        }
+        self.n_tiers.store(n, Ordering::Relaxed);
+    }
+
+    /// A tier of this key was loaded from the index of this OID.
+    pub(crate) fn note_relation(&self, key: &TierKey, oid: u32) {
+        let hash = hash_of(key);
+        let place = &self.relations[hash as usize % N_RELATIONS];
+        place.oid.store(oid, Ordering::Relaxed);
+        place.key.store(hash, Ordering::Release);
+    }
+
+    /// The OID of the index that a tier was loaded from, if it is known.
+    pub(crate) fn relation_of(&self, key: &TierKey) -> Option<u32> {
+        let hash = hash_of(key);
+        let place = &self.relations[hash as usize % N_RELATIONS];
+        let is_it = place.key.load(Ordering::Acquire) == hash;
+        is_it.then(|| place.oid.load(Ordering::Relaxed))
+    }
+
+    /// Asks the worker to evict a tier, or all. `false`: another session's wish is not fulfilled yet.
+    pub(crate) fn ask_to_evict(&self, key: Option<&TierKey>) -> bool {
+        let (hash, order) = (key.map_or(ALL_TIERS, hash_of), Ordering::Relaxed);
+        self.to_evict
+            .compare_exchange(0, hash, order, order)
+            .is_ok()
+    }
+
+    /// Whether a wish for eviction is to be fulfilled.
+    pub(crate) fn wants_eviction(&self) -> bool {
+        get(&self.to_evict) != 0
+    }
+
+    /// Whether that wish is for this tier.
+    pub(crate) fn is_to_evict(&self, key: &TierKey) -> bool {
+        let hash = get(&self.to_evict);
+        hash == ALL_TIERS || hash == hash_of(key)
+    }
+
+    /// It is fulfilled.
+    pub(crate) fn note_evicted(&self) {
+        self.to_evict.store(0, Ordering::Release);
+    }
+
+    /// The worker does something else from now on.
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.store(state as u32, Ordering::Release);
+    }
+}
+
+/// Adds to a figure.
+pub(crate) fn add(figure: &AtomicU64, n: u64) {
+    figure.fetch_add(n, Ordering::Relaxed);
+}
+
+/// A figure.
+pub(crate) fn get(figure: &AtomicU64) -> u64 {
+    figure.load(Ordering::Relaxed)
+}
+
+/// What stands for a key in shared memory; neither 0 nor that of all tiers.
+pub(super) fn hash_of(key: &TierKey) -> u64 {
+    // With the same keys in every process.
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish().clamp(1, ALL_TIERS - 1)
+}

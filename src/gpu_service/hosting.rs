@@ -1,0 +1,218 @@
+//! Tiers in the worker: sessions load them; those of dropped or rewritten indexes go, and the one unused for longest where another needs its
+//! room. What is loaded is written by a thread of `omen_service::load`, so that searches go on meanwhile.
+
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::time::{Duration, Instant};
+
+use omen_gpu::{GpuError, Tier};
+use omen_service::load::{Host, HostOptions, Room};
+use omen_service::message::TierKey;
+use omen_service::serve::Server;
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+
+use super::control::{MAX_TIERS, add};
+use super::hot_file::{self, Hot};
+use super::loader;
+use super::memory::Service;
+use crate::compat::{self, FileId};
+use crate::engine::load::limit;
+use crate::error::PgError;
+use crate::{guc, threads};
+
+/// So often the files of the tiers' indexes are looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// So often the file of hot indexes is written at most.
+const WRITE: Duration = Duration::from_secs(10);
+/// A load waits so long for other tiers to be dropped.
+const ROOM_TIME: Duration = Duration::from_secs(5);
+
+/// A load wants room for so many bytes; what it may take is sent back.
+struct WantsRoom {
+    key: TierKey,
+    needed: u64,
+    answer: SyncSender<u64>,
+}
+
+/// The worker's part in loads, and its looking after tiers.
+pub(super) struct Hosting {
+    host: Host,
+    loaded: Receiver<(TierKey, Tier)>,
+    wants_room: Receiver<WantsRoom>,
+    looked: Instant,
+    /// Indexes that were hot before the start and are not loaded again yet, in reverse order.
+    wanted: Vec<Hot>,
+    /// What the file says, and when it was written.
+    written: Vec<Hot>,
+    written_at: Instant,
+}
+
+impl Hosting {
+    /// Starts the thread. Errors: `Other` if there is none to be had.
+    pub(super) fn start(service: &Service, server: &Server) -> Result<Self, GpuError> {
+        let (tiers, loaded) = channel();
+        let (asks, wants_room) = channel();
+        let room = move |key: &TierKey, needed: u64| {
+            let (answer, granted) = sync_channel(1);
+            let wants = WantsRoom {
+                key: *key,
+                needed,
+                answer,
+            };
+            let asked = asks.send(wants).is_ok();
+            asked
+                .then(|| granted.recv_timeout(ROOM_TIME).ok())
+                .flatten()
+                .unwrap_or(0)
+        };
+        let was_hot = hot_file::read().unwrap_or_else(|error| {
+            warn(format!(
+                "indexes that were hot before are not loaded: {error}"
+            ));
+            Vec::new()
+        });
+        let options = HostOptions {
+            room: Some(Box::new(room)),
+            ..HostOptions::default()
+        };
+        let (region, gpu) = (service.load, server.gpu().clone());
+        let host = threads::with_signals_blocked(|| Host::start(region, gpu, tiers, options));
+        let hosting = Self {
+            host: host.map_err(|e| GpuError::Other(format!("could not start a thread: {e}")))?,
+            loaded,
+            wants_room,
+            looked: Instant::now(),
+            wanted: if guc::gpu_autoload() {
+                was_hot.iter().rev().copied().collect()
+            } else {
+                Vec::new()
+            },
+            written: was_hot,
+            written_at: Instant::now(),
+        };
+        publish(service, server);
+        Ok(hosting)
+    }
+
+    /// Takes over tiers that were loaded, and makes room for those to come. Returns whether one is being loaded. Errors: the device is lost.
+    pub(super) fn step(
+        &mut self,
+        service: &Service,
+        server: &mut Server,
+    ) -> Result<bool, GpuError> {
+        for wants in self.wants_room.try_iter() {
+            // What it replaces makes room first.
+            server.remove(&wants.key);
+            let most = limit(server.gpu(), server.bytes())?;
+            make_room(service, server, wants.needed, most);
+            // A loader that has given up does not read it.
+            let _ = wants.answer.send(most.saturating_sub(server.bytes()));
+        }
+        for (key, tier) in self.loaded.try_iter() {
+            server.insert(key, tier);
+            add(&service.control.loads, 1);
+            publish(service, server);
+        }
+        self.look_after(service, server);
+        match self.host.lost() {
+            Some(error) => Err(error),
+            None => Ok(service.load.owner().is_some()),
+        }
+    }
+
+    /// Fulfils wishes for eviction, and now and then drops tiers whose index is gone: dropped, truncated, or rewritten into another file.
+    /// Queries of sessions that still see the old one are the CPU's.
+    fn look_after(&mut self, service: &Service, server: &mut Server) {
+        let control = service.control;
+        if control.wants_eviction() {
+            let keys: Vec<TierKey> = server.keys().copied().collect();
+            for key in keys.iter().filter(|key| control.is_to_evict(key)) {
+                server.remove(key);
+            }
+            publish(service, server);
+            control.note_evicted();
+        }
+        if self.looked.elapsed() > LOOK {
+            self.looked = Instant::now();
+            let keys: Vec<TierKey> = server.keys().copied().collect();
+            for key in keys.iter().filter(|key| is_gone(key)) {
+                server.remove(key);
+            }
+            // Scratch memory comes and goes with searches.
+            publish(service, server);
+            self.load_next(service);
+            if self.written_at.elapsed() > WRITE {
+                self.write_file(service, server);
+            }
+        }
+    }
+}
+
+impl Hosting {
+    /// Has the next of the indexes that were hot loaded, if nothing is being loaded.
+    fn load_next(&mut self, service: &Service) {
+        while let Some(&(database, index)) = self.wanted.last() {
+            if !service.control.loaders.is_idle() {
+                return;
+            }
+            // Without a free process for it, later.
+            if !loader::start_for(service, database, index.into()) {
+                return;
+            }
+            self.wanted.pop();
+        }
+    }
+
+    /// Writes down which indexes are hot, if that has changed: after a restart they are loaded again. Those still to be loaded count.
+    pub(super) fn write_file(&mut self, service: &Service, server: &Server) {
+        let control = service.control;
+        let relation = |key: &TierKey| Some((key.database, control.relation_of(key)?));
+        let mut hot: Vec<Hot> = server.keys().filter_map(relation).collect();
+        hot.extend_from_slice(&self.wanted);
+        hot.sort_unstable();
+        hot.dedup();
+        self.written_at = Instant::now();
+        if hot == self.written {
+            return;
+        }
+        if let Err(error) = hot_file::write(&hot) {
+            warn(format!("could not write which indexes are hot: {error}"));
+        }
+        self.written = hot;
+    }
+}
+
+fn warn(message: String) {
+    PgError::new(PgSqlErrorCode::ERRCODE_WARNING, message).report(PgLogLevel::LOG);
+}
+
+/// Drops tiers, the one unused for longest first, until `needed` bytes fit into `limit`, and there is a place for one more.
+fn make_room(service: &Service, server: &mut Server, needed: u64, limit: u64) {
+    for tier in server.uses() {
+        let fits = server.bytes().saturating_add(needed) <= limit;
+        if fits && server.keys().count() < MAX_TIERS {
+            break;
+        }
+        server.remove(&tier.key);
+    }
+    publish(service, server);
+}
+
+/// Lets everyone know which tiers there are.
+fn publish(service: &Service, server: &Server) {
+    let uses = server.uses();
+    service
+        .control
+        .set_tiers(uses.iter().map(|tier| (tier.key, tier.bytes)));
+    let used = server.bytes();
+    // Should the device not say, loads are refused until it does.
+    let limit = limit(server.gpu(), used).unwrap_or(0);
+    service.load.set_room(Room { limit, used });
+}
+
+fn is_gone(key: &TierKey) -> bool {
+    compat::is_file_gone(FileId {
+        tablespace: key.tablespace,
+        database: key.database,
+        number: key.number,
+    })
+}

@@ -1,0 +1,46 @@
+//! The shared GPU service in PostgreSQL: with `shared_preload_libraries = 'pg_omen'` one background worker owns a GPU context and the hot
+//! tiers, and sessions of all databases search through it. What is passed between them, and how the worker forms batches, is
+//! `crates/service`; here are the memory, the worker process and the sessions' side.
+//!
+//! | file | content |
+//! |---|---|
+//! | `memory.rs` | the shared memory: asked for at start, attached by each process |
+//! | `control.rs` | state and figures of the service that everyone reads |
+//! | `breaker.rs` | sessions leave a service alone that does not answer |
+//! | `worker.rs` | the worker process |
+//! | `session.rs` | a session asks for the nearest entries, waits, or gives up |
+//! | `loading.rs` | a process that reads an index has the service load its tier |
+//! | `loader.rs` | a process for one load, so that no query waits for it |
+//! | `hosting.rs` | the tiers of the worker come and go |
+//! | `hot_file.rs` | which indexes were hot, for after a restart |
+//! | `wake.rs` | waking processes, and waiting to be woken |
+#![allow(unsafe_code)]
+
+pub(crate) mod breaker;
+pub(crate) mod control;
+mod hosting;
+mod hot_file;
+pub(crate) mod loader;
+pub(crate) mod loading;
+mod memory;
+pub(crate) mod session;
+mod wake;
+mod worker;
+
+pub(crate) use memory::{Service, service};
+
+use pgrx::pg_sys;
+
+/// Whether the postmaster is loading the library.
+pub(crate) fn is_preloading() -> bool {
+    // SAFETY: a variable of the process, on its main thread.
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
+/// Asks for shared memory and registers the worker, if the library is being preloaded. Touches no GPU.
+pub(crate) fn define() {
+    if is_preloading() {
+        memory::request();
+        worker::register();
+    }
+}
