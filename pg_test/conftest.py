@@ -5,7 +5,7 @@ import re
 import pytest
 
 from lib import db as database
-from lib import vectors
+from lib import service, vectors
 from lib.server import BIN, Server, major
 
 
@@ -62,3 +62,18 @@ def make_server(request):
 def rng(request):
     """Random numbers of the test's own, from the run's seed."""
     return vectors.rng_for(request.node.name)
+
+
+@pytest.fixture
+def server(make_server):
+    """A server with the shared GPU service, which is up, and with database "first"."""
+    server = make_server("svc", service.PRELOADED)
+    with database.make_database(server, "first").connect() as conn:
+        service.wait_for(conn, state="up")
+    return server
+
+
+@pytest.fixture
+def first(server):
+    """Its database."""
+    return database.Db(server, "first")

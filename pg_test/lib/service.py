@@ -1,0 +1,57 @@
+"""A server with the shared GPU service, and what the service says of itself."""
+
+import time
+
+from psycopg.rows import dict_row
+
+from .db import REAL_GPU
+
+PRELOADED = {"shared_preload_libraries": "pg_omen"} | ({} if REAL_GPU else {"omen.simulate_gpu": "on"})
+GPU = {"omen__engine": "gpu"}
+WAIT = 30
+
+
+def stat(conn) -> dict:
+    """The row of omen_stat_gpu."""
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute("SELECT * FROM omen_stat_gpu").fetchone()
+
+
+def wait_for(conn, seconds: float = WAIT, **values) -> dict:
+    """Waits until columns of omen_stat_gpu have these values."""
+    end = time.monotonic() + seconds
+    while True:
+        row = stat(conn)
+        if all(row[name] == value for name, value in values.items()):
+            return row
+        assert time.monotonic() < end, row
+        time.sleep(0.02)
+
+
+def wait_until(condition, what: str, seconds: float = WAIT):
+    """Waits until `condition()` holds; returns what it returned."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, what
+        time.sleep(0.02)
+    return found
+
+
+def searches(conn, least: int) -> dict:
+    """Waits until so many searches are counted, which the worker does after it has answered."""
+    end = time.monotonic() + WAIT
+    while (row := stat(conn))["searches"] < least:
+        assert time.monotonic() < end, row
+        time.sleep(0.02)
+    return row
+
+
+def inject(conn, fault: str):
+    """Has processes of the service make a mistake (test builds)."""
+    conn.execute("ALTER SYSTEM SET omen.inject_fault = '%s'" % fault)
+    conn.execute("SELECT pg_reload_conf()")
+
+
+def loaders(conn) -> list[int]:
+    """Process ids of the loaders there are."""
+    return [pid for (pid,) in conn.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_omen loader'").fetchall()]
