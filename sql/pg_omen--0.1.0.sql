@@ -429,6 +429,9 @@ CREATE FUNCTION omen_stat_get_gpu(
 	OUT timeouts bigint,
 	OUT failed_batches bigint,
 	OUT loads bigint,
+	OUT loaders bigint,
+	OUT loaders_refused bigint,
+	OUT failed_loads bigint,
 	OUT hot_tiers bigint,
 	OUT hot_bytes bigint,
 	OUT breaker text

@@ -287,6 +287,27 @@ pub(crate) fn owns_relation(relation: pg_sys::Oid) -> bool {
     }
 }
 
+/// ProcArrayLock's place among the server's locks, the same in all majors (`lwlocknames`).
+const PROC_ARRAY_LOCK: usize = 4;
+
+/// From now on this background worker gives way as autovacuum does: whoever has waited `deadlock_timeout` for one of its locks cancels what it
+/// does, and whoever drops its database ends it.
+pub(crate) fn give_way() {
+    // SAFETY: on the main thread of a process that is in the array of processes; written under the lock and in both places, as
+    // Postgres wants it. The mark means this and nothing else to other processes, and goes with the process.
+    unsafe {
+        let lock = &raw mut (*pg_sys::MainLWLockArray.add(PROC_ARRAY_LOCK)).lock;
+        pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
+        let me = pg_sys::MyProc;
+        (*me).statusFlags |= pg_sys::PROC_IS_AUTOVACUUM as u8;
+        let place = (*pg_sys::ProcGlobal)
+            .statusFlags
+            .add((*me).pgxactoff as usize);
+        *place = (*me).statusFlags;
+        pg_sys::LWLockRelease(lock);
+    }
+}
+
 /// SIGTERM ends this background worker at its next look for interrupts, as it does a session.
 pub(crate) fn end_on_sigterm() {
     // Without the guard that pgrx puts around calls, which has no place in a signal handler.

@@ -42,7 +42,7 @@ pub(crate) enum ContextSetting {
     Backend,
 }
 
-/// `omen.inject_fault`: a mistake that the service's worker is to make, in test builds.
+/// `omen.inject_fault`: a mistake that the service's processes are to make, in test builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 // SAFETY: none of ours; the derive writes an unsafe impl.
 #[allow(unsafe_code)]
@@ -59,6 +59,15 @@ pub(crate) enum Fault {
     /// It answers nothing.
     #[name = c"hang"]
     Hang,
+    /// Loads take until this is over.
+    #[name = c"slow_load"]
+    SlowLoad,
+    /// Loads fail.
+    #[name = c"fail_load"]
+    FailLoad,
+    /// Loaders end before they have begun.
+    #[name = c"lose_loader"]
+    LoseLoader,
 }
 
 /// `omen.iterative_scan`: what happens when more rows are asked for than the probed lists hold. pgvector's words.
@@ -295,7 +304,7 @@ pub(crate) fn define() {
     #[cfg(feature = "simulated-gpu")]
     GucRegistry::define_enum_guc(
         c"omen.inject_fault",
-        c"Mistake that the worker of the shared GPU service is to make (test builds only).",
+        c"Mistake that processes of the shared GPU service are to make (test builds only).",
         c"",
         &INJECT_FAULT,
         GucContext::Sighup,

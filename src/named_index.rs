@@ -135,6 +135,39 @@ impl NamedIndex {
     }
 }
 
+/// Somebody has a lock on an index or its table, or waits for one, that keeps scans away.
+pub(crate) struct IsLocked;
+
+/// Opens an index that nobody named in a call, locked with its table as a scan locks them, until the end of the transaction. Waits for no lock.
+/// `None`: there is no such index. Whose it is, and whether it is ours, is for the caller to look at.
+///
+/// # Safety
+/// On the main thread, in a transaction.
+pub(crate) unsafe fn open_without_waiting(
+    index: pg_sys::Oid,
+) -> core::result::Result<Option<pg_sys::Relation>, IsLocked> {
+    // SAFETY: by this function's contract. The table is locked first, as everywhere.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(index, true);
+        if table == pg_sys::InvalidOid {
+            return Ok(None);
+        }
+        if !pg_sys::ConditionalLockRelationOid(table, LOCK)
+            || !pg_sys::ConditionalLockRelationOid(index, LOCK)
+        {
+            return Err(IsLocked);
+        }
+        // It may have been dropped before it was locked, and its number may be another's.
+        let rel = pg_sys::try_relation_open(index, pg_sys::NoLock as pg_sys::LOCKMODE);
+        let is_it =
+            !rel.is_null() && !(*rel).rd_index.is_null() && (*(*rel).rd_index).indrelid == table;
+        if !is_it && !rel.is_null() {
+            pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+        }
+        Ok(is_it.then_some(rel))
+    }
+}
+
 /// Before anything is locked.
 fn check_privilege(index: pg_sys::Oid, table: pg_sys::Oid) -> Result<()> {
     let select = pg_sys::ACL_SELECT as pg_sys::AclMode;

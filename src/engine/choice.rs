@@ -99,6 +99,11 @@ pub(super) fn note_gpu_batch(file: FileId, n_lists: usize, elapsed: Duration, st
     });
 }
 
+/// The shared service is asked to load the tier: it is not asked again before that would pay again.
+pub(super) fn note_asked(file: FileId) {
+    with(file, |costs| costs.unserved = Duration::ZERO);
+}
+
 /// The tier has been loaded.
 pub(super) fn note_loaded(file: FileId) {
     with(file, |costs| {

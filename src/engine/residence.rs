@@ -12,7 +12,8 @@ use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
 use crate::error::{PgError, Result};
-use crate::gpu_service::{Service, loading, session};
+use crate::gpu_service::loading::{self, Fit};
+use crate::gpu_service::{Service, session};
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
@@ -57,7 +58,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64>
     }
     if let Serving::Service(service) = who_serves() {
         let key = service_tiers::key_of(pages.file(), index);
-        return match loading::load(service, pages, index, &key) {
+        return match loading::load(service, pages, index, &key, Fit::Best) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

@@ -9,8 +9,9 @@ use omen_ivf::index::Index;
 use omen_service::message::TierKey;
 
 use super::choice;
+use super::tiers::Stop;
 use crate::compat::FileId;
-use crate::gpu_service::{self, Service};
+use crate::gpu_service::{self, Service, loader, loading};
 use crate::guc::{self, ContextSetting, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
@@ -61,6 +62,25 @@ pub(super) fn wants_loading(setting: EngineSetting, pages: &IndexPages, index: &
     let at_once = setting == EngineSetting::Gpu || options::hot_of(pages) == Hot::On;
     let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
     at_once || choice::loading_pays(file, n_bytes, true, None, 0.0)
+}
+
+/// Leaves it to a process of its own to load the tier of an index. `false`: the session is to do it, as not all of the index fits, and its
+/// searches know which lists deserve the room.
+pub(super) fn leaves_loading(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+) -> Result<bool, Stop> {
+    if !loader::may_start(service, pages) {
+        return Ok(true);
+    }
+    if !loading::fits_whole(service, pages, index)? {
+        return Ok(false);
+    }
+    if loader::start(service, pages) {
+        choice::note_asked(pages.file());
+    }
+    Ok(true)
 }
 
 /// A load ended so.

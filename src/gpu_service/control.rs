@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use omen_service::message::TierKey;
 
 use super::breaker::Breaker;
-use super::loader::Loaders;
+use super::claim::Loaders;
 
 /// Hot tiers at most.
 pub(crate) const MAX_TIERS: usize = 128;
@@ -124,6 +124,9 @@ impl Control {
             &self.failures,
             &self.loads,
             &self.timeouts,
+            &self.loaders.n_started,
+            &self.loaders.n_refused,
+            &self.loaders.n_failed,
         ];
         for figure in figures {
             figure.store(0, Ordering::Relaxed);

@@ -8,21 +8,16 @@ use omen_gpu::{GpuError, Tier};
 use omen_service::load::{Host, HostOptions, Room};
 use omen_service::message::TierKey;
 use omen_service::serve::Server;
-use pgrx::{PgLogLevel, PgSqlErrorCode};
 
+use super::autoload::Autoload;
 use super::control::{MAX_TIERS, add};
-use super::hot_file::{self, Hot};
-use super::loader;
 use super::memory::Service;
 use crate::compat::{self, FileId};
 use crate::engine::load::limit;
-use crate::error::PgError;
-use crate::{guc, threads};
+use crate::threads;
 
 /// So often the files of the tiers' indexes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// So often the file of hot indexes is written at most.
-const WRITE: Duration = Duration::from_secs(10);
 /// A load waits so long for other tiers to be dropped.
 const ROOM_TIME: Duration = Duration::from_secs(5);
 
@@ -39,11 +34,7 @@ pub(super) struct Hosting {
     loaded: Receiver<(TierKey, Tier)>,
     wants_room: Receiver<WantsRoom>,
     looked: Instant,
-    /// Indexes that were hot before the start and are not loaded again yet, in reverse order.
-    wanted: Vec<Hot>,
-    /// What the file says, and when it was written.
-    written: Vec<Hot>,
-    written_at: Instant,
+    autoload: Autoload,
 }
 
 impl Hosting {
@@ -64,12 +55,6 @@ impl Hosting {
                 .flatten()
                 .unwrap_or(0)
         };
-        let was_hot = hot_file::read().unwrap_or_else(|error| {
-            warn(format!(
-                "indexes that were hot before are not loaded: {error}"
-            ));
-            Vec::new()
-        });
         let options = HostOptions {
             room: Some(Box::new(room)),
             ..HostOptions::default()
@@ -81,13 +66,7 @@ impl Hosting {
             loaded,
             wants_room,
             looked: Instant::now(),
-            wanted: if guc::gpu_autoload() {
-                was_hot.iter().rev().copied().collect()
-            } else {
-                Vec::new()
-            },
-            written: was_hot,
-            written_at: Instant::now(),
+            autoload: Autoload::start(service),
         };
         publish(service, server);
         Ok(hosting)
@@ -113,6 +92,7 @@ impl Hosting {
             publish(service, server);
         }
         self.look_after(service, server);
+        self.autoload.step(service);
         match self.host.lost() {
             Some(error) => Err(error),
             None => Ok(service.load.owner().is_some()),
@@ -133,56 +113,20 @@ impl Hosting {
         }
         if self.looked.elapsed() > LOOK {
             self.looked = Instant::now();
-            let keys: Vec<TierKey> = server.keys().copied().collect();
-            for key in keys.iter().filter(|key| is_gone(key)) {
-                server.remove(key);
-            }
+            remove_gone(server);
             // Scratch memory comes and goes with searches.
             publish(service, server);
-            self.load_next(service);
-            if self.written_at.elapsed() > WRITE {
-                self.write_file(service, server);
-            }
+            self.autoload.write_if_due(service, server);
         }
     }
 }
 
 impl Hosting {
-    /// Has the next of the indexes that were hot loaded, if nothing is being loaded.
-    fn load_next(&mut self, service: &Service) {
-        while let Some(&(database, index)) = self.wanted.last() {
-            if !service.control.loaders.is_idle() {
-                return;
-            }
-            // Without a free process for it, later.
-            if !loader::start_for(service, database, index.into()) {
-                return;
-            }
-            self.wanted.pop();
-        }
+    /// Before the worker ends: writes down which tiers there are.
+    pub(super) fn end(&mut self, service: &Service, server: &mut Server) {
+        remove_gone(server);
+        self.autoload.write(service, server);
     }
-
-    /// Writes down which indexes are hot, if that has changed: after a restart they are loaded again. Those still to be loaded count.
-    pub(super) fn write_file(&mut self, service: &Service, server: &Server) {
-        let control = service.control;
-        let relation = |key: &TierKey| Some((key.database, control.relation_of(key)?));
-        let mut hot: Vec<Hot> = server.keys().filter_map(relation).collect();
-        hot.extend_from_slice(&self.wanted);
-        hot.sort_unstable();
-        hot.dedup();
-        self.written_at = Instant::now();
-        if hot == self.written {
-            return;
-        }
-        if let Err(error) = hot_file::write(&hot) {
-            warn(format!("could not write which indexes are hot: {error}"));
-        }
-        self.written = hot;
-    }
-}
-
-fn warn(message: String) {
-    PgError::new(PgSqlErrorCode::ERRCODE_WARNING, message).report(PgLogLevel::LOG);
 }
 
 /// Drops tiers, the one unused for longest first, until `needed` bytes fit into `limit`, and there is a place for one more.
@@ -207,6 +151,13 @@ fn publish(service: &Service, server: &Server) {
     // Should the device not say, loads are refused until it does.
     let limit = limit(server.gpu(), used).unwrap_or(0);
     service.load.set_room(Room { limit, used });
+}
+
+fn remove_gone(server: &mut Server) {
+    let keys: Vec<TierKey> = server.keys().copied().collect();
+    for key in keys.iter().filter(|key| is_gone(key)) {
+        server.remove(key);
+    }
 }
 
 fn is_gone(key: &TierKey) -> bool {

@@ -1,113 +1,77 @@
 //! Loading in the background: a process that lives for one load, so that the query that wants it goes on with the CPU.
+//!
+//! It locks the index as a scan does, waits for no lock, and gives way: whoever waits for a lock of it, or for its database to be left, has it
+//! cancelled, as Postgres cancels autovacuum.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 
-use omen_service::message::TierKey;
+use omen_gpu::GpuError;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
-use super::breaker::now;
-use super::control::hash_of;
+use super::claim::{Claim, IndexId, Outcome};
+use super::loading::{self, Fit};
 use super::memory::{self, Service};
-use super::{loading, wake};
-use crate::compat;
+use super::wake;
+use crate::compat::{self, FileId};
 use crate::engine::service_tiers::key_of;
 use crate::engine::tiers::Stop;
 use crate::error::PgError;
-use crate::named_index::NamedIndex;
+use crate::guc::{self, Fault};
 use crate::options::{self, Hot};
-use crate::storage::open_index;
+use crate::storage::{IndexPages, open_index};
+use crate::{am, named_index};
 
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen loader";
-/// A loader that has not ended by then is taken for dead, and another may be started.
-const LONGEST: Duration = Duration::from_secs(600);
-/// After a load that failed, or that found no process, nobody tries again for so long.
-const PAUSE: Duration = Duration::from_secs(30);
-/// Failed loads that are remembered, by a hash of the index.
-const N_FAILED: usize = 32;
 
-/// Who loads, and what could not be loaded lately; in shared memory. All zero: nobody, nothing.
-#[derive(Default)]
-#[repr(C)]
-pub(crate) struct Loaders {
-    /// When the loader that is there was started, microseconds as Postgres counts them; 0: there is none. Also names it.
-    started: AtomicI64,
-    failed: [Failed; N_FAILED],
+/// What a process is to load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Job {
+    claim: Claim,
+    id: IndexId,
+    /// Tablespace and number of the file the index had; another is left alone. Without one it is an index that was hot before a restart,
+    /// for which no other tier is to go.
+    file: Option<(u32, u32)>,
 }
 
-#[derive(Default)]
-#[repr(C)]
-struct Failed {
-    key: AtomicU64,
-    at: AtomicI64,
-}
-
-impl Loaders {
-    /// Makes the caller the one who may start a loader; the loader's name. `None`: there is one.
-    fn claim(&self) -> Option<i64> {
-        let (seen, order) = (self.started.load(Ordering::Relaxed), Ordering::AcqRel);
-        let now = now();
-        if seen != 0 && now - seen < LONGEST.as_micros() as i64 {
-            return None;
-        }
-        let claimed = self
-            .started
-            .compare_exchange(seen, now, order, Ordering::Relaxed);
-        claimed.ok().map(|_| now)
+impl Job {
+    fn text(&self) -> String {
+        let (tablespace, number) = self.file.unwrap_or_default();
+        let IndexId { database, index } = self.id;
+        format!("{} {database} {index} {tablespace} {number}", self.claim.0)
     }
 
-    /// Whether there is no loader.
-    pub(super) fn is_idle(&self) -> bool {
-        self.started.load(Ordering::Relaxed) == 0
-    }
-
-    /// The loader of this name has ended.
-    fn release(&self, name: i64) {
-        let order = Ordering::AcqRel;
-        let _ = self
-            .started
-            .compare_exchange(name, 0, order, Ordering::Relaxed);
-    }
-
-    fn place(&self, key: &TierKey) -> (&Failed, u64) {
-        let hash = hash_of(key);
-        (&self.failed[hash as usize % N_FAILED], hash)
-    }
-
-    fn note_failure(&self, key: &TierKey) {
-        let (place, hash) = self.place(key);
-        place.key.store(hash, Ordering::Relaxed);
-        place.at.store(now(), Ordering::Relaxed);
-    }
-
-    /// Whether loading this index failed lately.
-    fn failed_lately(&self, key: &TierKey) -> bool {
-        let (place, hash) = self.place(key);
-        let age = now() - place.at.load(Ordering::Relaxed);
-        place.key.load(Ordering::Relaxed) == hash && age < PAUSE.as_micros() as i64
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let claim = Claim(words.next()?.parse().ok()?);
+        let mut oid = || words.next()?.parse::<u32>().ok();
+        let (database, index, tablespace, number) = (oid()?, oid()?, oid()?, oid()?);
+        Some(Self {
+            claim,
+            id: IndexId { database, index },
+            file: (number != 0).then_some((tablespace, number)),
+        })
     }
 }
 
-/// Has a process load the tier of an index (OID `index`, of this session's database), unless one is loading, or could not lately.
-pub(crate) fn start(service: &Service, index: pg_sys::Oid, key: &TierKey) {
+/// Whether a load of the index in `pages` could be started now.
+pub(crate) fn may_start(service: &Service, pages: &IndexPages) -> bool {
     let loaders = &service.control.loaders;
-    // SAFETY: reads a variable of the session.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    if !loaders.failed_lately(key) && !start_for(service, database.to_u32(), index) {
-        // If it is for want of processes, more may be free later.
-        if loaders.is_idle() {
-            loaders.note_failure(key);
-        }
-    }
+    loaders.may_claim(id_of(pages), pages.file().number)
 }
 
-/// Starts a loader for an index of a database, unless there is one. Returns whether that could be done.
-pub(super) fn start_for(service: &Service, database: u32, index: pg_sys::Oid) -> bool {
+/// Has a process load the tier of an index: of the one with this file, or one that was hot before a restart. `None` if that cannot be now.
+pub(super) fn start_for(service: &Service, id: IndexId, file: Option<FileId>) -> Option<Claim> {
     let loaders = &service.control.loaders;
-    let Some(name) = loaders.claim() else {
-        return false;
+    let claim = loaders.claim()?;
+    let job = Job {
+        claim,
+        id,
+        file: file.map(|file| (file.tablespace, file.number)),
     };
     let started = BackgroundWorkerBuilder::new(NAME)
         .set_type(NAME)
@@ -116,85 +80,197 @@ pub(super) fn start_for(service: &Service, database: u32, index: pg_sys::Oid) ->
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::ConsistentState)
         .set_restart_time(None)
-        .set_argument(Some(pg_sys::Datum::from(index)))
-        .set_extra(&format!("{database} {name}"))
+        .set_extra(&job.text())
         .load_dynamic();
-    if started.is_err() {
-        loaders.release(name);
+    if started.is_ok() {
+        loaders.n_started.fetch_add(1, Ordering::Relaxed);
+        return Some(claim);
     }
-    started.is_ok()
+    if loaders.give_up(claim) {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+            "no process is free to load an index into GPU memory",
+        )
+        .with_hint("Raise max_worker_processes. Further occurrences are counted, not reported; see omen_stat_gpu.")
+        .report(PgLogLevel::LOG);
+    }
+    None
+}
+
+/// As [`start_for`], for a search: of the index in `pages`. Returns whether a process was started.
+pub(crate) fn start(service: &Service, pages: &IndexPages) -> bool {
+    start_for(service, id_of(pages), Some(pages.file())).is_some()
+}
+
+/// The index in `pages`.
+fn id_of(pages: &IndexPages) -> IndexId {
+    // SAFETY: reads a variable of the session.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    IndexId {
+        database: database.to_u32(),
+        index: pages.relation().to_u32(),
+    }
+}
+
+thread_local! {
+    /// The outcome, should the process end before there is one. Before it is connected: there is no such database, as a rule.
+    static SO_FAR: Cell<Outcome> = const { Cell::new(Outcome::Gone) };
+    /// Number of the file that is loaded, 0 before it is known.
+    static FILE: Cell<u32> = const { Cell::new(0) };
 }
 
 /// The loader's main function.
 #[pg_guard]
 #[unsafe(no_mangle)]
-pub extern "C-unwind" fn omen_loader_main(index: pg_sys::Datum) {
-    let mut words = BackgroundWorker::get_extra().split(' ');
-    let database = words.next().and_then(|word| word.parse::<u32>().ok());
-    let name = words.next().and_then(|word| word.parse::<i64>().ok());
-    let (Some(service), Some(database), Some(name)) = (memory::service(), database, name) else {
+pub extern "C-unwind" fn omen_loader_main(_argument: pg_sys::Datum) {
+    let job = Job::parse(BackgroundWorker::get_extra());
+    let (Some(service), Some(job)) = (memory::service(), job) else {
         return;
     };
-    let index = pg_sys::Oid::from(index.value() as u32);
-    // SAFETY: once, at the start of a worker registered for it. An error of Postgres, such as that the database is gone, ends the process
-    // by way of the callback; it is not started again.
+    if guc::inject_fault() == Fault::LoseLoader || !service.control.loaders.begin(job.claim) {
+        return;
+    }
+    // SAFETY: once, at the start of a worker registered for it, with signals still blocked. An error of Postgres, such as that the database is
+    // gone, ends the process by way of the callback; it is not started again.
     unsafe {
-        pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(name));
+        pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0));
         compat::end_on_sigterm();
         pg_sys::BackgroundWorkerUnblockSignals();
         let nobody = pg_sys::InvalidOid;
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(database.into(), nobody, 0);
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(job.id.database.into(), nobody, 0);
+        compat::give_way();
+        pg_sys::pgstat_report_activity(
+            pg_sys::BackendState::STATE_RUNNING,
+            c"loading an omen index into GPU memory".as_ptr(),
+        );
         pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
-    load(service, index);
-    // SAFETY: ends what was begun above.
+    SO_FAR.set(Outcome::Later);
+    let work = AssertUnwindSafe(|| {
+        let outcome = load(service, &job);
+        // SAFETY: ends what was begun above.
+        unsafe { pg_sys::CommitTransactionCommand() };
+        outcome
+    });
+    let outcome = PgTryBuilder::new(work)
+        .catch_others(|cause| {
+            let outcome = failed(service, &job, &cause);
+            // SAFETY: clears up after the error.
+            unsafe { pg_sys::AbortCurrentTransaction() };
+            outcome
+        })
+        .execute();
+    end(service, &job, outcome);
+}
+
+/// Opens the index and loads it. Errors of Postgres are raised.
+fn load(service: &Service, job: &Job) -> Outcome {
+    // SAFETY: in a transaction of a process that holds no locks yet.
+    let rel = match unsafe { named_index::open_without_waiting(job.id.index.into()) } {
+        Ok(Some(rel)) => rel,
+        Ok(None) => return Outcome::Gone,
+        Err(named_index::IsLocked) => return Outcome::Later,
+    };
+    // SAFETY: `rel` is open and locked until the end of the transaction; nothing refers to it when it is closed.
     unsafe {
-        pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
+        let outcome = if is_suitable(rel) {
+            load_open(service, job, rel)
+        } else {
+            Outcome::Gone
+        };
+        pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
+        outcome
     }
 }
 
-fn load(service: &Service, index: pg_sys::Oid) {
-    let report = |error: PgError| error.report(PgLogLevel::LOG);
-    // SAFETY: in a transaction. Of an index that is gone there is nothing to report.
-    if unsafe { pg_sys::IndexGetRelation(index, true) } == pg_sys::InvalidOid {
-        return;
+/// # Safety
+/// `rel` is an open and locked index of ours.
+unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outcome {
+    // SAFETY: by this function's contract.
+    let pages = unsafe { IndexPages::new(rel) };
+    let file = pages.file();
+    FILE.set(file.number);
+    let is_other = |(tablespace, number)| (file.tablespace, file.number) != (tablespace, number);
+    if options::hot_of(&pages) == Hot::Off || job.file.is_some_and(is_other) {
+        return Outcome::Gone;
     }
-    let named = match NamedIndex::open(index) {
-        Ok(named) => named,
-        Err(error) => return report(error),
+    let fit = match job.file {
+        Some(_) => Fit::Whole,
+        None => Fit::WholeBesideOthers,
     };
-    let pages = named.pages();
-    match open_index(&pages) {
-        Err(error) => report(error),
-        Ok(_) if options::hot_of(&pages) == Hot::Off => {}
-        Ok(open) => {
-            let key = key_of(pages.file(), &open);
-            let outcome = loading::load(service, &pages, &open, &key);
-            if outcome.is_err() {
-                service.control.loaders.note_failure(&key);
-            }
-            match outcome {
-                Ok(()) => {}
-                Err(Stop::Query(error)) => report(error),
-                Err(Stop::Gpu(error) | Stop::Paused(error)) => report(PgError::new(
-                    PgSqlErrorCode::ERRCODE_WARNING,
-                    format!(
-                        "could not load index \"{}\" into GPU memory: {error}",
-                        named.name()
-                    ),
-                )),
-            }
+    let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
+        let key = key_of(file, &index);
+        match service.control.has_tier(&key) {
+            true => Ok(()),
+            false => loading::load(service, &pages, &index, &key, fit),
         }
+    });
+    match outcome {
+        Ok(()) => Outcome::Loaded,
+        Err(Stop::Query(error)) => report(service, job, &error.to_string()),
+        Err(Stop::Gpu(GpuError::Busy | GpuError::Interrupted)) => Outcome::Later,
+        Err(Stop::Gpu(error) | Stop::Paused(error)) => report(service, job, &error.to_string()),
     }
-    named.close();
+}
+
+/// Whether an open relation is an index that the service may have.
+///
+/// # Safety
+/// `rel` is open.
+unsafe fn is_suitable(rel: pg_sys::Relation) -> bool {
+    // SAFETY: by this function's contract; an index has `rd_index`.
+    unsafe {
+        let class = &*(*rel).rd_rel;
+        let is_plain_index = class.relkind as u8 == pg_sys::RELKIND_INDEX && am::is_ours(rel);
+        let persistence = class.relpersistence as u8;
+        is_plain_index
+            && (*(*rel).rd_index).indisvalid
+            && (*(*rel).rd_index).indisready
+            && persistence != pg_sys::RELPERSISTENCE_TEMP
+            && !(persistence == pg_sys::RELPERSISTENCE_UNLOGGED && pg_sys::RecoveryInProgress())
+    }
+}
+
+/// An error of Postgres ended the load.
+fn failed(service: &Service, job: &Job, cause: &CaughtError) -> Outcome {
+    let (CaughtError::PostgresError(error)
+    | CaughtError::ErrorReport(error)
+    | CaughtError::RustPanic { ereport: error, .. }) = cause;
+    match error.sql_error_code() {
+        // It gave way; on a standby to what is replayed.
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+        | PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE => Outcome::Later,
+        _ => report(service, job, error.message()),
+    }
+}
+
+/// Tells of a failure, unless the last load of the index failed too.
+fn report(service: &Service, job: &Job, why: &str) -> Outcome {
+    let IndexId { database, index } = job.id;
+    if !service.control.loaders.failed_before(job.id, FILE.get()) {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("could not load index {index} of database {database} into GPU memory: {why}"),
+        )
+        .with_hint("Searches use the CPU. Further failures in a row are counted, not reported; see omen_stat_gpu.")
+        .report(PgLogLevel::LOG);
+    }
+    Outcome::Failed
+}
+
+fn end(service: &Service, job: &Job, outcome: Outcome) {
+    let loaders = &service.control.loaders;
+    if loaders.end(job.claim, job.id, FILE.get(), outcome) {
+        // It may have more to load.
+        service.wake_worker();
+    }
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn on_exit(_code: i32, name: pg_sys::Datum) {
-    if let Some(service) = memory::service() {
-        service.control.loaders.release(name.value() as i64);
+unsafe extern "C-unwind" fn on_exit(_code: i32, _argument: pg_sys::Datum) {
+    let job = Job::parse(BackgroundWorker::get_extra());
+    if let (Some(service), Some(job)) = (memory::service(), job) {
         service.load.release_of(wake::my_number());
+        end(service, &job, SO_FAR.get());
     }
 }

@@ -1,4 +1,4 @@
-//! A session has the service load a tier: the session reads the index's pages, the worker writes what it reads to the device.
+//! A process has the service load a tier: it reads the index's pages, the worker writes what it reads to the device.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,30 @@ use omen_gpu::{GpuError, LoadError};
 use omen_ivf::index::Index;
 use omen_service::load::{Wanted, begin, finish};
 use omen_service::message::TierKey;
+use pgrx::PgSqlErrorCode;
 
 use super::memory::Service;
 use super::{session, wake};
 use crate::engine::load::{Choice, copiers_for};
 use crate::engine::service_tiers;
 use crate::engine::tiers::Stop;
+use crate::error::PgError;
+use crate::guc::{self, Fault};
 use crate::storage::IndexPages;
 
 /// The worker takes over a tier that has been loaded within this time.
 const TAKEOVER: Duration = Duration::from_secs(5);
+
+/// How much of an index is to be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fit {
+    /// What fits best, other tiers going where they must.
+    Best,
+    /// All of it.
+    Whole,
+    /// All of it, beside all other tiers.
+    WholeBesideOthers,
+}
 
 /// Loads the tier of an index into the service's memory, in place of the one that is there. Errors: `Busy` while another session loads,
 /// `OutOfMemory`, `Interrupted`, `Lost`, and those of reading the index. Should the user cancel, the service keeps nothing of it.
@@ -25,8 +39,9 @@ pub(crate) fn load(
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    fit: Fit,
 ) -> Result<(), Stop> {
-    let outcome = load_now(service, pages, index, key);
+    let outcome = load_now(service, pages, index, key, fit);
     match &outcome {
         Ok(()) => service_tiers::note_load(pages.file(), None),
         Err(Stop::Gpu(error)) => service_tiers::note_load(pages.file(), Some(error)),
@@ -52,6 +67,7 @@ fn load_now(
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    fit: Fit,
 ) -> Result<(), Stop> {
     session::release_at_exit();
     let room = service.load.room()?;
@@ -63,12 +79,16 @@ fn load_now(
         n_slots,
     } = Choice::new(pages, index, room.limit, false)?;
     let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
-    if plan.bytes_needed() > room.limit {
-        return Err(GpuError::OutOfMemory {
-            needed: plan.bytes_needed(),
-            available: room.limit,
-        }
-        .into());
+    let available = match fit {
+        Fit::Best | Fit::Whole => room.limit,
+        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
+    };
+    let needed = plan.bytes_needed();
+    if needed > available {
+        return Err(GpuError::OutOfMemory { needed, available }.into());
+    }
+    if fit != Fit::Best && lists.len() < spec.n_lists {
+        return Err(GpuError::Unsupported("not all of the index fits".into()).into());
     }
     let wanted = Wanted {
         key: *key,
@@ -82,10 +102,10 @@ fn load_now(
         false => Ok(()),
     };
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
-    // SAFETY: `IndexPages` holds an open relation.
-    let relation = unsafe { (*pages.rel()).rd_id };
-    service.control.note_relation(key, relation.to_u32());
+    let relation = pages.relation().to_u32();
+    service.control.note_relation(key, relation);
     let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
+    inject_faults()?;
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index).map_err(stop)?;
     builder.load_lists(pages, index, &lists).map_err(stop)?;
@@ -100,6 +120,24 @@ fn load_now(
             return Err(GpuError::TimedOut.into());
         }
         session::doze();
+    }
+    Ok(())
+}
+
+/// In test builds, loads may be told to fail, or to take until they are told otherwise.
+fn inject_faults() -> Result<(), Stop> {
+    if guc::inject_fault() == Fault::FailLoad {
+        let code = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+        return Err(Stop::Query(PgError::new(code, "injected fault")));
+    }
+    while guc::inject_fault() == Fault::SlowLoad {
+        session::doze();
+        // SAFETY: on the main thread; sessions read settings between statements, background workers whenever they like.
+        unsafe {
+            if !pgrx::pg_sys::MyBgworkerEntry.is_null() {
+                pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP);
+            }
+        }
     }
     Ok(())
 }

@@ -11,12 +11,15 @@
 //! | `session.rs` | a session asks for the nearest entries, waits, or gives up |
 //! | `loading.rs` | a process that reads an index has the service load its tier |
 //! | `loader.rs` | a process for one load, so that no query waits for it |
+//! | `claim.rs` | whose turn it is to load, and what rests after a load that failed |
 //! | `hosting.rs` | the tiers of the worker come and go |
-//! | `hot_file.rs` | which indexes were hot, for after a restart |
+//! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
 //! | `wake.rs` | waking processes, and waiting to be woken |
 #![allow(unsafe_code)]
 
+mod autoload;
 pub(crate) mod breaker;
+pub(crate) mod claim;
 pub(crate) mod control;
 mod hosting;
 mod hot_file;

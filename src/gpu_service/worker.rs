@@ -117,7 +117,7 @@ fn run(service: &Service, gpu: Gpu) {
             Err(error) => end(&error),
         };
         match guc::inject_fault() {
-            Fault::None => {}
+            Fault::None | Fault::SlowLoad | Fault::FailLoad | Fault::LoseLoader => {}
             Fault::Exit => end(&GpuError::Other("injected fault".into())),
             Fault::Lost => end(&GpuError::Lost("injected fault".into())),
             Fault::Hang => {
@@ -136,7 +136,7 @@ fn run(service: &Service, gpu: Gpu) {
             end(&error);
         }
     }
-    hosting.write_file(service, &server);
+    hosting.end(service, &mut server);
     // With code 0 Postgres would take it for done, and not start it again if somebody has just terminated it.
     exit()
 }
@@ -217,6 +217,11 @@ impl Service {
     /// Wakes the worker.
     pub(crate) fn wake_worker(&self) {
         wake::wake(self.control.proc_number.load(Ordering::Relaxed));
+    }
+
+    /// Whether the worker was started again without having answered a search.
+    pub(super) fn has_failed_starts(&self) -> bool {
+        self.control.failed_starts.load(Ordering::Relaxed) > 1
     }
 
     /// Leaves no search and no load that waits for this process.

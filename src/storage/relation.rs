@@ -84,6 +84,12 @@ impl IndexPages {
         self.rel
     }
 
+    /// The relation's OID.
+    pub(crate) fn relation(&self) -> pg_sys::Oid {
+        // SAFETY: `rel` is open, by `new`.
+        unsafe { (*self.rel).rd_id }
+    }
+
     /// The file of the relation.
     pub(crate) fn file(&self) -> FileId {
         // SAFETY: `rel` is open, by `new`.

@@ -2,7 +2,6 @@
 //!
 //! Freshness: the answer says of each list which generations the tier has it with; those of the directory, read after the answer, must be
 //! the same. Lists that are not are told to the service, which skips them from then on, and asked for once more.
-#![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +23,9 @@ use crate::engine::lists::entries_of;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge, service_tiers};
+use crate::gpu_service::Service;
+use crate::gpu_service::loading::{self, Fit};
 use crate::gpu_service::session::{self, Answered};
-use crate::gpu_service::{Service, loader, loading};
 use crate::guc::{self, EngineSetting};
 
 /// So often a search is asked for again because lists were out of date.
@@ -53,15 +53,12 @@ pub(super) fn attempt(
         if !service_tiers::wants_loading(setting, pages, index) {
             return Ok(None);
         }
-        // An enforced GPU waits for it. So does a session whose searches say which lists deserve the room.
-        if setting == EngineSetting::Auto && loading::fits_whole(service, pages, index)? {
-            // SAFETY: `IndexPages` holds an open relation.
-            let relation = unsafe { (*pages.rel()).rd_id };
-            loader::start(service, relation, &key);
+        // An enforced GPU waits for it.
+        if setting == EngineSetting::Auto && service_tiers::leaves_loading(service, pages, index)? {
             return Ok(None);
         }
         let began = Instant::now();
-        let outcome = loading::load(service, pages, index, &key);
+        let outcome = loading::load(service, pages, index, &key, Fit::Best);
         record.load += began.elapsed();
         outcome?;
     }

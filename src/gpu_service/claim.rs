@@ -1,0 +1,219 @@
+//! Who loads in the background, of the whole server at most one process, and what is to be left alone for a while; in shared memory.
+//!
+//! | state of the claim | to | by |
+//! |---|---|---|
+//! | ended | asked | who has a process started |
+//! | asked | running | that process; it ends at once if the claim is another's by now |
+//! | asked | ended | who asked, if no process is to be had; anybody, if none has come within [`START_TIME`] |
+//! | running | ended | the process, at the latest by its exit callback |
+//!
+//! A process that ends without exit callbacks has the server restart, which makes this memory anew.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::breaker::{micros, now};
+
+/// A process that was asked for and has not begun by then is not expected any more.
+const START_TIME: Duration = Duration::from_secs(10);
+/// When no process was to be had, nobody asks for so long.
+const NO_PROCESS_PAUSE: Duration = Duration::from_secs(10);
+/// An index that could not be had, as others use or want it, rests for so long; one whose load failed longer each time, up to the last.
+const SHORT_REST: Duration = Duration::from_secs(5);
+const FIRST_REST: Duration = Duration::from_secs(30);
+const LAST_REST: Duration = Duration::from_secs(3600);
+/// Indexes that rest, at most.
+const N_RESTS: usize = 64;
+
+/// An index, of whatever database: OIDs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IndexId {
+    /// The database.
+    pub(crate) database: u32,
+    /// The index.
+    pub(crate) index: u32,
+}
+
+impl IndexId {
+    fn word(self) -> u64 {
+        u64::from(self.database) << 32 | u64::from(self.index)
+    }
+}
+
+/// How a load in the background ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The service has the tier.
+    Loaded = 0,
+    /// There is nothing to load: the index is gone, or not to be loaded.
+    Gone = 1,
+    /// Others came first, or the process was told to end.
+    Later = 2,
+    /// By an error, which was reported.
+    Failed = 3,
+}
+
+const OUTCOMES: [Outcome; 4] = [
+    Outcome::Loaded,
+    Outcome::Gone,
+    Outcome::Later,
+    Outcome::Failed,
+];
+const ASKED: u64 = 4;
+const RUNNING: u64 = 5;
+
+/// The right to load. Its number is the time it was claimed at, and no other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim(pub(super) i64);
+
+impl Claim {
+    /// A word of the memory: what became of this claim, in the last three bits.
+    fn word(self, state: u64) -> u64 {
+        (self.0 as u64) << 3 | state
+    }
+
+    fn of(word: u64) -> (Self, u64) {
+        (Self((word >> 3) as i64), word & 7)
+    }
+
+    /// How it ended; `None`: it has not. One that was asked for too long ago will not begin.
+    fn outcome(self, state: u64) -> Option<Outcome> {
+        let is_lost = state == ASKED && now() > self.0 + micros(START_TIME);
+        let lost = is_lost.then_some(Outcome::Later);
+        OUTCOMES.get(state as usize).copied().or(lost)
+    }
+}
+
+/// All zero: nobody loads, nothing rests.
+#[repr(C)]
+pub(crate) struct Loaders {
+    /// The last claim.
+    claim: AtomicU64,
+    /// Nobody asks for a process before this time.
+    no_process_until: AtomicI64,
+    /// Processes started.
+    pub(crate) n_started: AtomicU64,
+    /// Times that none was to be had.
+    pub(crate) n_refused: AtomicU64,
+    /// Loads that failed.
+    pub(crate) n_failed: AtomicU64,
+    rests: [Rest; N_RESTS],
+}
+
+/// An index that is left alone for a while. Of two in one place the later one is.
+#[repr(C)]
+struct Rest {
+    /// An [`IndexId`].
+    index: AtomicU64,
+    /// Number of its file: another, as after REINDEX, does not rest. 0: not known.
+    file: AtomicU32,
+    until: AtomicI64,
+    /// Loads that failed, one after the other.
+    failures: AtomicU32,
+}
+
+impl Rest {
+    fn is_of(&self, index: IndexId, file: u32) -> bool {
+        let of = self.file.load(Ordering::Relaxed);
+        let is_file = file == 0 || of == 0 || of == file;
+        is_file && self.index.load(Ordering::Relaxed) == index.word()
+    }
+}
+
+impl Loaders {
+    /// Claims; `None` while somebody loads, or if no process was to be had lately.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let seen = self.claim.load(Ordering::Acquire);
+        if !self.is_free(seen) {
+            return None;
+        }
+        let (last, _) = Claim::of(seen);
+        let claim = Claim(now().max(last.0 + 1));
+        self.change(seen, claim.word(ASKED)).then_some(claim)
+    }
+
+    /// Whether a load of an index with this file (0: whatever file) could be claimed now.
+    pub(super) fn may_claim(&self, index: IndexId, file: u32) -> bool {
+        let rests = || {
+            let rest = self.rest_of(index);
+            rest.is_of(index, file) && now() < rest.until.load(Ordering::Relaxed)
+        };
+        self.is_free(self.claim.load(Ordering::Acquire)) && !rests()
+    }
+
+    fn is_free(&self, word: u64) -> bool {
+        let (last, state) = Claim::of(word);
+        last.outcome(state).is_some() && now() >= self.no_process_until.load(Ordering::Relaxed)
+    }
+
+    /// The process that was asked for has come. `false`: too late.
+    pub(super) fn begin(&self, claim: Claim) -> bool {
+        self.change(claim.word(ASKED), claim.word(RUNNING))
+    }
+
+    /// The load of an index with this file is over. `false`: that is known.
+    pub(super) fn end(&self, claim: Claim, index: IndexId, file: u32, outcome: Outcome) -> bool {
+        // Before others may claim.
+        if Claim::of(self.claim.load(Ordering::Acquire)) == (claim, RUNNING) {
+            self.note(index, file, outcome);
+        }
+        self.change(claim.word(RUNNING), claim.word(outcome as u64))
+    }
+
+    /// There was no process to be had. Returns whether that happened for the first time.
+    pub(super) fn give_up(&self, claim: Claim) -> bool {
+        let until = now() + micros(NO_PROCESS_PAUSE);
+        self.no_process_until.store(until, Ordering::Relaxed);
+        self.change(claim.word(ASKED), claim.word(Outcome::Later as u64));
+        self.n_refused.fetch_add(1, Ordering::Relaxed) == 0
+    }
+
+    /// How a claim ended; `None`: it has not.
+    pub(super) fn outcome_of(&self, claim: Claim) -> Option<Outcome> {
+        match Claim::of(self.claim.load(Ordering::Acquire)) {
+            (last, state) if last == claim => claim.outcome(state),
+            // Somebody has claimed since.
+            _ => Some(Outcome::Later),
+        }
+    }
+
+    /// Whether the last load of an index with this file failed as well.
+    pub(super) fn failed_before(&self, index: IndexId, file: u32) -> bool {
+        let rest = self.rest_of(index);
+        rest.is_of(index, file) && rest.failures.load(Ordering::Relaxed) > 0
+    }
+
+    fn note(&self, index: IndexId, file: u32, outcome: Outcome) {
+        let rest = self.rest_of(index);
+        if !rest.is_of(index, file) {
+            rest.failures.store(0, Ordering::Relaxed);
+        }
+        rest.index.store(index.word(), Ordering::Relaxed);
+        rest.file.store(file, Ordering::Relaxed);
+        let pause = match outcome {
+            Outcome::Loaded => {
+                rest.failures.store(0, Ordering::Relaxed);
+                Duration::ZERO
+            }
+            Outcome::Gone | Outcome::Later => SHORT_REST,
+            Outcome::Failed => {
+                self.n_failed.fetch_add(1, Ordering::Relaxed);
+                let before = rest.failures.fetch_add(1, Ordering::Relaxed);
+                FIRST_REST.saturating_mul(1 << before.min(8)).min(LAST_REST)
+            }
+        };
+        rest.until.store(now() + micros(pause), Ordering::Relaxed);
+    }
+
+    fn rest_of(&self, index: IndexId) -> &Rest {
+        // OIDs of one database are often a few apart.
+        let at = index.database.wrapping_mul(31).wrapping_add(index.index);
+        &self.rests[at as usize % N_RESTS]
+    }
+
+    fn change(&self, from: u64, to: u64) -> bool {
+        self.claim
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+}
