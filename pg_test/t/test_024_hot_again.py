@@ -270,3 +270,22 @@ def test_damaged_index(server, first, rng):
             conn.execute("REINDEX INDEX t_v_idx")
         check(first, rows, rows[3])
         assert lines().count("could not load index") == 1 and "terminated by signal" not in lines(), lines()
+
+
+def test_another_index_with_the_same_file(server, first, rng):
+    """ALTER TABLE without a rewrite drops the index and gives its file to a new one: that one is hot, and once."""
+    rows = vectors.clustered(rng, 500, DIM)
+    with first.connect() as conn:
+        make_loaded(conn, rows)
+        place = "SELECT oid::int, pg_relation_filenode(oid) FROM pg_class WHERE relname = 't_v_idx'"
+        oid, file = conn.execute(place).fetchone()
+        conn.execute(f"ALTER TABLE t ALTER COLUMN v TYPE vector({DIM})")
+        new_oid, new_file = conn.execute(place).fetchone()
+        assert oid != new_oid and file == new_file, "the test shows nothing"
+        conn.execute("SELECT omen_load('t_v_idx')")
+        wait_for(conn, hot_tiers=1)
+        database = conn.execute("SELECT oid FROM pg_database WHERE datname = 'first'").fetchone()[0]
+    server.stop()
+    assert entries(server) == [f"{database} {new_oid}"]
+    server.start()
+    check(first, rows, rows[3])

@@ -46,7 +46,7 @@ fn evict(index: Option<pg_sys::Oid>) -> Result<u64> {
     if let Serving::Service(service) = who_serves() {
         named.check_owner()?;
         let open = open_index(&pages)?;
-        let key = key_of(pages.file(), &open);
+        let key = key_of(&pages, &open);
         bytes += residence::evict_shared(service, Some(&key))?;
     }
     named.close();

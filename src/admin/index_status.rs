@@ -76,7 +76,7 @@ fn omen_index_status(
 /// Bytes of the index's tier in the shared service, if that serves this session and has one.
 fn shared_bytes(pages: &IndexPages, index: &Index) -> Option<u64> {
     match who_serves() {
-        Serving::Service(service) => service.control.tier_bytes(&key_of(pages.file(), index)),
+        Serving::Service(service) => service.control.tier_bytes(&key_of(pages, index)),
         Serving::Session => None,
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64>
         );
     }
     if let Serving::Service(service) = who_serves() {
-        let key = service_tiers::key_of(pages.file(), index);
+        let key = service_tiers::key_of(pages, index);
         return match loading::load(service, pages, index, &key, Fit::Best) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),

@@ -40,13 +40,14 @@ thread_local! {
     static FAILED: RefCell<HashMap<FileId, Instant>> = RefCell::default();
 }
 
-/// The name of an index's tier: its file and build.
-pub(crate) fn key_of(file: FileId, index: &Index) -> TierKey {
+/// The name of an index's tier: its file, its OID and its build.
+pub(crate) fn key_of(pages: &IndexPages, index: &Index) -> TierKey {
+    let file = pages.file();
     TierKey {
         tablespace: file.tablespace,
         database: file.database,
         number: file.number,
-        reserved: 0,
+        index: pages.relation().to_u32(),
         seed: index.meta.rotation_seed,
         built_at: index.meta.built_at,
     }

@@ -94,20 +94,19 @@ impl Autoload {
     }
 
     /// Writes the file now and then, if it is out of date.
-    pub(super) fn write_if_due(&mut self, service: &Service, server: &Server) {
+    pub(super) fn write_if_due(&mut self, server: &Server) {
         if self.written_at.elapsed() > WRITE {
-            self.write(service, server);
+            self.write(server);
         }
     }
 
     /// Writes the file, if it is out of date. What is still to be loaded counts as hot.
-    pub(super) fn write(&mut self, service: &Service, server: &Server) {
-        let id = |key: &TierKey| {
-            let index = service.control.relation_of(key)?;
-            let database = key.database;
-            Some(IndexId { database, index })
+    pub(super) fn write(&mut self, server: &Server) {
+        let id = |key: &TierKey| IndexId {
+            database: key.database,
+            index: key.index,
         };
-        let mut hot: Vec<IndexId> = server.keys().filter_map(id).collect();
+        let mut hot: Vec<IndexId> = server.keys().map(id).collect();
         hot.extend(self.wanted.iter().map(|wanted| wanted.id));
         hot.sort_unstable();
         hot.dedup();

@@ -82,21 +82,9 @@ pub(crate) struct Control {
     /// Hashes of the keys of the tiers there are, and their bytes.
     tier_keys: [AtomicU64; MAX_TIERS],
     bytes_of: [AtomicU64; MAX_TIERS],
-    relations: [Relation; N_RELATIONS],
     /// Hash of the key of a tier that a session wants evicted, or [`ALL_TIERS`]; 0: none.
     to_evict: AtomicU64,
 }
-
-/// The OID of an index, by the hash of its tier's key.
-#[derive(Default)]
-#[repr(C)]
-struct Relation {
-    key: AtomicU64,
-    oid: AtomicU32,
-}
-
-/// More than there are tiers, so that few share a place: those that do are not loaded again after a restart.
-const N_RELATIONS: usize = 8 * MAX_TIERS;
 
 /// In place of a hash: all tiers.
 const ALL_TIERS: u64 = u64::MAX;
@@ -163,22 +151,6 @@ impl Control {
             n += 1;
         }
         self.n_tiers.store(n, Ordering::Relaxed);
-    }
-
-    /// A tier of this key was loaded from the index of this OID.
-    pub(crate) fn note_relation(&self, key: &TierKey, oid: u32) {
-        let hash = hash_of(key);
-        let place = &self.relations[hash as usize % N_RELATIONS];
-        place.oid.store(oid, Ordering::Relaxed);
-        place.key.store(hash, Ordering::Release);
-    }
-
-    /// The OID of the index that a tier was loaded from, if it is known.
-    pub(crate) fn relation_of(&self, key: &TierKey) -> Option<u32> {
-        let hash = hash_of(key);
-        let place = &self.relations[hash as usize % N_RELATIONS];
-        let is_it = place.key.load(Ordering::Acquire) == hash;
-        is_it.then(|| place.oid.load(Ordering::Relaxed))
     }
 
     /// Asks the worker to evict a tier, or all. `false`: another session's wish is not fulfilled yet.

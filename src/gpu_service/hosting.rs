@@ -87,6 +87,7 @@ impl Hosting {
             let _ = wants.answer.send(most.saturating_sub(server.bytes()));
         }
         for (key, tier) in self.loaded.try_iter() {
+            remove_of_file(server, &key);
             server.insert(key, tier);
             add(&service.control.loads, 1);
             publish(service, server);
@@ -116,16 +117,16 @@ impl Hosting {
             remove_gone(server);
             // Scratch memory comes and goes with searches.
             publish(service, server);
-            self.autoload.write_if_due(service, server);
+            self.autoload.write_if_due(server);
         }
     }
 }
 
 impl Hosting {
     /// Before the worker ends: writes down which tiers there are.
-    pub(super) fn end(&mut self, service: &Service, server: &mut Server) {
+    pub(super) fn end(&mut self, server: &mut Server) {
         remove_gone(server);
-        self.autoload.write(service, server);
+        self.autoload.write(server);
     }
 }
 
@@ -151,6 +152,15 @@ fn publish(service: &Service, server: &Server) {
     // Should the device not say, loads are refused until it does.
     let limit = limit(server.gpu(), used).unwrap_or(0);
     service.load.set_room(Room { limit, used });
+}
+
+/// An index may be dropped and another be given its file: ALTER TABLE does so where nothing has to be rewritten.
+fn remove_of_file(server: &mut Server, key: &TierKey) {
+    let file = |key: &TierKey| (key.tablespace, key.database, key.number);
+    let keys: Vec<TierKey> = server.keys().copied().collect();
+    for other in keys.iter().filter(|other| file(other) == file(key)) {
+        server.remove(other);
+    }
 }
 
 fn remove_gone(server: &mut Server) {

@@ -199,7 +199,7 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
         None => Fit::WholeBesideOthers,
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
-        let key = key_of(file, &index);
+        let key = key_of(&pages, &index);
         match service.control.has_tier(&key) {
             true => Ok(()),
             false => loading::load(service, &pages, &index, &key, fit),

@@ -102,8 +102,6 @@ fn load_now(
         false => Ok(()),
     };
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
-    let relation = pages.relation().to_u32();
-    service.control.note_relation(key, relation);
     let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
     inject_faults()?;
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.

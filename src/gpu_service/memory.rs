@@ -18,7 +18,7 @@ const SLOT_BYTES: usize = 128 << 10;
 const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
 /// Where the queue begins: the control block and what it may grow by.
-const QUEUE_AT: usize = 32 << 10;
+const QUEUE_AT: usize = 8192;
 
 /// AddinShmemInitLock's place among the server's locks, the same in all majors (`lwlocknames`).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;

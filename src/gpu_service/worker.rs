@@ -136,7 +136,7 @@ fn run(service: &Service, gpu: Gpu) {
             end(&error);
         }
     }
-    hosting.end(service, &mut server);
+    hosting.end(&mut server);
     // With code 0 Postgres would take it for done, and not start it again if somebody has just terminated it.
     exit()
 }

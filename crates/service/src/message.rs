@@ -38,8 +38,8 @@ pub struct TierKey {
     pub database: u32,
     /// File number of the index.
     pub number: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// The index itself, whatever its file: what the host knows it by.
+    pub index: u32,
     /// The index's seed.
     pub seed: u64,
     /// When the index was built.

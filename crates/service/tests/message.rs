@@ -42,7 +42,7 @@ fn requests_come_back() {
                 tablespace: rng.random(),
                 database: rng.random(),
                 number: rng.random(),
-                reserved: 0,
+                index: 0,
                 seed: rng.random(),
                 built_at: rng.random(),
             },

@@ -48,7 +48,7 @@ pub(super) fn attempt(
     if !query.is_ordinary() {
         return Ok(None);
     }
-    let key = service_tiers::key_of(pages.file(), index);
+    let key = service_tiers::key_of(pages, index);
     if !service.control.has_tier(&key) {
         if !service_tiers::wants_loading(setting, pages, index) {
             return Ok(None);

@@ -199,7 +199,7 @@ mod tests {
                 tablespace: 1,
                 database: u32::MAX,
                 number: 3,
-                reserved: 0,
+                index: 0,
                 seed: u64::MAX - 5,
                 built_at: -6,
             },

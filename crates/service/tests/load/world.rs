@@ -171,7 +171,7 @@ pub fn wanted(world: &World, parts: Parts, byte_limit: u64) -> Wanted {
             tablespace: 1,
             database: 2,
             number: 3,
-            reserved: 0,
+            index: 0,
             seed: world.index.meta.rotation_seed,
             built_at: -4,
         },

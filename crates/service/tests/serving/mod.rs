@@ -20,7 +20,7 @@ pub fn key(number: u32) -> TierKey {
         tablespace: 1663,
         database: 5,
         number,
-        reserved: 0,
+        index: 0,
         seed: 17,
         built_at: -1,
     }
