@@ -1,5 +1,7 @@
 """The shared GPU service: one process has the device, the sessions of all databases search through it, and without it on the CPU."""
 
+import os
+import signal
 import threading
 import time
 
@@ -171,6 +173,33 @@ def test_out_of_date(first, rng):
         assert_same(knn(gpu, "l2", query, 50), knn(exact, "l2", query, 50), complete_ties=False)
 
 
+def test_much_out_of_date(first, rng):
+    """A tier of which most is of old is loaded again, in the background; readers cannot have that done at will."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        assert stat(conn)["loads"] == 1
+        conn.execute("DELETE FROM t WHERE id % 3 = 0")
+        conn.execute("VACUUM t")
+        wanted, end = knn(exact, "l2", rows[1], 10), time.monotonic() + WAIT
+        while stat(conn)["loads"] < 2:
+            assert_same(knn(conn, "l2", rows[1], 10), wanted, complete_ties=False)
+            assert time.monotonic() < end, stat(conn)
+        before = searches(conn, 0)["searches"]
+        assert_same(knn(conn, "l2", rows[1], 10), wanted, complete_ties=False)
+        assert last_scan(conn)["engine"] == "gpu" and last_scan(conn)["candidates"] <= 2 * 3000
+        searches(conn, before + 1)
+        conn.execute("CREATE ROLE reader; GRANT SELECT ON t TO reader; SET ROLE reader")
+        assert conn.execute("SELECT omen_load('t_v_idx')").fetchone()[0] > 0
+        assert_fails(conn, "42501", "", "SELECT omen_evict('t_v_idx')")
+        conn.execute("RESET ROLE")
+        assert stat(conn)["loads"] == 2
+        assert conn.execute("SELECT omen_load('t_v_idx')").fetchone()[0] > 0
+        assert stat(conn)["loads"] == 3
+
+
 def test_dropped_indexes_leave_the_device(first, rng):
     rows = vectors.clustered(rng, 2000, DIM)
     with first.connect(**BY_INDEX, **GPU) as conn:
@@ -238,8 +267,14 @@ def test_a_worker_that_hangs(first, rng):
             except psycopg.errors.QueryCanceled:
                 break
             assert time.monotonic() < end
+        # Many at once are one failure: the pause stays short.
+        crowd = [first.connect(**BY_INDEX, **GPU, omen__probes=LISTS, omen__gpu_timeout="300ms") for _ in range(14)]
+        threads = [threading.Thread(target=knn, args=(session, "l2", rows[3], 10)) for session in crowd]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         put(conn, statement_timeout="0", omen__gpu_timeout="200ms")
-        began = time.monotonic()
         assert_same(knn(conn, "l2", rows[3], 10), wanted, complete_ties=False)
         assert last_scan(conn)["engine"] == "cpu" and "in time" in last_scan(conn)["fallback_reason"]
         began = time.monotonic()
@@ -504,6 +539,18 @@ def test_settings(first, make_server, rng):
             make_index(conn, lists=LISTS)
             wait_for(conn, state="no GPU", pid=None)
             assert knn(conn, "l2", rows[3], 5)[0][0] == 3 and last_scan(conn)["engine"] == "cpu"
+            # After a crash of another process too.
+            os.kill(conn.info.backend_pid, signal.SIGKILL)
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                with Db(bare, "first").connect(**BY_INDEX) as conn:
+                    wait_for(conn, state="no GPU", pid=None)
+                    assert knn(conn, "l2", rows[3], 5)[0][0] == 3 and last_scan(conn)["fallback_reason"] is None
+                    break
+            except psycopg.OperationalError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
 
 
 def test_not_preloaded(db):

@@ -67,19 +67,9 @@ pub(super) fn try_service<T>(
         None => attempt(setting, record),
     };
     match outcome {
-        Ok(found) => {
-            if found.is_some() {
-                service.note_success();
-            }
-            Ok(found)
-        }
+        Ok(found) => Ok(found),
         Err(Stop::Query(error)) => Err(error),
-        Err(Stop::Gpu(error)) => {
-            service.note_failure(&error);
-            fall_back(setting, &error, record);
-            Ok(None)
-        }
-        Err(Stop::Paused(error)) => {
+        Err(Stop::Gpu(error) | Stop::Paused(error)) => {
             fall_back(setting, &error, record);
             Ok(None)
         }
@@ -88,7 +78,7 @@ pub(super) fn try_service<T>(
 
 /// Files of temporary tables have numbers of their own, which another session's may have too.
 #[allow(unsafe_code)]
-fn is_temporary(pages: &IndexPages) -> bool {
+pub(super) fn is_temporary(pages: &IndexPages) -> bool {
     let temporary = pgrx::pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
     // SAFETY: `IndexPages` holds an open relation.
     unsafe { (*(*pages.rel()).rd_rel).relpersistence == temporary }

@@ -27,7 +27,7 @@ use crate::options::{self, Hot};
 use crate::storage::IndexPages;
 
 /// A tier is out of date when more than one in so many lists of a search are.
-const STALE_SHARE: usize = 5;
+pub(super) const STALE_SHARE: usize = 5;
 /// An enforced GPU loads an outdated tier again after so many times the last load's duration.
 const RELOAD_FACTOR: u32 = 5;
 /// A tier of the hottest lists is made anew when it lacks more than one in so many of those searched, and so many times the last

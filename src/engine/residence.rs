@@ -8,6 +8,7 @@ use omen_service::message::TierKey;
 use pgrx::PgSqlErrorCode;
 
 use super::choice;
+use super::fallback::is_temporary;
 use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
@@ -37,8 +38,9 @@ pub(super) fn load_tier(
 }
 
 /// Loads the tier of the index `name` now, unless all of it is there, rows included, as the index is. Returns its bytes of device memory.
+/// Of the shared service, which has it for others too, an owner has it loaded anew, others only if it is not there.
 /// Errors: searches may not use the GPU, or it cannot hold the tier.
-pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64> {
+pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool) -> Result<u64> {
     let unwanted = |why: String, hint: String| {
         let code = PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
         Err(PgError::new(code, why).with_hint(hint))
@@ -55,9 +57,9 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str) -> Result<u64>
             format!("ALTER INDEX \"{name}\" SET (hot = auto)."),
         );
     }
-    if let Serving::Service(service) = who_serves() {
+    if let (Serving::Service(service), false) = (who_serves(), is_temporary(pages)) {
         let key = service_tiers::key_of(pages.file(), index);
-        return match loading::load(service, pages, index, &key) {
+        return match loading::load(service, pages, index, &key, is_owner) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

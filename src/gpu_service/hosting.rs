@@ -30,6 +30,7 @@ const ROOM_TIME: Duration = Duration::from_secs(5);
 struct WantsRoom {
     key: TierKey,
     needed: u64,
+    asked: Instant,
     answer: SyncSender<u64>,
 }
 
@@ -41,6 +42,8 @@ pub(super) struct Hosting {
     looked: Instant,
     /// Indexes that were hot before the start and are not loaded again yet, in reverse order.
     wanted: Vec<Hot>,
+    /// The one of them that a loader was started for last.
+    begun: Option<Hot>,
     /// What the file says, and when it was written.
     written: Vec<Hot>,
     written_at: Instant,
@@ -56,6 +59,7 @@ impl Hosting {
             let wants = WantsRoom {
                 key: *key,
                 needed,
+                asked: Instant::now(),
                 answer,
             };
             let asked = asks.send(wants).is_ok();
@@ -86,6 +90,7 @@ impl Hosting {
             } else {
                 Vec::new()
             },
+            begun: None,
             written: was_hot,
             written_at: Instant::now(),
         };
@@ -100,10 +105,12 @@ impl Hosting {
         server: &mut Server,
     ) -> Result<bool, GpuError> {
         for wants in self.wants_room.try_iter() {
-            // What it replaces makes room first.
-            server.remove(&wants.key);
             let most = limit(server.gpu(), server.bytes())?;
-            make_room(service, server, wants.needed, most);
+            if wants.needed <= most && wants.asked.elapsed() < ROOM_TIME {
+                // What it replaces makes room first.
+                server.remove(&wants.key);
+                make_room(service, server, wants.needed, most);
+            }
             // A loader that has given up does not read it.
             let _ = wants.answer.send(most.saturating_sub(server.bytes()));
         }
@@ -150,16 +157,18 @@ impl Hosting {
 impl Hosting {
     /// Has the next of the indexes that were hot loaded, if nothing is being loaded.
     fn load_next(&mut self, service: &Service) {
-        while let Some(&(database, index)) = self.wanted.last() {
-            if !service.control.loaders.is_idle() {
-                return;
-            }
+        if !service.control.loaders.is_idle() {
+            return;
+        }
+        if let Some(&(database, index)) = self.wanted.last() {
             // Without a free process for it, later.
             if !loader::start_for(service, database, index.into()) {
                 return;
             }
-            self.wanted.pop();
+            self.begun = self.wanted.pop();
+            return;
         }
+        self.begun = None;
     }
 
     /// Writes down which indexes are hot, if that has changed: after a restart they are loaded again. Those still to be loaded count.
@@ -167,17 +176,17 @@ impl Hosting {
         let control = service.control;
         let relation = |key: &TierKey| Some((key.database, control.relation_of(key)?));
         let mut hot: Vec<Hot> = server.keys().filter_map(relation).collect();
-        hot.extend_from_slice(&self.wanted);
+        hot.extend(self.wanted.iter().chain(&self.begun));
         hot.sort_unstable();
         hot.dedup();
         self.written_at = Instant::now();
         if hot == self.written {
             return;
         }
-        if let Err(error) = hot_file::write(&hot) {
-            warn(format!("could not write which indexes are hot: {error}"));
+        match hot_file::write(&hot) {
+            Ok(()) => self.written = hot,
+            Err(error) => warn(format!("could not write which indexes are hot: {error}")),
         }
-        self.written = hot;
     }
 }
 
@@ -199,7 +208,9 @@ fn make_room(service: &Service, server: &mut Server, needed: u64, limit: u64) {
 
 /// Lets everyone know which tiers there are.
 fn publish(service: &Service, server: &Server) {
-    let uses = server.uses();
+    let mut uses = server.uses();
+    // In the same places as before, as far as they are the same: somebody may be looking.
+    uses.sort_unstable_by_key(|tier| tier.key);
     service
         .control
         .set_tiers(uses.iter().map(|tier| (tier.key, tier.bytes)));

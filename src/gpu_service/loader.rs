@@ -58,7 +58,7 @@ impl Loaders {
         claimed.ok().map(|_| now)
     }
 
-    /// Whether there is no loader.
+    /// Whether there is no loader, as far as is known.
     pub(super) fn is_idle(&self) -> bool {
         self.started.load(Ordering::Relaxed) == 0
     }
@@ -100,6 +100,20 @@ pub(crate) fn start(service: &Service, index: pg_sys::Oid, key: &TierKey) {
         if loaders.is_idle() {
             loaders.note_failure(key);
         }
+    }
+}
+
+/// Whether [`start`] would do anything.
+pub(crate) fn may_start(service: &Service, key: &TierKey) -> bool {
+    let loaders = &service.control.loaders;
+    loaders.is_idle() && !loaders.failed_lately(key)
+}
+
+/// As [`start`], for an index of whose tier much is out of date, or was left out for want of room; not more often than every half minute.
+pub(crate) fn start_again(service: &Service, index: pg_sys::Oid, key: &TierKey) {
+    if may_start(service, key) {
+        start(service, index, key);
+        service.control.loaders.note_failure(key);
     }
 }
 
@@ -171,7 +185,7 @@ fn load(service: &Service, index: pg_sys::Oid) {
         Ok(_) if options::hot_of(&pages) == Hot::Off => {}
         Ok(open) => {
             let key = key_of(pages.file(), &open);
-            let outcome = loading::load(service, &pages, &open, &key);
+            let outcome = loading::load(service, &pages, &open, &key, true);
             if outcome.is_err() {
                 service.control.loaders.note_failure(&key);
             }

@@ -18,15 +18,16 @@ use crate::storage::IndexPages;
 /// The worker takes over a tier that has been loaded within this time.
 const TAKEOVER: Duration = Duration::from_secs(5);
 
-/// Loads the tier of an index into the service's memory, in place of the one that is there. Errors: `Busy` while another session loads,
+/// Loads the tier of an index into the service's memory, with `again` in place of one that is there. Errors: `Busy` while another session loads,
 /// `OutOfMemory`, `Interrupted`, `Lost`, and those of reading the index. Should the user cancel, the service keeps nothing of it.
 pub(crate) fn load(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    again: bool,
 ) -> Result<(), Stop> {
-    let outcome = load_now(service, pages, index, key);
+    let outcome = load_now(service, pages, index, key, again);
     match &outcome {
         Ok(()) => service_tiers::note_load(pages.file(), None),
         Err(Stop::Gpu(error)) => service_tiers::note_load(pages.file(), Some(error)),
@@ -52,6 +53,7 @@ fn load_now(
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    again: bool,
 ) -> Result<(), Stop> {
     session::release_at_exit();
     let room = service.load.room()?;
@@ -77,10 +79,21 @@ fn load_now(
         n_slots: plan.n_slots as u64,
         byte_limit: room.limit,
     };
-    let check = || match pgrx::pg_sys::elog::interrupt_pending() {
-        true => Err(GpuError::Interrupted),
-        false => Ok(()),
+    // Should the user cancel within, what unwinds drops the load. The worker may sleep while a thread of it wants something.
+    let check = || {
+        pgrx::check_for_interrupts!();
+        if let Some(service) = super::service() {
+            service.wake_worker();
+        }
+        Ok(())
     };
+    // Another may have loaded it while this session looked at the index.
+    if service.load.owner().is_some() {
+        return Err(GpuError::Busy.into());
+    }
+    if !again && service.control.has_tier(key) {
+        return Ok(());
+    }
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
     // SAFETY: `IndexPages` holds an open relation.
     let relation = unsafe { (*pages.rel()).rd_id };

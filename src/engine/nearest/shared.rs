@@ -13,12 +13,12 @@ use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
 use omen_ivf::topk::TopK;
-use omen_service::message::{ChosenList, Refusal, Request, StaleList, TierKey};
+use omen_service::message::{Answer, ChosenList, Refusal, Request, StaleList, TierKey};
 
 use super::device::{scan_all_appended, scan_stale, unranked};
 use super::{Nearest, NearestRequest, Outcome};
 use crate::engine::fallback::Attempt;
-use crate::engine::gpu::uninterrupted;
+use crate::engine::gpu::{STALE_SHARE, uninterrupted};
 use crate::engine::gpu_batch::device_lists::candidates_from;
 use crate::engine::lists::entries_of;
 use crate::engine::stats::ScanRecord;
@@ -49,23 +49,32 @@ pub(super) fn attempt(
         return Ok(None);
     }
     let key = service_tiers::key_of(pages.file(), index);
+    let n_lists = reach.probes.min(index.n_lists()) as usize;
+    if Answer::bytes(request.k, n_lists) > service.queue.slot_bytes() {
+        let what = format!("an answer of {} candidates and {n_lists} lists", request.k);
+        return Err(GpuError::Unsupported(what).into());
+    }
+    // SAFETY: `IndexPages` holds an open relation.
+    let relation = unsafe { (*pages.rel()).rd_id };
     if !service.control.has_tier(&key) {
         if !service_tiers::wants_loading(setting, pages, index) {
             return Ok(None);
         }
         // An enforced GPU waits for it. So does a session whose searches say which lists deserve the room.
-        if setting == EngineSetting::Auto && loading::fits_whole(service, pages, index)? {
-            // SAFETY: `IndexPages` holds an open relation.
-            let relation = unsafe { (*pages.rel()).rd_id };
-            loader::start(service, relation, &key);
-            return Ok(None);
+        if setting == EngineSetting::Auto {
+            if !loader::may_start(service, &key) {
+                return Ok(None);
+            }
+            if loading::fits_whole(service, pages, index)? {
+                loader::start(service, relation, &key);
+                return Ok(None);
+            }
         }
         let began = Instant::now();
-        let outcome = loading::load(service, pages, index, &key);
+        let outcome = loading::load(service, pages, index, &key, false);
         record.load += began.elapsed();
         outcome?;
     }
-    let n_lists = reach.probes.min(index.n_lists()) as usize;
     if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), n_lists) {
         return Ok(None);
     }
@@ -76,7 +85,14 @@ pub(super) fn attempt(
         let answer = ask(service, &key, request, query, &stale);
         record.gpu += asked.elapsed();
         match complete(request, query, &answer?, record)? {
-            Completed::Found(nearest, stale_time) => {
+            Completed::Found {
+                nearest,
+                stale_time,
+                n_absent,
+            } => {
+                if n_absent * STALE_SHARE > nearest.lists.len() {
+                    loader::start_again(service, relation, &key);
+                }
                 let file = pages.file();
                 choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
                 return Ok(Some(Outcome::Found(nearest)));
@@ -120,8 +136,13 @@ fn ask(
 
 /// What became of an answer.
 enum Completed {
-    /// It counts; and the time that lists took which the device does not have.
-    Found(Nearest, Duration),
+    /// It counts.
+    Found {
+        nearest: Nearest,
+        /// What lists took that the device does not have, or has of old; and their number.
+        stale_time: Duration,
+        n_absent: usize,
+    },
     /// These lists have other generations than the tier.
     OutOfDate(Vec<StaleList>),
 }
@@ -175,7 +196,11 @@ fn complete(
         is_ranked: false,
         found: merge(on_device, top.into_candidates()),
     };
-    Ok(Completed::Found(nearest, stale_time))
+    Ok(Completed::Found {
+        nearest,
+        stale_time,
+        n_absent: absent.len(),
+    })
 }
 
 /// Whether the device has searched a list: those it lacks have no generation.
