@@ -7,6 +7,7 @@ import pytest
 from lib import db as database
 from lib import vectors
 from lib.server import BIN, Server, major
+from lib.service import PRELOADED, wait_for
 
 
 def pytest_report_header(config):
@@ -62,3 +63,19 @@ def make_server(request):
 def rng(request):
     """Random numbers of the test's own, from the run's seed."""
     return vectors.rng_for(request.node.name)
+
+
+@pytest.fixture
+def service(make_server):
+    """A server with the shared GPU service, which is up, and a database "first"."""
+    server = make_server("svc", PRELOADED)
+    db = database.make_database(server, "first")
+    with db.connect() as conn:
+        wait_for(conn, state="up")
+    return server
+
+
+@pytest.fixture
+def first(service):
+    """That database."""
+    return database.Db(service, "first")

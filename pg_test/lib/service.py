@@ -1,0 +1,44 @@
+"""Servers with the shared GPU service, and what the tests ask it."""
+
+import time
+
+from psycopg.rows import dict_row
+
+from .db import REAL_GPU
+
+PRELOADED = {"shared_preload_libraries": "pg_omen"} | ({} if REAL_GPU else {"omen.simulate_gpu": "on"})
+# The worker has the device: what sessions simulate does not matter.
+GPU = {"omen__engine": "gpu"}
+WAIT = 30
+
+
+def stat(conn) -> dict:
+    """The row of omen_stat_gpu."""
+    with conn.cursor(row_factory=dict_row) as cur:
+        return cur.execute("SELECT * FROM omen_stat_gpu").fetchone()
+
+
+def wait_for(conn, **values) -> dict:
+    """Waits until columns of omen_stat_gpu have these values."""
+    end = time.monotonic() + WAIT
+    while True:
+        row = stat(conn)
+        if all(row[name] == value for name, value in values.items()):
+            return row
+        assert time.monotonic() < end, row
+        time.sleep(0.02)
+
+
+def searches(conn, least: int) -> dict:
+    """Waits until so many searches are counted, which the worker does after it has answered."""
+    end = time.monotonic() + WAIT
+    while (row := stat(conn))["searches"] < least:
+        assert time.monotonic() < end, row
+        time.sleep(0.02)
+    return row
+
+
+def inject(conn, fault: str):
+    """Has the worker make a mistake (test builds)."""
+    conn.execute("ALTER SYSTEM SET omen.inject_fault = '%s'" % fault)
+    conn.execute("SELECT pg_reload_conf()")
