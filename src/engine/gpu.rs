@@ -85,7 +85,7 @@ pub(super) fn wants_loading(
     to_come: f64,
 ) -> bool {
     let (file, is_open) = (pages.file(), device.is_open());
-    let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
+    let n_bytes = choice::bytes_to_load(index);
     let is_on = options::hot_of(pages) == Hot::On;
     let at_once = setting == EngineSetting::Gpu || is_on;
     if let Some(loaded) = device.tier(file, index) {

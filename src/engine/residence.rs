@@ -8,7 +8,6 @@ use omen_service::message::TierKey;
 use pgrx::PgSqlErrorCode;
 
 use super::choice;
-use super::fallback::is_temporary;
 use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
@@ -57,7 +56,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
             format!("ALTER INDEX \"{name}\" SET (hot = auto)."),
         );
     }
-    if let (Serving::Service(service), false) = (who_serves(), is_temporary(pages)) {
+    if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages.file(), index);
         return match loading::load(service, pages, index, &key, is_owner) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),

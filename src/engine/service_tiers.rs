@@ -59,7 +59,7 @@ pub(super) fn wants_loading(setting: EngineSetting, pages: &IndexPages, index: &
         return false;
     }
     let at_once = setting == EngineSetting::Gpu || options::hot_of(pages) == Hot::On;
-    let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
+    let n_bytes = choice::bytes_to_load(index);
     at_once || choice::loading_pays(file, n_bytes, true, None, 0.0)
 }
 

@@ -152,9 +152,7 @@ impl Hosting {
             }
         }
     }
-}
 
-impl Hosting {
     /// Has the next of the indexes that were hot loaded, if nothing is being loaded.
     fn load_next(&mut self, service: &Service) {
         if !service.control.loaders.is_idle() {

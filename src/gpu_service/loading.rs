@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::memory::{TierPlan, with_spare};
-use omen_gpu::{GpuError, LoadError};
+use omen_gpu::GpuError;
 use omen_ivf::index::Index;
 use omen_service::load::{Wanted, begin, finish};
 use omen_service::message::TierKey;
@@ -44,8 +43,7 @@ pub(crate) fn fits_whole(
 ) -> Result<bool, Stop> {
     let limit = service.load.room()?.limit;
     let choice = Choice::new(pages, index, limit, false)?;
-    let plan = TierPlan::new(&choice.spec, choice.parts, with_spare(choice.n_slots))?;
-    Ok(choice.lists.len() == choice.spec.n_lists && plan.bytes_needed() <= limit)
+    Ok(choice.lists.len() == choice.spec.n_lists && choice.plan.bytes_needed() <= limit)
 }
 
 fn load_now(
@@ -62,9 +60,8 @@ fn load_now(
         spec,
         parts,
         lists,
-        n_slots,
+        plan,
     } = Choice::new(pages, index, room.limit, false)?;
-    let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
     if plan.bytes_needed() > room.limit {
         return Err(GpuError::OutOfMemory {
             needed: plan.bytes_needed(),
@@ -95,13 +92,13 @@ fn load_now(
         return Ok(());
     }
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
-    // SAFETY: `IndexPages` holds an open relation.
-    let relation = unsafe { (*pages.rel()).rd_id };
-    service.control.note_relation(key, relation.to_u32());
+    service
+        .control
+        .note_relation(key, pages.relation().to_u32());
     let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
-    builder.load_centroids(pages, index).map_err(stop)?;
-    builder.load_lists(pages, index, &lists).map_err(stop)?;
+    builder.load_centroids(pages, index)?;
+    builder.load_lists(pages, index, &lists)?;
     finish(builder)?;
     let until = Instant::now() + TAKEOVER;
     service.wake_worker();
@@ -115,8 +112,4 @@ fn load_now(
         session::doze();
     }
     Ok(())
-}
-
-fn stop(error: LoadError) -> Stop {
-    error.into()
 }

@@ -2,7 +2,6 @@
 //!
 //! Freshness: the answer says of each list which generations the tier has it with; those of the directory, read after the answer, must be
 //! the same. Lists that are not are told to the service, which skips them from then on, and asked for once more.
-#![allow(unsafe_code)]
 
 use std::time::{Duration, Instant};
 
@@ -54,8 +53,6 @@ pub(super) fn attempt(
         let what = format!("an answer of {} candidates and {n_lists} lists", request.k);
         return Err(GpuError::Unsupported(what).into());
     }
-    // SAFETY: `IndexPages` holds an open relation.
-    let relation = unsafe { (*pages.rel()).rd_id };
     if !service.control.has_tier(&key) {
         if !service_tiers::wants_loading(setting, pages, index) {
             return Ok(None);
@@ -66,7 +63,7 @@ pub(super) fn attempt(
                 return Ok(None);
             }
             if loading::fits_whole(service, pages, index)? {
-                loader::start(service, relation, &key);
+                loader::start(service, pages.relation(), &key);
                 return Ok(None);
             }
         }
@@ -91,7 +88,7 @@ pub(super) fn attempt(
                 n_absent,
             } => {
                 if n_absent * STALE_SHARE > nearest.lists.len() {
-                    loader::start_again(service, relation, &key);
+                    loader::start_again(service, pages.relation(), &key);
                 }
                 let file = pages.file();
                 choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
@@ -117,10 +114,7 @@ fn ask(
         k: request.k as u32,
         spread: request.reach.spread,
         rounding: bound.rounding(),
-        bound: QueryBound {
-            q_norm: bound.q_norm(),
-            q_err: bound.q_err(),
-        },
+        bound: QueryBound::from(bound),
         ..Request::default()
     };
     let timeout = guc::gpu_timeout();
