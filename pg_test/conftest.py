@@ -5,8 +5,9 @@ import re
 import pytest
 
 from lib import db as database
-from lib import service, vectors
+from lib import vectors
 from lib.server import BIN, Server, major
+from lib.service import PRELOADED, wait_for
 
 
 def pytest_report_header(config):
@@ -65,15 +66,16 @@ def rng(request):
 
 
 @pytest.fixture
-def server(make_server):
-    """A server with the shared GPU service, which is up, and with database "first"."""
-    server = make_server("svc", service.PRELOADED)
-    with database.make_database(server, "first").connect() as conn:
-        service.wait_for(conn, state="up")
+def service(make_server):
+    """A server with the shared GPU service, which is up, and a database "first"."""
+    server = make_server("svc", PRELOADED)
+    db = database.make_database(server, "first")
+    with db.connect() as conn:
+        wait_for(conn, state="up")
     return server
 
 
 @pytest.fixture
-def first(server):
-    """Its database."""
-    return database.Db(server, "first")
+def first(service):
+    """That database."""
+    return database.Db(service, "first")

@@ -121,10 +121,15 @@ impl NamedIndex {
 }
 
 impl NamedIndex {
+    /// Whether the table is the user's.
+    pub(crate) fn is_owned(&self) -> bool {
+        // SAFETY: the table is open.
+        compat::owns_relation(unsafe { (*self.table()).rd_id })
+    }
+
     /// Errors: the table belongs to somebody else.
     pub(crate) fn check_owner(&self) -> Result<()> {
-        // SAFETY: the table is open.
-        if compat::owns_relation(unsafe { (*self.table()).rd_id }) {
+        if self.is_owned() {
             return Ok(());
         }
         Err(PgError::new(

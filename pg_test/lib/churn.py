@@ -108,3 +108,26 @@ class Churn:
             table = sorted(i for (i,) in conn.execute("SELECT id FROM t"))
             if found != table:
                 self.problems.append(f"at the end the index gives {len(found)} rows, the table has {len(table)}")
+
+
+def fold_beside(db: Db, query: np.ndarray, name: str, end: float) -> tuple[threading.Thread, list]:
+    """Starts a thread that until `end` inserts rows beside `query` into t, deletes some, and has VACUUM fold them; what it failed with."""
+    failed = []
+
+    def fold():
+        try:
+            rng = vectors.rng_for(name)
+            with db.connect() as conn:
+                first = 10_000
+                while time.monotonic() < end:
+                    near = (query + 0.5 * vectors.uniform(rng, 40, len(query))).astype(np.float32)
+                    vectors.copy_rows(conn, "t", np.arange(first, first + 40), near)
+                    conn.execute("DELETE FROM t WHERE id >= 10000 AND id %% 7 = %s", (int(rng.integers(7)),))
+                    conn.execute("VACUUM t")
+                    first += 40
+        except Exception as e:  # noqa: BLE001  # reported by the caller, from the main thread
+            failed.append(e)
+
+    thread = threading.Thread(target=fold)
+    thread.start()
+    return thread, failed

@@ -1,4 +1,4 @@
-"""A server with the shared GPU service, and what the service says of itself."""
+"""Servers with the shared GPU service, and what the tests ask it."""
 
 import time
 
@@ -7,6 +7,7 @@ from psycopg.rows import dict_row
 from .db import REAL_GPU
 
 PRELOADED = {"shared_preload_libraries": "pg_omen"} | ({} if REAL_GPU else {"omen.simulate_gpu": "on"})
+# The worker has the device: what sessions simulate does not matter.
 GPU = {"omen__engine": "gpu"}
 WAIT = 30
 

@@ -9,6 +9,7 @@ import pytest
 
 from lib import vectors
 from lib.batch import assert_near, batch
+from lib.churn import fold_beside
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
 from lib.exact import OPERATORS, recall
 from psycopg.rows import dict_row
@@ -246,24 +247,8 @@ def test_while_lists_are_folded(db, rng):
     with db.connect() as conn:
         make(conn, rng)
         query = vectors.clustered(rng, 1, DIM)[0]
-    end, failed = time.monotonic() + 6, []
-
-    def churn():
-        try:
-            own = vectors.rng_for("fold codes")
-            with db.connect() as conn:
-                first = 10_000
-                while time.monotonic() < end:
-                    near = (query + 0.5 * vectors.uniform(own, 40, DIM)).astype(np.float32)
-                    vectors.copy_rows(conn, "t", np.arange(first, first + 40), near)
-                    conn.execute("DELETE FROM t WHERE id >= 10000 AND id %% 7 = %s", (int(own.integers(7)),))
-                    conn.execute("VACUUM t")
-                    first += 40
-        except Exception as e:  # noqa: BLE001  # reported below, from the main thread
-            failed.append(e)
-
-    thread = threading.Thread(target=churn)
-    thread.start()
+    end = time.monotonic() + 6
+    thread, failed = fold_beside(db, query, "fold codes", end)
     by_gpu, shares = 0, []
     try:
         with db.connect(**BY_INDEX, **ALONE, omen__probes=LISTS - 1) as conn:

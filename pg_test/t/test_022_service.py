@@ -1,5 +1,7 @@
 """The shared GPU service: one process has the device, the sessions of all databases search through it, and without it on the CPU."""
 
+import os
+import signal
 import threading
 import time
 
@@ -54,9 +56,9 @@ def test_scans_that_go_on(first, rng):
         assert_same(knn(gpu, "l2", rows[5], 20, where=where), knn(exact, "l2", rows[5], 20, where=where), complete_ties=False)
 
 
-def test_many_sessions_of_two_databases(server, first, rng):
+def test_many_sessions_of_two_databases(service, first, rng):
     """Each gets its own answers, and searches that wait together become batches."""
-    second = make_database(server, "second")
+    second = make_database(service, "second")
     data = {}
     for db in (first, second):
         rows = vectors.clustered(rng, 3000, DIM)
@@ -157,10 +159,14 @@ def test_a_worker_that_ends_fails_no_query(first, rng):
             else:
                 inject(conn, fault)
             end = time.monotonic() + WAIT
+            while stat(conn)["state"] == "up":
+                assert_same(knn(conn, "l2", rows[3], 10), wanted, complete_ties=False)
+                assert time.monotonic() < end
+            # Before it is started again.
+            inject(conn, "none")
             while stat(conn)["starts"] == before["starts"]:
                 assert_same(knn(conn, "l2", rows[3], 10), wanted, complete_ties=False)
                 assert time.monotonic() < end
-                inject(conn, "none")
             after = wait_for(conn, state="up")
             assert after["pid"] != before["pid"] and after["hot_tiers"] in (0, 1)
             assert_same(knn(conn, "l2", rows[3], 10), wanted, complete_ties=False)
@@ -187,8 +193,14 @@ def test_a_worker_that_hangs(first, rng):
             except psycopg.errors.QueryCanceled:
                 break
             assert time.monotonic() < end
+        # Many at once are one failure: the pause stays short.
+        crowd = [first.connect(**BY_INDEX, **GPU, omen__probes=LISTS, omen__gpu_timeout="300ms") for _ in range(14)]
+        threads = [threading.Thread(target=knn, args=(session, "l2", rows[3], 10)) for session in crowd]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         put(conn, statement_timeout="0", omen__gpu_timeout="200ms")
-        began = time.monotonic()
         assert_same(knn(conn, "l2", rows[3], 10), wanted, complete_ties=False)
         assert last_scan(conn)["engine"] == "cpu" and "in time" in last_scan(conn)["fallback_reason"]
         began = time.monotonic()
@@ -333,6 +345,18 @@ def test_settings(first, make_server, rng):
             make_index(conn, lists=LISTS)
             wait_for(conn, state="no GPU", pid=None)
             assert knn(conn, "l2", rows[3], 5)[0][0] == 3 and last_scan(conn)["engine"] == "cpu"
+            # After a crash of another process too.
+            os.kill(conn.info.backend_pid, signal.SIGKILL)
+        end = time.monotonic() + WAIT
+        while True:
+            try:
+                with Db(bare, "first").connect(**BY_INDEX) as conn:
+                    wait_for(conn, state="no GPU", pid=None)
+                    assert knn(conn, "l2", rows[3], 5)[0][0] == 3 and last_scan(conn)["fallback_reason"] is None
+                    break
+            except psycopg.OperationalError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
 
 
 def test_not_preloaded(db):

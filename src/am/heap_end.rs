@@ -6,6 +6,15 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{PgError, Result};
 
+/// Whether a table is kept in pages as Postgres' own access method keeps them.
+///
+/// # Safety
+/// `table` is open.
+pub(crate) unsafe fn is_heap(table: pg_sys::Relation) -> bool {
+    // SAFETY: by this function's contract.
+    unsafe { (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID }
+}
+
 /// How many blocks a table is known to have at least.
 #[derive(Default)]
 pub(crate) struct HeapEnd {
@@ -25,7 +34,7 @@ impl HeapEnd {
         }
         // SAFETY: by this function's contract.
         let name = unsafe {
-            if (*(*table).rd_rel).relam != pg_sys::HEAP_TABLE_AM_OID {
+            if !is_heap(table) {
                 return Ok(());
             }
             let fork = pg_sys::ForkNumber::MAIN_FORKNUM;

@@ -20,7 +20,7 @@ mod unordered;
 mod vacuum;
 mod validate;
 
-pub(crate) use heap_end::HeapEnd;
+pub(crate) use heap_end::{HeapEnd, is_heap};
 pub(crate) use opclass::OpClass;
 use pgrx::pg_sys;
 use pgrx::prelude::*;

@@ -125,8 +125,7 @@ impl State {
                 Some(prepared.map_err(query_error)?)
             }
         };
-        // SAFETY: the index is open.
-        self.record.relation = unsafe { (*pages.rel()).rd_id.to_u32() };
+        self.record.relation = pages.relation().to_u32();
         self.record.lists = index.n_lists();
         self.record.select += began.elapsed();
         self.mode = match query {

@@ -24,8 +24,7 @@ impl HeapPages {
     /// `table` is open.
     pub(super) unsafe fn of(table: pg_sys::Relation) -> Option<Self> {
         // SAFETY: by this function's contract.
-        let is_heap = unsafe { (*(*table).rd_rel).relam == pg_sys::HEAP_TABLE_AM_OID };
-        is_heap.then_some(Self { buffer: 0 })
+        unsafe { am::is_heap(table) }.then_some(Self { buffer: 0 })
     }
 
     /// Appends to `found` the version that `snapshot` sees of each row whose chain begins at one of `roots`, which are of one page.

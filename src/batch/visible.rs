@@ -11,6 +11,7 @@ use crate::am::{self, HeapEnd, OpClass};
 use crate::datatype::vector::distance;
 use crate::error::{PgError, Result};
 use crate::named_index::NamedIndex;
+use crate::storage::misses;
 
 /// After a page that was not in memory, so many rows are looked up with pages asked for ahead, those of so many rows.
 const COLD_ROWS: u32 = 256;
@@ -205,10 +206,4 @@ impl VisibleRows {
             }
         }
     }
-}
-
-/// Blocks this process has read from disk so far.
-fn misses() -> i64 {
-    // SAFETY: a counter of this process, read on the main thread.
-    unsafe { pg_sys::pgBufferUsage.shared_blks_read }
 }

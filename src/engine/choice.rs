@@ -10,6 +10,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use omen_ivf::index::Index;
+
 use crate::compat::FileId;
 
 /// Creating a context and loading the kernels.
@@ -116,6 +118,11 @@ pub(super) fn note_loaded(file: FileId) {
 /// Seconds that so many searches of so many lists each would take on the CPU, 0 if none was measured yet.
 pub(super) fn cpu_seconds(file: FileId, n_queries: usize, n_lists: usize) -> f64 {
     with(file, |costs| costs.cpu.predict(n_lists)).unwrap_or(0.0) * n_queries as f64
+}
+
+/// Bytes of an index that are read to load its tier, about.
+pub(super) fn bytes_to_load(index: &Index) -> u64 {
+    index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16)
 }
 
 /// Whether loading a tier of `n_bytes` has paid by now, or will with another `to_come` seconds on the CPU. `load_time`: what it

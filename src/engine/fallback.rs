@@ -59,7 +59,7 @@ pub(super) fn try_service<T>(
     attempt: impl FnOnce(EngineSetting, &mut ScanRecord) -> Attempt<T>,
 ) -> Result<Option<T>> {
     let setting = guc::engine();
-    if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || is_temporary(pages) {
+    if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }
     let outcome = match service.pause() {
@@ -67,31 +67,13 @@ pub(super) fn try_service<T>(
         None => attempt(setting, record),
     };
     match outcome {
-        Ok(found) => {
-            if found.is_some() {
-                service.note_success();
-            }
-            Ok(found)
-        }
+        Ok(found) => Ok(found),
         Err(Stop::Query(error)) => Err(error),
-        Err(Stop::Gpu(error)) => {
-            service.note_failure(&error);
-            fall_back(setting, &error, record);
-            Ok(None)
-        }
-        Err(Stop::Paused(error)) => {
+        Err(Stop::Gpu(error) | Stop::Paused(error)) => {
             fall_back(setting, &error, record);
             Ok(None)
         }
     }
-}
-
-/// Files of temporary tables have numbers of their own, which another session's may have too.
-#[allow(unsafe_code)]
-fn is_temporary(pages: &IndexPages) -> bool {
-    let temporary = pgrx::pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
-    // SAFETY: `IndexPages` holds an open relation.
-    unsafe { (*(*pages.rel()).rd_rel).relpersistence == temporary }
 }
 
 /// Parallel workers live for one query: too short for a context of their own.

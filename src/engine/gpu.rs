@@ -27,13 +27,13 @@ use crate::options::{self, Hot};
 use crate::storage::IndexPages;
 
 /// A tier is out of date when more than one in so many lists of a search are.
-const STALE_SHARE: usize = 5;
+pub(super) const STALE_SHARE: usize = 5;
 /// An enforced GPU loads an outdated tier again after so many times the last load's duration.
 const RELOAD_FACTOR: u32 = 5;
 /// A tier of the hottest lists is made anew when it lacks more than one in so many of those searched, and so many times the last
 /// load's duration has passed.
 const MISS_SHARE: u64 = 4;
-const REFRESH_FACTOR: u32 = 50;
+pub(super) const REFRESH_FACTOR: u32 = 50;
 /// Interrupts that do not end the query make the GPU search start again so often.
 const MAX_RETRIES: u32 = 2;
 
@@ -85,7 +85,7 @@ pub(super) fn wants_loading(
     to_come: f64,
 ) -> bool {
     let (file, is_open) = (pages.file(), device.is_open());
-    let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
+    let n_bytes = choice::bytes_to_load(index);
     let is_on = options::hot_of(pages) == Hot::On;
     let at_once = setting == EngineSetting::Gpu || is_on;
     if let Some(loaded) = device.tier(file, index) {

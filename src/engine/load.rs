@@ -1,5 +1,4 @@
 //! Opening the GPU and loading a hot tier.
-#![allow(unsafe_code)]
 
 use std::time::Instant;
 
@@ -25,8 +24,8 @@ pub(crate) struct Choice {
     pub(crate) parts: Parts,
     /// The lists, in the order of loading.
     pub(crate) lists: Vec<u32>,
-    /// Their entries.
-    pub(crate) n_slots: u64,
+    /// What that takes.
+    pub(crate) plan: TierPlan,
 }
 
 impl Choice {
@@ -37,7 +36,7 @@ impl Choice {
         index: &Index,
         limit: u64,
         codes_alone: bool,
-    ) -> omen_ivf::Result<Self> {
+    ) -> std::result::Result<Self, Stop> {
         let spec = TierSpec {
             metric: index.metric(),
             dim: index.dim(),
@@ -68,10 +67,10 @@ impl Choice {
             }
         };
         Ok(Self {
+            plan: TierPlan::new(&spec, parts, with_spare(n_slots))?,
             spec,
             parts,
             lists,
-            n_slots,
         })
     }
 }
@@ -119,9 +118,8 @@ impl Device {
             spec,
             parts,
             lists,
-            n_slots,
+            plan,
         } = Choice::new(pages, index, limit, true)?;
-        let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
         // Of an index of which nothing fits this says how much would be needed.
         let limit = self.make_room(&gpu, plan.bytes_needed())?;
         let copiers = copiers_for(&plan);
@@ -131,9 +129,7 @@ impl Device {
         builder.load_centroids(pages, index)?;
         builder.load_lists(pages, index, &lists)?;
         let tier = builder.finish()?;
-        // SAFETY: `IndexPages` holds an open relation.
-        let relation = unsafe { (*pages.rel()).rd_id };
-        let mut loaded = LoadedTier::new(tier, began.elapsed(), relation, index);
+        let mut loaded = LoadedTier::new(tier, began.elapsed(), pages.relation(), index);
         loaded.is_whole = lists.len() == spec.n_lists;
         self.tiers.insert(file, loaded);
         Ok(())

@@ -1,23 +1,20 @@
 //! Tiers of the shared service, as a session sees them: their names, and whether it should have one loaded.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use omen_gpu::GpuError;
 use omen_ivf::index::Index;
 use omen_service::message::TierKey;
 
 use super::choice;
+use super::gpu::REFRESH_FACTOR;
+use super::stats::ScanRecord;
 use super::tiers::Stop;
-use crate::compat::FileId;
-use crate::gpu_service::{self, Service, loader, loading};
+use crate::error::Result;
+use crate::gpu_service::loading::{self, Fit};
+use crate::gpu_service::{self, Service, loader};
 use crate::guc::{self, ContextSetting, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
-
-/// After a load that failed this session leaves it so long.
-const PAUSE: Duration = Duration::from_secs(30);
 
 /// Whose GPU context answers this session's scans.
 pub(crate) enum Serving {
@@ -36,10 +33,6 @@ pub(crate) fn who_serves() -> Serving {
     }
 }
 
-thread_local! {
-    static FAILED: RefCell<HashMap<FileId, Instant>> = RefCell::default();
-}
-
 /// The name of an index's tier: its file, its OID and its build.
 pub(crate) fn key_of(pages: &IndexPages, index: &Index) -> TierKey {
     let file = pages.file();
@@ -53,16 +46,19 @@ pub(crate) fn key_of(pages: &IndexPages, index: &Index) -> TierKey {
     }
 }
 
-/// Whether this session is to load the tier of an index, which the service does not have.
-pub(super) fn wants_loading(setting: EngineSetting, pages: &IndexPages, index: &Index) -> bool {
-    let file = pages.file();
-    let failed = FAILED.with_borrow(|failed| failed.get(&file).copied());
-    if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+/// Whether a search wants the tier of an index loaded, which the service does not have.
+pub(super) fn wants_loading(
+    service: &Service,
+    setting: EngineSetting,
+    pages: &IndexPages,
+    index: &Index,
+) -> bool {
+    if loader::failed_lately(service, pages) {
         return false;
     }
     let at_once = setting == EngineSetting::Gpu || options::hot_of(pages) == Hot::On;
-    let n_bytes = index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16);
-    at_once || choice::loading_pays(file, n_bytes, true, None, 0.0)
+    let n_bytes = choice::bytes_to_load(index);
+    at_once || choice::loading_pays(pages.file(), n_bytes, true, None, 0.0)
 }
 
 /// Leaves it to a process of its own to load the tier of an index. `false`: the session is to do it, as not all of the index fits, and its
@@ -71,7 +67,7 @@ pub(super) fn leaves_loading(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
-) -> Result<bool, Stop> {
+) -> std::result::Result<bool, Stop> {
     if !loader::may_start(service, pages) {
         return Ok(true);
     }
@@ -84,17 +80,62 @@ pub(super) fn leaves_loading(
     Ok(true)
 }
 
-/// A load ended so.
-pub(crate) fn note_load(file: FileId, error: Option<&GpuError>) {
-    FAILED.with_borrow_mut(|failed| {
-        match error {
-            // Another session is loading: soon it is there.
-            Some(GpuError::Busy | GpuError::Interrupted) => None,
-            Some(_) => failed.insert(file, Instant::now()),
-            None => failed.remove(&file),
-        };
-    });
-    if error.is_none() {
-        choice::note_loaded(file);
+/// This session loads the tier of an index, what fits best of it; with `again` in place of one that is there. Errors: as [`loading::load`].
+pub(super) fn load(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+    again: bool,
+) -> std::result::Result<(), Stop> {
+    let outcome = loading::load(service, pages, index, key, Fit::Best, again);
+    match &outcome {
+        Ok(()) => {
+            loader::note_load(service, pages, None);
+            choice::note_loaded(pages.file());
+        }
+        Err(Stop::Gpu(error)) => loader::note_load(service, pages, Some(error)),
+        Err(_) => {}
     }
+    outcome
+}
+
+/// Has the tier of an index loaded again, of which a search found much out of date, or left out for want of room: as [`leaves_loading`], and
+/// not over and over. The search has its answer: that the GPU fails does not concern it. Errors: those of reading the index.
+pub(super) fn load_again(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+    record: &mut ScanRecord,
+) -> Result<()> {
+    let outcome = load_again_now(service, pages, index, key, record);
+    match outcome {
+        Err(Stop::Query(error)) => Err(error),
+        Ok(()) | Err(Stop::Gpu(_) | Stop::Paused(_)) => Ok(()),
+    }
+}
+
+fn load_again_now(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+    record: &mut ScanRecord,
+) -> std::result::Result<(), Stop> {
+    if !loader::may_start(service, pages) {
+        return Ok(());
+    }
+    if loading::fits_whole(service, pages, index)? {
+        loader::start_again(service, pages);
+        return Ok(());
+    }
+    // Others that find the same leave it to this session.
+    loader::rest(service, pages, Duration::ZERO);
+    let began = Instant::now();
+    let outcome = load(service, pages, index, key, true);
+    record.load += began.elapsed();
+    outcome?;
+    loader::rest(service, pages, began.elapsed() * REFRESH_FACTOR);
+    Ok(())
 }

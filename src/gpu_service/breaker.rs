@@ -24,6 +24,12 @@ pub(crate) struct Breaker {
 }
 
 impl Breaker {
+    /// Whether asking is in vain until later.
+    fn is_open(&self, now: i64) -> bool {
+        let closed_again = self.closed_again.load(Ordering::Relaxed);
+        closed_again != 0 && now < closed_again
+    }
+
     /// Whether this session may ask at time `now`. When a pause is over, the first to come is let through and the others wait on.
     fn lets_through(&self, now: i64) -> bool {
         let closed_again = self.closed_again.load(Ordering::Relaxed);
@@ -40,19 +46,26 @@ impl Breaker {
     }
 
     fn pause(&self) -> Duration {
-        let failures = self.failures.load(Ordering::Relaxed).clamp(1, 16);
-        FIRST_PAUSE
-            .saturating_mul(1 << (failures - 1))
-            .min(LAST_PAUSE)
+        pause_after(self.failures.load(Ordering::Relaxed))
     }
 
-    fn note_failure(&self, now: i64) {
-        self.failures.fetch_add(1, Ordering::Relaxed);
-        let next = now + micros(self.pause());
-        self.closed_again.store(next, Ordering::Relaxed);
+    /// A search that was sent at time `sent` was not answered.
+    fn note_failure(&self, sent: i64, now: i64) {
+        // Many fail at once when the worker hangs: that is one failure. Those sent before the pause began know nothing new.
+        let (closed_again, order) = (self.closed_again.load(Ordering::Relaxed), Ordering::Relaxed);
+        let is_probe = closed_again != 0 && sent + micros(self.pause()) >= closed_again;
+        if closed_again != 0 && !is_probe {
+            return;
+        }
+        let failures = self.failures.fetch_add(1, order) + 1;
+        let next = now + micros(pause_after(failures));
+        let _ = self
+            .closed_again
+            .compare_exchange(closed_again, next, order, order);
     }
 
-    fn note_success(&self) {
+    /// Everybody may ask: a search was answered, or there is a new worker.
+    pub(super) fn close(&self) {
         // Usually nothing is to be written to a line that all sessions read.
         if self.closed_again.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
@@ -74,8 +87,8 @@ impl Service {
     /// Why searches are not sent now; `None` if they may be.
     pub(crate) fn pause(&self) -> Option<GpuError> {
         match self.control.state() {
-            State::Up if self.control.breaker.lets_through(now()) => None,
-            State::Up => Some(GpuError::TimedOut),
+            State::Up if self.control.breaker.is_open(now()) => Some(GpuError::TimedOut),
+            State::Up => None,
             State::NoGpu => Some(GpuError::NoDevice),
             State::Opening | State::Down => {
                 Some(GpuError::Lost("no GPU service is running".into()))
@@ -83,19 +96,22 @@ impl Service {
         }
     }
 
-    /// A search was answered.
-    pub(crate) fn note_success(&self) {
-        self.control.breaker.note_success();
+    /// Whether a search may be sent now.
+    pub(super) fn lets_through(&self) -> bool {
+        self.control.breaker.lets_through(now())
     }
 
-    /// A search was not answered because of `error`.
-    pub(crate) fn note_failure(&self, error: &GpuError) {
-        // A worker that ended is known by its state; the other errors concern one search, or one index.
-        if matches!(error, GpuError::TimedOut) {
-            add(&self.control.timeouts, 1);
-            self.control.breaker.note_failure(now());
-        }
+    /// A search that was sent at time `sent` was not answered in time. A worker that ended is known by its state; other errors concern one
+    /// search, or one index.
+    pub(super) fn note_timeout(&self, sent: i64) {
+        add(&self.control.timeouts, 1);
+        self.control.breaker.note_failure(sent, now());
     }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    let doubled = failures.clamp(1, 16) - 1;
+    FIRST_PAUSE.saturating_mul(1 << doubled).min(LAST_PAUSE)
 }
 
 pub(super) fn micros(duration: Duration) -> i64 {

@@ -12,7 +12,10 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use pgrx::pg_sys;
+
 use super::breaker::{micros, now};
+use crate::storage::IndexPages;
 
 /// A process that was asked for and has not begun by then is not expected any more.
 const START_TIME: Duration = Duration::from_secs(10);
@@ -35,6 +38,16 @@ pub(crate) struct IndexId {
 }
 
 impl IndexId {
+    /// The index in `pages`, of this session's database.
+    pub(super) fn of(pages: &IndexPages) -> Self {
+        // SAFETY: reads a variable of the session.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        Self {
+            database: database.to_u32(),
+            index: pages.relation().to_u32(),
+        }
+    }
+
     fn word(self) -> u64 {
         u64::from(self.database) << 32 | u64::from(self.index)
     }
@@ -177,22 +190,27 @@ impl Loaders {
         }
     }
 
+    /// Whether an index with this file rests because its load failed.
+    pub(super) fn failed_lately(&self, index: IndexId, file: u32) -> bool {
+        let until = self.rest_of(index).until.load(Ordering::Relaxed);
+        now() < until && self.failed_before(index, file)
+    }
+
     /// Whether the last load of an index with this file failed as well.
     pub(super) fn failed_before(&self, index: IndexId, file: u32) -> bool {
         let rest = self.rest_of(index);
         rest.is_of(index, file) && rest.failures.load(Ordering::Relaxed) > 0
     }
 
-    fn note(&self, index: IndexId, file: u32, outcome: Outcome) {
-        let rest = self.rest_of(index);
-        if !rest.is_of(index, file) {
-            rest.failures.store(0, Ordering::Relaxed);
-        }
-        rest.index.store(index.word(), Ordering::Relaxed);
-        rest.file.store(file, Ordering::Relaxed);
+    /// A load of an index with this file ended so, in the background or in a session.
+    pub(super) fn note(&self, index: IndexId, file: u32, outcome: Outcome) {
+        let rest = self.place_for(index, file);
         let pause = match outcome {
             Outcome::Loaded => {
-                rest.failures.store(0, Ordering::Relaxed);
+                // A rest that is not for failures goes on.
+                if rest.failures.swap(0, Ordering::Relaxed) == 0 {
+                    return;
+                }
                 Duration::ZERO
             }
             Outcome::Gone | Outcome::Later => SHORT_REST,
@@ -203,6 +221,25 @@ impl Loaders {
             }
         };
         rest.until.store(now() + micros(pause), Ordering::Relaxed);
+    }
+
+    /// An index with this file has just been loaded again, or will be: that is not done again for so long, and for a while at least.
+    pub(super) fn rest(&self, index: IndexId, file: u32, pause: Duration) {
+        let until = now() + micros(pause.clamp(FIRST_REST, LAST_REST));
+        let rest = self.place_for(index, file);
+        rest.until.store(until, Ordering::Relaxed);
+    }
+
+    /// The place of an index, made its own. Of two that write at once, one may rest for the other's time.
+    fn place_for(&self, index: IndexId, file: u32) -> &Rest {
+        let rest = self.rest_of(index);
+        if !rest.is_of(index, file) {
+            rest.failures.store(0, Ordering::Relaxed);
+            rest.until.store(0, Ordering::Relaxed);
+        }
+        rest.index.store(index.word(), Ordering::Relaxed);
+        rest.file.store(file, Ordering::Relaxed);
+        rest
     }
 
     fn rest_of(&self, index: IndexId) -> &Rest {

@@ -21,7 +21,7 @@ pub(crate) enum State {
     Opening = 1,
     /// Answering.
     Up = 2,
-    /// Ended for good: there is no GPU it could use.
+    /// There is no GPU it could use; it looks again now and then.
     NoGpu = 3,
 }
 

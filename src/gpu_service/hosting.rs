@@ -25,6 +25,7 @@ const ROOM_TIME: Duration = Duration::from_secs(5);
 struct WantsRoom {
     key: TierKey,
     needed: u64,
+    asked: Instant,
     answer: SyncSender<u64>,
 }
 
@@ -47,6 +48,7 @@ impl Hosting {
             let wants = WantsRoom {
                 key: *key,
                 needed,
+                asked: Instant::now(),
                 answer,
             };
             let asked = asks.send(wants).is_ok();
@@ -79,10 +81,12 @@ impl Hosting {
         server: &mut Server,
     ) -> Result<bool, GpuError> {
         for wants in self.wants_room.try_iter() {
-            // What it replaces makes room first.
-            server.remove(&wants.key);
             let most = limit(server.gpu(), server.bytes())?;
-            make_room(service, server, wants.needed, most);
+            if wants.needed <= most && wants.asked.elapsed() < ROOM_TIME {
+                // What it replaces makes room first.
+                server.remove(&wants.key);
+                make_room(service, server, wants.needed, most);
+            }
             // A loader that has given up does not read it.
             let _ = wants.answer.send(most.saturating_sub(server.bytes()));
         }
@@ -120,9 +124,7 @@ impl Hosting {
             self.autoload.write_if_due(server);
         }
     }
-}
 
-impl Hosting {
     /// Before the worker ends: writes down which tiers there are.
     pub(super) fn end(&mut self, server: &mut Server) {
         remove_gone(server);
@@ -144,7 +146,9 @@ fn make_room(service: &Service, server: &mut Server, needed: u64, limit: u64) {
 
 /// Lets everyone know which tiers there are.
 fn publish(service: &Service, server: &Server) {
-    let uses = server.uses();
+    let mut uses = server.uses();
+    // In the same places as before, as far as they are the same: somebody may be looking.
+    uses.sort_unstable_by_key(|tier| tier.key);
     service
         .control
         .set_tiers(uses.iter().map(|tier| (tier.key, tier.bytes)));

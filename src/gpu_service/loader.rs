@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use omen_gpu::GpuError;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
@@ -36,24 +37,32 @@ struct Job {
     /// Tablespace and number of the file the index had; another is left alone. Without one it is an index that was hot before a restart,
     /// for which no other tier is to go.
     file: Option<(u32, u32)>,
+    /// In place of a tier that is there.
+    again: bool,
 }
 
 impl Job {
     fn text(&self) -> String {
         let (tablespace, number) = self.file.unwrap_or_default();
         let IndexId { database, index } = self.id;
-        format!("{} {database} {index} {tablespace} {number}", self.claim.0)
+        let again = u32::from(self.again);
+        format!(
+            "{} {database} {index} {tablespace} {number} {again}",
+            self.claim.0
+        )
     }
 
     fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let claim = Claim(words.next()?.parse().ok()?);
-        let mut oid = || words.next()?.parse::<u32>().ok();
-        let (database, index, tablespace, number) = (oid()?, oid()?, oid()?, oid()?);
+        let mut number = || words.next()?.parse::<u32>().ok();
+        let (database, index) = (number()?, number()?);
+        let file = (number()?, number()?);
         Some(Self {
             claim,
             id: IndexId { database, index },
-            file: (number != 0).then_some((tablespace, number)),
+            file: (file.1 != 0).then_some(file),
+            again: number()? != 0,
         })
     }
 }
@@ -61,17 +70,46 @@ impl Job {
 /// Whether a load of the index in `pages` could be started now.
 pub(crate) fn may_start(service: &Service, pages: &IndexPages) -> bool {
     let loaders = &service.control.loaders;
-    loaders.may_claim(id_of(pages), pages.file().number)
+    loaders.may_claim(IndexId::of(pages), pages.file().number)
+}
+
+/// Whether the index in `pages` rests because its load failed.
+pub(crate) fn failed_lately(service: &Service, pages: &IndexPages) -> bool {
+    let loaders = &service.control.loaders;
+    loaders.failed_lately(IndexId::of(pages), pages.file().number)
+}
+
+/// A session has loaded the index in `pages`, or failed to.
+pub(crate) fn note_load(service: &Service, pages: &IndexPages, error: Option<&GpuError>) {
+    let outcome = match error {
+        None => Outcome::Loaded,
+        // Another process is loading: soon it is there.
+        Some(GpuError::Busy | GpuError::Interrupted) => return,
+        Some(_) => Outcome::Failed,
+    };
+    let loaders = &service.control.loaders;
+    loaders.note(IndexId::of(pages), pages.file().number, outcome);
+}
+
+/// The index in `pages` has been loaded again, or will be: that is not done again for so long, and half a minute at least.
+pub(crate) fn rest(service: &Service, pages: &IndexPages, pause: Duration) {
+    let loaders = &service.control.loaders;
+    loaders.rest(IndexId::of(pages), pages.file().number, pause);
 }
 
 /// Has a process load the tier of an index: of the one with this file, or one that was hot before a restart. `None` if that cannot be now.
 pub(super) fn start_for(service: &Service, id: IndexId, file: Option<FileId>) -> Option<Claim> {
+    start_job(service, id, file, false)
+}
+
+fn start_job(service: &Service, id: IndexId, file: Option<FileId>, again: bool) -> Option<Claim> {
     let loaders = &service.control.loaders;
     let claim = loaders.claim()?;
     let job = Job {
         claim,
         id,
         file: file.map(|file| (file.tablespace, file.number)),
+        again,
     };
     let started = BackgroundWorkerBuilder::new(NAME)
         .set_type(NAME)
@@ -99,16 +137,13 @@ pub(super) fn start_for(service: &Service, id: IndexId, file: Option<FileId>) ->
 
 /// As [`start_for`], for a search: of the index in `pages`. Returns whether a process was started.
 pub(crate) fn start(service: &Service, pages: &IndexPages) -> bool {
-    start_for(service, id_of(pages), Some(pages.file())).is_some()
+    start_for(service, IndexId::of(pages), Some(pages.file())).is_some()
 }
 
-/// The index in `pages`.
-fn id_of(pages: &IndexPages) -> IndexId {
-    // SAFETY: reads a variable of the session.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    IndexId {
-        database: database.to_u32(),
-        index: pages.relation().to_u32(),
+/// As [`start`], in place of the tier that is there; not more often than every half minute.
+pub(crate) fn start_again(service: &Service, pages: &IndexPages) {
+    if start_job(service, IndexId::of(pages), Some(pages.file()), true).is_some() {
+        rest(service, pages, Duration::ZERO);
     }
 }
 
@@ -200,9 +235,9 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
         let key = key_of(&pages, &index);
-        match service.control.has_tier(&key) {
+        match service.control.has_tier(&key) && !job.again {
             true => Ok(()),
-            false => loading::load(service, &pages, &index, &key, fit),
+            false => loading::load(service, &pages, &index, &key, fit, job.again),
         }
     });
     match outcome {

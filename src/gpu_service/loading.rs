@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::memory::{TierPlan, with_spare};
-use omen_gpu::{GpuError, LoadError};
+use omen_gpu::GpuError;
 use omen_ivf::index::Index;
 use omen_service::load::{Wanted, begin, finish};
 use omen_service::message::TierKey;
@@ -12,7 +11,6 @@ use pgrx::PgSqlErrorCode;
 use super::memory::Service;
 use super::{session, wake};
 use crate::engine::load::{Choice, copiers_for};
-use crate::engine::service_tiers;
 use crate::engine::tiers::Stop;
 use crate::error::PgError;
 use crate::guc::{self, Fault};
@@ -32,24 +30,6 @@ pub(crate) enum Fit {
     WholeBesideOthers,
 }
 
-/// Loads the tier of an index into the service's memory, in place of the one that is there. Errors: `Busy` while another session loads,
-/// `OutOfMemory`, `Interrupted`, `Lost`, and those of reading the index. Should the user cancel, the service keeps nothing of it.
-pub(crate) fn load(
-    service: &Service,
-    pages: &IndexPages,
-    index: &Index,
-    key: &TierKey,
-    fit: Fit,
-) -> Result<(), Stop> {
-    let outcome = load_now(service, pages, index, key, fit);
-    match &outcome {
-        Ok(()) => service_tiers::note_load(pages.file(), None),
-        Err(Stop::Gpu(error)) => service_tiers::note_load(pages.file(), Some(error)),
-        Err(_) => {}
-    }
-    outcome
-}
-
 /// Whether all of an index fits what the service may take. Errors: `Lost` without a service.
 pub(crate) fn fits_whole(
     service: &Service,
@@ -58,16 +38,19 @@ pub(crate) fn fits_whole(
 ) -> Result<bool, Stop> {
     let limit = service.load.room()?.limit;
     let choice = Choice::new(pages, index, limit, false)?;
-    let plan = TierPlan::new(&choice.spec, choice.parts, with_spare(choice.n_slots))?;
-    Ok(choice.lists.len() == choice.spec.n_lists && plan.bytes_needed() <= limit)
+    Ok(choice.lists.len() == choice.spec.n_lists && choice.plan.bytes_needed() <= limit)
 }
 
-fn load_now(
+/// Loads the tier of an index into the service's memory, with `again` in place of one that is there. What becomes of it is for the caller to
+/// note. Errors: `Busy` while another process loads, `OutOfMemory`, `Unsupported` if `fit` wants more than there is room for, `Interrupted`,
+/// `Lost`, `TimedOut`, and those of reading the index. Should the user cancel, the service keeps nothing of it.
+pub(crate) fn load(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
     fit: Fit,
+    again: bool,
 ) -> Result<(), Stop> {
     session::release_at_exit();
     let room = service.load.room()?;
@@ -76,9 +59,8 @@ fn load_now(
         spec,
         parts,
         lists,
-        n_slots,
+        plan,
     } = Choice::new(pages, index, room.limit, false)?;
-    let plan = TierPlan::new(&spec, parts, with_spare(n_slots))?;
     let available = match fit {
         Fit::Best | Fit::Whole => room.limit,
         Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
@@ -97,16 +79,27 @@ fn load_now(
         n_slots: plan.n_slots as u64,
         byte_limit: room.limit,
     };
-    let check = || match pgrx::pg_sys::elog::interrupt_pending() {
-        true => Err(GpuError::Interrupted),
-        false => Ok(()),
+    // Should the user cancel within, what unwinds drops the load. The worker may sleep while a thread of it wants something.
+    let check = || {
+        pgrx::check_for_interrupts!();
+        if let Some(service) = super::service() {
+            service.wake_worker();
+        }
+        Ok(())
     };
+    // Another may have loaded it while this session looked at the index.
+    if service.load.owner().is_some() {
+        return Err(GpuError::Busy.into());
+    }
+    if !again && service.control.has_tier(key) {
+        return Ok(());
+    }
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
     let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
     inject_faults()?;
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
-    builder.load_centroids(pages, index).map_err(stop)?;
-    builder.load_lists(pages, index, &lists).map_err(stop)?;
+    builder.load_centroids(pages, index)?;
+    builder.load_lists(pages, index, &lists)?;
     finish(builder)?;
     let until = Instant::now() + TAKEOVER;
     service.wake_worker();
@@ -138,8 +131,4 @@ fn inject_faults() -> Result<(), Stop> {
         }
     }
     Ok(())
-}
-
-fn stop(error: LoadError) -> Stop {
-    error.into()
 }

@@ -9,6 +9,7 @@ use omen_service::client::{self, Waiting};
 use omen_service::message::{ChosenList, MessageError, Refusal, Request, StaleList, decode_answer};
 use pgrx::{pg_guard, pg_sys};
 
+use super::breaker::now;
 use super::control::{State, add};
 use super::memory::Service;
 use super::wake::{self, Event};
@@ -76,6 +77,10 @@ fn ask_as(
 ) -> Result<Answered, Refusal> {
     // SAFETY: the role of the session, on the main thread.
     let role = unsafe { pg_sys::GetUserId() }.to_u32();
+    if !service.lets_through() {
+        return Err(GpuError::TimedOut.into());
+    }
+    let sent = now();
     let Some(mut claim) = client::claim(&service.queue, me, role) else {
         add(&service.control.refused, 1);
         return Err(GpuError::Busy.into());
@@ -95,6 +100,9 @@ fn ask_as(
     if let Err(error) = wait_for(service, &waiting, until) {
         waiting.abandon();
         add(&service.control.abandoned, 1);
+        if error == GpuError::TimedOut {
+            service.note_timeout(sent);
+        }
         return Err(error.into());
     }
     let answered = match waiting.answer() {
@@ -103,6 +111,7 @@ fn ask_as(
         None => Err(Refusal::Down),
     };
     waiting.finish();
+    service.control.breaker.close();
     answered
 }
 

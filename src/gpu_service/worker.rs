@@ -27,6 +27,12 @@ const NAME: &str = "pg_omen GPU service";
 /// Postgres starts the worker again so long after it ended by an error; the worker itself waits longer if it ends so again and again.
 const RESTART: Duration = Duration::from_secs(5);
 const LAST_PAUSE: Duration = Duration::from_secs(3600);
+/// A batch that takes longer, and longer than `omen.gpu_timeout`, ends the worker. Sessions that wait less give up by themselves.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Without a GPU it looks for one so often.
+const NO_GPU_PAUSE: Duration = Duration::from_secs(600);
+/// After so long without an end, the next one is the first.
+const LONG_UP: Duration = Duration::from_secs(600);
 /// The worker looks for requests so long before it sleeps: clients that are answered often ask again at once.
 const SPIN: Duration = Duration::from_micros(50);
 /// Sleeping, it looks so often whether its settings have changed; while a tier is loaded, whether that is done.
@@ -64,21 +70,30 @@ pub extern "C-unwind" fn omen_gpu_service_main(_argument: pg_sys::Datum) {
     control
         .proc_number
         .store(wake::my_number(), Ordering::Relaxed);
-    // SAFETY: the callback lives as long as the process.
-    unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) };
+    // SAFETY: the callbacks live as long as the process.
+    unsafe {
+        pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0));
+        pg_sys::on_proc_exit(Some(at_last), pg_sys::Datum::from(0));
+    }
     // What a worker that was killed left.
     service.leave();
     pause(control.failed_starts.load(Ordering::Relaxed));
     control.starts.fetch_add(1, Ordering::Relaxed);
     control.failed_starts.fetch_add(1, Ordering::Relaxed);
     control.set_state(State::Opening);
-    match open(service) {
-        Ok(gpu) => run(service, gpu),
-        Err(error @ (GpuError::NoDriver | GpuError::NoDevice)) => {
-            control.set_state(State::NoGpu);
-            log(format!("{NAME}: {error}; searches use the CPU"));
+    loop {
+        match open(service) {
+            Ok(gpu) => run(service, gpu),
+            Err(error @ (GpuError::NoDriver | GpuError::NoDevice)) => {
+                if control.state() != State::NoGpu {
+                    log(format!("{NAME}: {error}; searches use the CPU"));
+                }
+                control.set_state(State::NoGpu);
+                // Not ended: Postgres would forget it, and after a crash of another process nobody knew that there is no GPU.
+                wait_for(NO_GPU_PAUSE);
+            }
+            Err(error) => end(&error),
         }
-        Err(error) => end(&error),
     }
 }
 
@@ -92,7 +107,8 @@ fn open(service: &Service) -> Result<Gpu, GpuError> {
 }
 
 /// Answers until it is told to end.
-fn run(service: &Service, gpu: Gpu) {
+fn run(service: &Service, gpu: Gpu) -> ! {
+    let up_at = Instant::now();
     let control = service.control;
     let mut server = Server::new(service.queue, gpu);
     let mut hosting = match Hosting::start(service, &server) {
@@ -103,6 +119,7 @@ fn run(service: &Service, gpu: Gpu) {
     let now = unsafe { pg_sys::GetCurrentTimestamp() };
     control.up_since.store(now, Ordering::Relaxed);
     service.queue.set_server_up(true);
+    control.breaker.close();
     control.set_state(State::Up);
     log(format!("{NAME}: up"));
     while !BackgroundWorker::sigterm_received() {
@@ -126,7 +143,12 @@ fn run(service: &Service, gpu: Gpu) {
             }
         }
         let began = Instant::now();
-        let served = server.serve(guc::gpu_timeout(), &mut |owner| wake::wake(owner));
+        let served = server.serve(guc::gpu_timeout().max(DEADLINE), &mut |owner| {
+            wake::wake(owner)
+        });
+        if up_at.elapsed() > LONG_UP {
+            control.failed_starts.store(0, Ordering::Relaxed);
+        }
         if served.n_requests == 0 {
             idle(service, is_loading);
         } else {
@@ -178,6 +200,11 @@ fn pause(n_failed: u32) {
     let pause = RESTART
         .saturating_mul(1 << n_failed.min(12))
         .min(LAST_PAUSE);
+    wait_for(pause);
+}
+
+/// Waits, unless the process is to end.
+fn wait_for(pause: Duration) {
     let until = Instant::now() + pause;
     while Instant::now() < until {
         if BackgroundWorker::sigterm_received() {
@@ -211,6 +238,13 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
     if let Some(service) = memory::service() {
         service.leave();
     }
+}
+
+/// The last thing the process does. What libraries would do at its end is left out: the driver's would run while its threads do, and a fault
+/// there would be a crash in Postgres' eyes.
+unsafe extern "C-unwind" fn at_last(code: i32, _arg: pg_sys::Datum) {
+    // SAFETY: ends the process; shared memory has been given back before.
+    unsafe { libc::_exit(code) }
 }
 
 impl Service {

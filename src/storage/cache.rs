@@ -40,8 +40,7 @@ pub(crate) fn relation_changes() -> u64 {
 
 /// The index in `pages`. Errors: no index of ours, damaged, or of another format version.
 pub(crate) fn open_index(pages: &IndexPages) -> Result<Rc<Index>> {
-    // SAFETY: `IndexPages` holds an open relation.
-    let (file, relation) = unsafe { (compat::file_id(pages.rel()), (*pages.rel()).rd_id) };
+    let (file, relation) = (pages.file(), pages.relation());
     let cached = CACHE.with_borrow(|cache| cache.indexes.get(&file).map(|c| c.index.clone()));
     if let Some(index) = cached {
         return Ok(index);

@@ -28,7 +28,7 @@ mod temp;
 
 pub(crate) use bulk::BulkPages;
 pub(crate) use cache::{forget_index, open_index, relation_changes};
-pub(crate) use relation::IndexPages;
+pub(crate) use relation::{IndexPages, misses};
 pub(crate) use temp::TempFile;
 
 #[allow(clippy::assertions_on_constants)]

@@ -90,6 +90,13 @@ impl IndexPages {
         unsafe { (*self.rel).rd_id }
     }
 
+    /// Whether the table is temporary: files of such have numbers of their own, which another session's may have too.
+    pub(crate) fn is_temporary(&self) -> bool {
+        let temporary = pg_sys::RELPERSISTENCE_TEMP as core::ffi::c_char;
+        // SAFETY: `rel` is open, by `new`.
+        unsafe { (*(*self.rel).rd_rel).relpersistence == temporary }
+    }
+
     /// The file of the relation.
     pub(crate) fn file(&self) -> FileId {
         // SAFETY: `rel` is open, by `new`.
@@ -238,7 +245,7 @@ impl IndexPages {
 }
 
 /// Blocks this process has read from disk so far.
-fn misses() -> i64 {
+pub(crate) fn misses() -> i64 {
     // SAFETY: a counter of this process, read on the main thread.
     unsafe { pg_sys::pgBufferUsage.shared_blks_read }
 }

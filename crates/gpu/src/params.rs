@@ -8,6 +8,7 @@ pub use codes::{CodeConsts, CodeView, PrepareCodesParams, RerankSurvivorsParams,
 use crate::memory::TierPlan;
 use bytemuck::{Pod, Zeroable};
 use omen_ivf::Metric;
+use omen_ivf::bound::Bound;
 
 /// The hot tier's arrays in device memory.
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
@@ -305,6 +306,15 @@ pub struct QueryBound {
     pub q_norm: f32,
     /// L2, Cosine: `Bound::q_err`; NegIp: not used.
     pub q_err: f32,
+}
+
+impl From<&Bound> for QueryBound {
+    fn from(bound: &Bound) -> Self {
+        Self {
+            q_norm: bound.q_norm(),
+            q_err: bound.q_err(),
+        }
+    }
 }
 
 /// Argument of `select_probes`.

@@ -54,10 +54,7 @@ fn prepare_part(
         let prepared = index.prepare_into(vector, to).unwrap_or_default();
         *is_ordinary = prepared.is_some();
         *bound = match prepared {
-            Some(bound) => QueryBound {
-                q_norm: bound.q_norm(),
-                q_err: bound.q_err(),
-            },
+            Some(bound) => QueryBound::from(&bound),
             None => {
                 // Any query would do: its answer is not used.
                 to.fill(1.0);

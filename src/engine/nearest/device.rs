@@ -167,10 +167,7 @@ fn ask(
             n_queries: 1,
             source: Source::Fill(&mut |_, to, bounds| {
                 to.copy_from_slice(query.vector());
-                bounds.fill(QueryBound {
-                    q_norm: bound.q_norm(),
-                    q_err: bound.q_err(),
-                });
+                bounds.fill(QueryBound::from(bound));
             }),
             lists,
             skipped: &loaded.known_stale,

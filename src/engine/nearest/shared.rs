@@ -12,19 +12,18 @@ use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
 use omen_ivf::topk::TopK;
-use omen_service::message::{ChosenList, Refusal, Request, StaleList, TierKey};
+use omen_service::message::{Answer, ChosenList, Refusal, Request, StaleList, TierKey};
 
 use super::device::{scan_all_appended, scan_stale, unranked};
 use super::{Nearest, NearestRequest, Outcome};
 use crate::engine::fallback::Attempt;
-use crate::engine::gpu::uninterrupted;
+use crate::engine::gpu::{STALE_SHARE, uninterrupted};
 use crate::engine::gpu_batch::device_lists::candidates_from;
 use crate::engine::lists::entries_of;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge, service_tiers};
 use crate::gpu_service::Service;
-use crate::gpu_service::loading::{self, Fit};
 use crate::gpu_service::session::{self, Answered};
 use crate::guc::{self, EngineSetting};
 
@@ -49,8 +48,13 @@ pub(super) fn attempt(
         return Ok(None);
     }
     let key = service_tiers::key_of(pages, index);
+    let n_lists = reach.probes.min(index.n_lists()) as usize;
+    if Answer::bytes(request.k, n_lists) > service.queue.slot_bytes() {
+        let what = format!("an answer of {} candidates and {n_lists} lists", request.k);
+        return Err(GpuError::Unsupported(what).into());
+    }
     if !service.control.has_tier(&key) {
-        if !service_tiers::wants_loading(setting, pages, index) {
+        if !service_tiers::wants_loading(service, setting, pages, index) {
             return Ok(None);
         }
         // An enforced GPU waits for it.
@@ -58,11 +62,10 @@ pub(super) fn attempt(
             return Ok(None);
         }
         let began = Instant::now();
-        let outcome = loading::load(service, pages, index, &key, Fit::Best);
+        let outcome = service_tiers::load(service, pages, index, &key, false);
         record.load += began.elapsed();
         outcome?;
     }
-    let n_lists = reach.probes.min(index.n_lists()) as usize;
     if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), n_lists) {
         return Ok(None);
     }
@@ -73,9 +76,16 @@ pub(super) fn attempt(
         let answer = ask(service, &key, request, query, &stale);
         record.gpu += asked.elapsed();
         match complete(request, query, &answer?, record)? {
-            Completed::Found(nearest, stale_time) => {
-                let file = pages.file();
-                choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
+            Completed::Found {
+                nearest,
+                stale_time,
+                n_absent,
+            } => {
+                let (file, n_lists) = (pages.file(), nearest.lists.len());
+                choice::note_gpu(file, n_lists, began.elapsed(), stale_time);
+                if n_absent * STALE_SHARE > n_lists {
+                    service_tiers::load_again(service, pages, index, &key, record)?;
+                }
                 return Ok(Some(Outcome::Found(nearest)));
             }
             Completed::OutOfDate(lists) => stale = lists,
@@ -98,10 +108,7 @@ fn ask(
         k: request.k as u32,
         spread: request.reach.spread,
         rounding: bound.rounding(),
-        bound: QueryBound {
-            q_norm: bound.q_norm(),
-            q_err: bound.q_err(),
-        },
+        bound: QueryBound::from(bound),
         ..Request::default()
     };
     let timeout = guc::gpu_timeout();
@@ -117,8 +124,13 @@ fn ask(
 
 /// What became of an answer.
 enum Completed {
-    /// It counts; and the time that lists took which the device does not have.
-    Found(Nearest, Duration),
+    /// It counts.
+    Found {
+        nearest: Nearest,
+        /// What lists took that the device does not have, or has of old; and their number.
+        stale_time: Duration,
+        n_absent: usize,
+    },
     /// These lists have other generations than the tier.
     OutOfDate(Vec<StaleList>),
 }
@@ -172,7 +184,11 @@ fn complete(
         is_ranked: false,
         found: merge(on_device, top.into_candidates()),
     };
-    Ok(Completed::Found(nearest, stale_time))
+    Ok(Completed::Found {
+        nearest,
+        stale_time,
+        n_absent: absent.len(),
+    })
 }
 
 /// Whether the device has searched a list: those it lacks have no generation.

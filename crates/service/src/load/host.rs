@@ -97,9 +97,11 @@ impl Host {
         }
     }
 
-    /// The error after which the device is of no use, if a load came upon one: the server should end.
+    /// The error after which the device is of no use, or nothing can be loaded any more: the server should end.
     pub fn lost(&self) -> Option<GpuError> {
-        self.lost.get().cloned()
+        let ended = self.thread.as_ref().is_some_and(|t| t.is_finished());
+        let panicked = || GpuError::Other("the thread that loads has ended".into());
+        self.lost.get().cloned().or_else(|| ended.then(panicked))
     }
 }
 

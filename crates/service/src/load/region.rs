@@ -207,7 +207,11 @@ impl LoadRegion {
 
     /// Says that there is no server any more: for its exit callback, if its [`super::Host`] is not dropped.
     pub fn set_server_down(&self) {
-        self.header().server.fetch_and(!1, Ordering::SeqCst);
+        let down = |server: u64| (server % 2 == 1).then(|| server.wrapping_add(1));
+        let _ = self
+            .header()
+            .server
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, down);
     }
 
     /// Number of the server that is there. Errors: `Lost`.

@@ -39,44 +39,44 @@ def check(db, rows, query):
 
 
 @pytest.mark.every_major
-def test_restart_crash_and_what_is_gone(server, first, rng):
+def test_restart_crash_and_what_is_gone(service, first, rng):
     rows = vectors.clustered(rng, 1500, DIM)
-    second = make_database(server, "second")
+    second = make_database(service, "second")
     for db in (first, second):
         with db.connect() as conn:
             make_loaded(conn, rows)
             make_loaded(conn, rows, "gone")
-    server.stop()
-    text = (server.data / "pg_omen.hot").read_text()
-    assert len(entries(server)) == 4
-    server.start()
+    service.stop()
+    text = (service.data / "pg_omen.hot").read_text()
+    assert len(entries(service)) == 4
+    service.start()
     with first.connect() as conn:
         row = wait_for(conn, hot_tiers=4, loads=4, loaders=4)
         check(first, rows, rows[7])
         check(second, rows, rows[8])
         conn.execute("DROP TABLE gone")
-        server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'second'")
+        service.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'second'")
         wait_for(conn, hot_tiers=3)
         conn.execute("DROP DATABASE second")
-    server.stop()
-    assert len(entries(server)) == 1
+    service.stop()
+    assert len(entries(service)) == 1
     # Of what the file names, an index and a whole database are gone.
-    (server.data / "pg_omen.hot").write_text(text)
-    server.start()
+    (service.data / "pg_omen.hot").write_text(text)
+    service.start()
     with first.connect() as conn:
         row = wait_for(conn, hot_tiers=1, loads=1, loaders=4)
         assert row["failed_loads"] == 0
         # The file is written within ten seconds of a change.
-        wait_until(lambda: len(entries(server)) == 1, "the file is out of date")
-    assert server.log_text().count("does not exist") == 2, "once for each index of the database that is gone"
-    server.stop("immediate")
-    server.start()
+        wait_until(lambda: len(entries(service)) == 1, "the file is out of date")
+    assert service.log_text().count("does not exist") == 2, "once for each index of the database that is gone"
+    service.stop("immediate")
+    service.start()
     with first.connect() as conn:
         wait_for(conn, hot_tiers=1, loads=1)
         # The server starts anew within itself when one of its processes dies.
         victim = first.connect()
         os.kill(victim.info.backend_pid, signal.SIGKILL)
-        wait_until(lambda: "reinitializing" in server.log_text(), "no crash restart")
+        wait_until(lambda: "reinitializing" in service.log_text(), "no crash restart")
 
     def is_back():
         try:
@@ -88,49 +88,49 @@ def test_restart_crash_and_what_is_gone(server, first, rng):
     check(first, rows, rows[9])
 
 
-def test_damaged_file(server, first, rng):
+def test_damaged_file(service, first, rng):
     """It is ignored, and says so once."""
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
         make_loaded(conn, rows)
-    server.stop()
-    (entry,) = entries(server)
+    service.stop()
+    (entry,) = entries(service)
     foreign = [b"", b"pg_omen hot tiers 9\n1 2\n", f"{HEADER}\n{entry}\n1 x\n".encode(), f"{HEADER}\n{entry}\n0 5\n".encode(),
                f"{HEADER}\n{entry}\n99999999999 5\n".encode(), f"{HEADER}\n{entry[:-1]}".encode()[:22], bytes(range(256)),
                f"{HEADER}\n".encode() + b"1 2\n" * 50_000]
     for damaged in foreign:
-        (server.data / "pg_omen.hot").write_bytes(damaged)
-        with server.log_of() as lines:
-            server.start()
+        (service.data / "pg_omen.hot").write_bytes(damaged)
+        with service.log_of() as lines:
+            service.start()
             with first.connect() as conn:
                 row = wait_for(conn, state="up")
                 assert row["hot_tiers"] == 0 and row["loaders"] == 0
                 conn.execute("SELECT omen_load('t_v_idx')")
                 check(first, rows, rows[7])
-            server.stop()
+            service.stop()
             assert lines().count("are not loaded again") == 1, (damaged[:80], lines())
-        assert entries(server) == [entry]
+        assert entries(service) == [entry]
     # A folder in its place: nothing is read, nothing can be written.
-    (server.data / "pg_omen.hot").unlink()
-    (server.data / "pg_omen.hot").mkdir()
-    with server.log_of() as lines:
-        server.start()
+    (service.data / "pg_omen.hot").unlink()
+    (service.data / "pg_omen.hot").mkdir()
+    with service.log_of() as lines:
+        service.start()
         with first.connect() as conn:
             wait_for(conn, state="up")
             conn.execute("SELECT omen_load('t_v_idx')")
             check(first, rows, rows[7])
-        server.stop()
+        service.stop()
         assert lines().count("are not loaded again") == 1 and lines().count("could not write which") == 1, lines()
 
 
-def test_autoload_off(server, first, rng):
+def test_autoload_off(service, first, rng):
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
         make_loaded(conn, rows)
-    server.stop()
-    assert len(entries(server)) == 1
-    server.configure({"omen.gpu_autoload": "off"})
-    server.start()
+    service.stop()
+    assert len(entries(service)) == 1
+    service.configure({"omen.gpu_autoload": "off"})
+    service.start()
     with first.connect() as conn:
         wait_for(conn, state="up")
         time.sleep(1.5)
@@ -138,8 +138,8 @@ def test_autoload_off(server, first, rng):
         assert conn.execute("SHOW omen.gpu_autoload").fetchone()[0] == "off"
 
 
-def test_worker_that_is_started_again(server, first, rng):
-    """Not the server, only the service: it has its tiers again too."""
+def test_worker_that_is_started_again(service, first, rng):
+    """Not the service, only the service: it has its tiers again too."""
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
         make_loaded(conn, rows)
@@ -206,22 +206,22 @@ def test_locked_indexes_are_tried_again(make_server, rng):
 
 
 @pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
-def test_stopped_while_loading(server, first, rng):
+def test_stopped_while_loading(service, first, rng):
     """What is not loaded again yet is not forgotten."""
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
         for name in ("t", "u", "w"):
             make_loaded(conn, rows, name)
         inject(conn, "slow_load")
-    server.stop()
+    service.stop()
     for how in ("fast", "immediate"):
-        server.start()
+        service.start()
         with first.connect() as conn:
             wait_until(lambda: loaders(conn), "no loader")
             assert stat(conn)["hot_tiers"] == 0
-        server.stop(how)
-        assert len(entries(server)) == 3
-    server.start()
+        service.stop(how)
+        assert len(entries(service)) == 3
+    service.start()
     with first.connect() as conn:
         wait_until(lambda: loaders(conn), "no loader")
         conn.execute("DROP TABLE t")
@@ -230,18 +230,18 @@ def test_stopped_while_loading(server, first, rng):
 
 
 @pytest.mark.skipif(REAL_GPU, reason="sizes of the simulated device")
-def test_no_room_for_all(server, first, rng):
+def test_no_room_for_all(service, first, rng):
     """Of indexes that have no room together one is loaded again, and stays."""
     rows = vectors.clustered(rng, 8000, DIM)
     with first.connect() as conn:
         for name in ("t", "u"):
             make_loaded(conn, rows, name)
         wait_for(conn, hot_tiers=2)
-    server.stop()
+    service.stop()
     # 1.3 MB each, and the 16 MB that searching takes at most at first.
-    server.configure({"omen.gpu_memory_limit": "18MB"})
-    with server.log_of() as lines:
-        server.start()
+    service.configure({"omen.gpu_memory_limit": "18MB"})
+    with service.log_of() as lines:
+        service.start()
         with first.connect() as conn:
             row = wait_for(conn, failed_loads=1, hot_tiers=1)
             assert row["loads"] == 1
@@ -249,18 +249,18 @@ def test_no_room_for_all(server, first, rng):
 
 
 @pytest.mark.every_major
-def test_damaged_index(server, first, rng):
+def test_damaged_index(service, first, rng):
     """An error of PostgreSQL while pages are read ends the load, not more; the server and the other index are as ever."""
     rows = vectors.clustered(rng, 1500, DIM)
     with first.connect() as conn:
         make_loaded(conn, rows)
         make_loaded(conn, rows, "u")
-        path = server.data / conn.execute("SELECT pg_relation_filepath('t_v_idx')").fetchone()[0]
-    server.stop()
+        path = service.data / conn.execute("SELECT pg_relation_filepath('t_v_idx')").fetchone()[0]
+    service.stop()
     content = path.read_bytes()
     path.write_bytes(content[:8192 * (len(content) // 16384)] + b"\xa5" * 8192 + content[8192 * (len(content) // 16384 + 1):])
-    with server.log_of() as lines:
-        server.start()
+    with service.log_of() as lines:
+        service.start()
         with first.connect() as conn:
             wait_for(conn, hot_tiers=1, failed_loads=1)
             wait_until(lambda: not loaders(conn), "the loader goes on")
@@ -272,7 +272,7 @@ def test_damaged_index(server, first, rng):
         assert lines().count("could not load index") == 1 and "terminated by signal" not in lines(), lines()
 
 
-def test_another_index_with_the_same_file(server, first, rng):
+def test_another_index_with_the_same_file(service, first, rng):
     """ALTER TABLE without a rewrite drops the index and gives its file to a new one: that one is hot, and once."""
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
@@ -285,7 +285,7 @@ def test_another_index_with_the_same_file(server, first, rng):
         conn.execute("SELECT omen_load('t_v_idx')")
         wait_for(conn, hot_tiers=1)
         database = conn.execute("SELECT oid FROM pg_database WHERE datname = 'first'").fetchone()[0]
-    server.stop()
-    assert entries(server) == [f"{database} {new_oid}"]
-    server.start()
+    service.stop()
+    assert entries(service) == [f"{database} {new_oid}"]
+    service.start()
     check(first, rows, rows[3])

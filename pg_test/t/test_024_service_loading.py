@@ -156,18 +156,36 @@ def test_statements_that_go_with_a_loader(first, rng):
 
 
 @pytest.mark.every_major
-def test_drop_database_does_not_wait_for_a_loader(server, first, rng):
+def test_drop_database_does_not_wait_for_a_loader(service, first, rng):
     rows = vectors.clustered(rng, 500, DIM)
     with first.connect() as conn:
         inject(conn, "slow_load")
         for force in ("", "WITH (FORCE)"):
-            with searcher(make_database(server, "short")) as other:
+            with searcher(make_database(service, "short")) as other:
                 make_hot(other, rows)
                 start_loader(other, rows[0])
             conn.execute(f"DROP DATABASE short {force}")
             wait_until(lambda: not loaders(conn), "the loader goes on")
         inject(conn, "none")
         wait_for(conn, hot_tiers=0, failed_loads=0)
+
+
+def test_dropped_while_a_loader_comes(service, first, rng):
+    """Loaders that are where they may be find their index, or its database, gone."""
+    rows = vectors.clustered(rng, 1000, DIM)
+    with searcher(first) as conn:
+        for _ in range(5):
+            make_hot(conn, rows)
+            knn(conn, "l2", rows[3], 5)
+            conn.execute("DROP TABLE t")
+        for _ in range(3):
+            with searcher(make_database(service, "short")) as other:
+                make_hot(other, rows)
+                knn(other, "l2", rows[3], 5)
+            conn.execute("DROP DATABASE short")
+        wait_until(lambda: not loaders(conn), "the loader goes on")
+        wait_for(conn, hot_tiers=0, failed_loads=0)
+    assert "terminated by signal" not in service.log_text()
 
 
 def test_standby_gives_way(make_server, rng):
