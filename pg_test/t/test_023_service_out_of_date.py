@@ -6,7 +6,7 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, REAL_GPU, assert_fails, assert_same, knn, last_scan, make_index, make_table
-from lib.service import GPU, WAIT, searches, stat, wait_for
+from lib.service import GPU, WAIT, loaders, searches, stat, wait_for, wait_until
 
 DIM, LISTS = 48, 24
 
@@ -29,6 +29,7 @@ def test_much_out_of_date(first, rng):
         assert_same(knn(conn, "l2", rows[1], 10), wanted, complete_ties=False)
         assert last_scan(conn)["engine"] == "gpu" and last_scan(conn)["candidates"] <= 2 * 3000
         searches(conn, before + 1)
+        wait_until(lambda: not loaders(conn), "the loader goes on")
         conn.execute("CREATE ROLE reader; GRANT SELECT ON t TO reader; SET ROLE reader")
         assert conn.execute("SELECT omen_load('t_v_idx')").fetchone()[0] > 0
         assert_fails(conn, "42501", "", "SELECT omen_evict('t_v_idx')")
@@ -43,9 +44,11 @@ def test_lists_that_are_wanted(service, first, rng):
     """Where not all of an index fits, a session that searches other lists than are there has those loaded, and not over and over."""
     rows = vectors.clustered(rng, 24_000, DIM)
     # 3.8 MB, and the 16 MB that searching takes at most at first.
+    service.stop()
     service.configure({"omen.gpu_memory_limit": "18MB"})
-    service.sql("SELECT pg_reload_conf()")
+    service.start()
     with first.connect(**BY_INDEX, **GPU, omen__probes=3) as conn, first.connect(**BY_SORT) as exact:
+        wait_for(conn, state="up")
         make_table(conn, rows)
         make_index(conn, lists=LISTS)
         assert conn.execute("SELECT omen_load('t_v_idx')").fetchone()[0] > 0

@@ -87,12 +87,13 @@ pub(crate) fn load(
         }
         Ok(())
     };
-    // Another may have loaded it while this session looked at the index.
-    if service.load.owner().is_some() {
-        return Err(GpuError::Busy.into());
-    }
+    // Another may have loaded it while this process looked at the index; who ends in between has let the tier be known.
+    let is_busy = service.load.owner().is_some();
     if !again && service.control.has_tier(key) {
         return Ok(());
+    }
+    if is_busy {
+        return Err(GpuError::Busy.into());
     }
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
     let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
@@ -100,7 +101,7 @@ pub(crate) fn load(
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index)?;
     builder.load_lists(pages, index, &lists)?;
-    finish(builder)?;
+    let _finished = finish(builder)?;
     let until = Instant::now() + TAKEOVER;
     service.wake_worker();
     while !service.control.has_tier(key) {

@@ -64,9 +64,12 @@ fn a_tier_loaded_by_another_is_the_same() {
                     .load_lists(&world.store, &world.index, &lists)
                     .unwrap();
                 assert_eq!(world.store.n_pins(), 0);
-                finish(builder).unwrap();
+                let finished = finish(builder).unwrap();
                 let (key, tier) = server.tiers.try_recv().expect("the tier is there");
                 assert_eq!(key, wanted.key);
+                assert_eq!(server.region.owner(), Some(5), "until it is taken over");
+                drop(finished);
+                assert_eq!(server.region.owner(), None);
 
                 assert_eq!(tier.spec(), expected.spec(), "{what}");
                 assert_eq!(tier.parts(), parts, "{what}");

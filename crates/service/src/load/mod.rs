@@ -35,4 +35,4 @@ pub use host::{Host, HostOptions, RoomFor};
 #[cfg(doc)]
 use omen_gpu::TierBuilder;
 pub use region::{LoadRegion, RegionError, Room};
-pub use remote::{Check, RemoteWriter, begin, finish};
+pub use remote::{Check, Finished, RemoteWriter, begin, finish};

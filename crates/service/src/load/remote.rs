@@ -48,15 +48,22 @@ pub fn begin(
     Ok(TierBuilder::over(writer, wanted.spec, plan, limit, copiers))
 }
 
+/// The server has been sent a tier. Until this is dropped nobody else loads: who looks for the tier before the server has taken it over finds
+/// neither it nor, without this, who loads it.
+pub struct Finished {
+    _writer: Box<RemoteWriter>,
+}
+
 /// Copies what is left and has the server take the tier. Errors: those of any command; then the server has no new tier.
-pub fn finish(builder: TierBuilder<RemoteWriter>) -> Result<(), GpuError> {
+pub fn finish(builder: TierBuilder<RemoteWriter>) -> Result<Finished, GpuError> {
     let Written {
         mut writer,
         lists,
         has_centroids,
         ..
     } = builder.end()?;
-    writer.finish(&lists, has_centroids)
+    writer.finish(&lists, has_centroids)?;
+    Ok(Finished { _writer: writer })
 }
 
 /// Writes a tier of the server.
