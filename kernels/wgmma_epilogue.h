@@ -5,18 +5,14 @@
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
-__device__ __forceinline__ float slack_of(const ScanParams& p, const QueryConsts& consts) {
-    return p.n_halves == 2 ? consts.slack : consts.slack_high;
-}
-
+// All but the norm, which would wait for its square.
 template <u32 BLOCKS>
 __device__ __forceinline__ RowInfo row_info(const ScanParams& p, const ScanItem& item, u32 row) {
     // Beside a cluster's last tile there may be an item without rows.
     const u32 slot = slot_at(p, item, min(row, BLOCKS == 1 ? item.n_rows - 1u : max((u32)item.n_rows, 1u) - 1u));
     RowInfo info;
     info.norm_sq = __ldg(p.tier.norm_sq + slot);
-    info.norm = norm_upper(info.norm_sq);
-    info.err = 0.0f;
+    info.norm = info.err = 0.0f;
     info.alive = row < item.n_rows;
     if (p.mode != SCAN_RANK) {
         info.err = __ldg(p.tier.err + slot);
@@ -25,19 +21,38 @@ __device__ __forceinline__ RowInfo row_info(const ScanParams& p, const ScanItem&
     return info;
 }
 
+// What the epilogue needs of the query of a column. Columns beyond the item's queries repeat the last one.
+__device__ __forceinline__ QueryInfo query_info(const ScanParams& p, const ScanItem& item, u32 column) {
+    const u32 position = item.first_query + min(column, item.n_queries - 1u);
+    QueryInfo info;
+    info.query = query_at(p, position);
+    const QueryConsts consts = p.consts[info.query];
+    info.norm_sq = consts.norm_sq;
+    info.dot_scale = consts.dot_scale;
+    info.slack = p.n_halves == 2 ? consts.slack : consts.slack_high;
+    info.beside = p.tier.metric == METRIC_NEG_IP ? consts.norm_up : consts.err;
+    if (p.mode == SCAN_APPEND) {
+        info.place = __float_as_uint(__ldg(p.thresholds + info.query));
+    } else {
+        const bool by_list = p.mode == SCAN_PLACE && p.pairs != nullptr;
+        info.place = item.first_row + (by_list ? __ldg(p.places + __ldg(p.pairs + position)) : 0);
+    }
+    return info;
+}
+
 // The threshold in terms of the accumulator, not above where the loose key falls below it: 2^-19 pays for the roundings here. The slack is
 // taken for the largest norm of the tile's live rows: fma is monotone, so that for any row the limit is not above that of its own norm.
-__device__ __forceinline__ Limit query_limit(const ScanParams& p, const QueryConsts& q, float threshold, float largest_err, float largest_norm) {
+__device__ __forceinline__ Limit query_limit(const ScanParams& p, const QueryInfo& q, float largest_err, float largest_norm) {
     const float give = 1.9073486328125e-6f;
-    const float slack = slack_of(p, q) * (1.0f + give);
+    const float slack = q.slack * (1.0f + give), threshold = __uint_as_float(q.place);
     Limit limit;
     if (p.tier.metric == METRIC_NEG_IP) {
-        const float worst = largest_err * q.norm_up;
+        const float worst = largest_err * q.beside;
         limit.base = (-threshold - worst - give * (fabsf(threshold) + worst)) / q.dot_scale;
         limit.base = fmaf(-(slack / q.dot_scale), largest_norm, limit.base);
         limit.scale = 1.0f; // of 0, see keep_below
     } else {
-        const float reach = (threshold + largest_err + q.err) / p.loose_scale;
+        const float reach = (threshold + largest_err + q.beside) / p.loose_scale;
         const float square = reach * reach, half_scale = 0.5f / q.dot_scale;
         limit.base = (q.norm_sq * (1.0f - give) - square * (1.0f + give)) * half_scale;
         limit.base = fmaf(-(slack * half_scale), largest_norm, limit.base);
@@ -46,29 +61,6 @@ __device__ __forceinline__ Limit query_limit(const ScanParams& p, const QueryCon
     // NaN: infinities met; then everything is looked at.
     if (!(limit.base == limit.base)) limit.base = __uint_as_float(0xFF800000u);
     return limit;
-}
-
-// What the epilogue needs of the query of a column. Columns beyond the item's queries repeat the last one.
-__device__ __forceinline__ void query_info(const ScanParams& p, const ScanItem& item, u32 column, float largest_err, float largest_norm,
-                                           ItemInfo& out) {
-    const u32 position = item.first_query + min(column, item.n_queries - 1u);
-    QueryInfo info;
-    info.query = query_at(p, position);
-    const QueryConsts consts = p.consts[info.query];
-    info.norm_sq = consts.norm_sq;
-    info.dot_scale = consts.dot_scale;
-    info.slack = slack_of(p, consts);
-    info.beside = p.tier.metric == METRIC_NEG_IP ? consts.norm_up : consts.err;
-    const bool by_list = p.mode == SCAN_PLACE && p.pairs != nullptr;
-    info.place = item.first_row + (by_list ? __ldg(p.places + __ldg(p.pairs + position)) : 0);
-    if (p.mode == SCAN_APPEND) {
-        const float threshold = __ldg(p.thresholds + info.query);
-        info.place = __float_as_uint(threshold);
-        Limit limit = {__uint_as_float(0x7F800000u), 1.0f}; // nothing is above
-        if (column < item.n_queries) limit = query_limit(p, consts, threshold, largest_err, largest_norm);
-        out.limits[column] = limit;
-    }
-    out.queries[column] = info;
 }
 
 // The loose key of a row and the query of a column, from the accumulator.
@@ -126,16 +118,26 @@ __device__ __forceinline__ void help(const ScanParams& p, Shared& s) {
         const ScanItem item = block_item_of<BLOCKS>(p, i);
         // The infos of the item two before are of no use any more: its survivors have been appended.
         barrier_wait(&s.info_empty[buffer], parity ^ 1);
+        // All that comes from device memory is asked for at once.
+        QueryInfo queries[WG_WIDTH / WG_HELPERS];
+        const u32 width = width_of(item.n_queries);
+#pragma unroll
+        for (u32 c = 0; c < WG_WIDTH / WG_HELPERS; ++c) {
+            if (helper + c * WG_HELPERS < width) queries[c] = query_info(p, item, helper + c * WG_HELPERS);
+        }
+        RowInfo rows[WG_ROWS / WG_HELPERS];
+#pragma unroll
+        for (u32 r = 0; r < WG_ROWS / WG_HELPERS; ++r) rows[r] = row_info<BLOCKS>(p, item, helper + r * WG_HELPERS);
         // The largest radius and norm of a live row loosen the thresholds of all. Neither is negative: their bits are in order.
         u32 largest_err = 0, largest_norm = 0;
 #pragma unroll
-        for (u32 r = helper; r < WG_ROWS; r += WG_HELPERS) {
-            const RowInfo row = row_info<BLOCKS>(p, item, r);
-            if (row.alive) {
-                largest_err = max(largest_err, __float_as_uint(row.err));
-                largest_norm = max(largest_norm, __float_as_uint(row.norm));
+        for (u32 r = 0; r < WG_ROWS / WG_HELPERS; ++r) {
+            rows[r].norm = norm_upper(rows[r].norm_sq);
+            if (rows[r].alive) {
+                largest_err = max(largest_err, __float_as_uint(rows[r].err));
+                largest_norm = max(largest_norm, __float_as_uint(rows[r].norm));
             }
-            s.info[buffer].rows[r] = row;
+            s.info[buffer].rows[helper + r * WG_HELPERS] = rows[r];
         }
         largest_err = __reduce_max_sync(0xFFFFFFFFu, largest_err);
         largest_norm = __reduce_max_sync(0xFFFFFFFFu, largest_norm);
@@ -145,9 +147,15 @@ __device__ __forceinline__ void help(const ScanParams& p, Shared& s) {
         }
         sync_helpers();
         const float err = fmaxf(s.largest_err[0], s.largest_err[1]), norm = fmaxf(s.largest_norm[0], s.largest_norm[1]);
-#pragma unroll 2
-        for (u32 column = helper; column < width_of(item.n_queries); column += WG_HELPERS) {
-            query_info(p, item, column, err, norm, s.info[buffer]);
+#pragma unroll
+        for (u32 c = 0; c < WG_WIDTH / WG_HELPERS; ++c) {
+            const u32 column = helper + c * WG_HELPERS;
+            if (column >= width) break;
+            s.info[buffer].queries[column] = queries[c];
+            if (p.mode != SCAN_APPEND) continue;
+            Limit limit = {__uint_as_float(0x7F800000u), 1.0f}; // nothing is above
+            if (column < item.n_queries) limit = query_limit(p, queries[c], err, norm);
+            s.info[buffer].limits[column] = limit;
         }
         barrier_arrive(&s.info_full[buffer]);
         sync_helpers(); // before the largest are written again
