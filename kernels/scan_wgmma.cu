@@ -8,10 +8,10 @@
 //
 // Warps 0 and 1 bring tiles of 64 dimensions into a ring of stages: the rows by the bulk copy engine, the queries too where they follow
 // each other, and by 16-byte asynchronous copies where `group` gathers them. Warpgroups 1 and 2 take 64 rows each and multiply; the
-// number of queries decides among four widths of the product, so that lists which few queries probe cost memory time only. Their epilogue
-// compares with the thresholds in terms of the bare inner product (three instructions a pair) and computes the loose key of what passes.
-// Warps 2 and 3 do what would make them wait for device memory: they fetch what an item's epilogue needs while its products run, and
-// append the survivors of the item before, which are gathered in shared memory.
+// number of queries decides among six widths of the product, so that lists which few queries probe cost memory time only. Their epilogue
+// compares with the thresholds in terms of the bare inner product (two instructions a pair) and gathers what passes in shared memory.
+// Warps 2 and 3 do what would make them wait for device memory, or is long: they fetch what an item's epilogue needs while its products
+// run, and of the item before they compute the loose keys of what was gathered and append the survivors.
 //
 // Two numbers, 1M x 768 at 1,024 queries: bytes 1.54 GB (0.51 ms at 3 TB/s); operations 2 * n_rows * pitch * n_queries, 1.57 T: 2.0 ms
 // at 790 TFLOP/s. A block's stage is 16 KB of rows and 32 KB of queries, and 0.6 us of products; through L2 all
@@ -20,42 +20,54 @@
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+// The products of a stage are issued; `add` = 0: new sums.
+template <int N>
+__device__ __forceinline__ void multiply_stage(Shared& s, u32 stage, u32 parity, bool gathers, u32 add, float (&d)[N / 2]) {
+    const u32 group = (threadIdx.x - WG_FIRST_WORKER) >> 7;
+    barrier_wait(&s.full[stage], parity);
+    // What plain copies wrote becomes visible to the tensor cores.
+    if (gathers) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    const u64 a = matrix_descriptor(shared_address(s.rows[stage]) + group * 64 * 128);
+    const u64 b = matrix_descriptor(shared_address(s.queries[stage]));
+    wgmma_fence();
+#pragma unroll
+    for (u32 i = 0; i < WG_COLUMNS / 16; ++i) wgmma_step(d, a + 2 * i, b + 2 * i, i > 0 ? 1 : add);
+    wgmma_commit();
+}
+
+__device__ __forceinline__ void next_stage(u32& stage, u32& parity) {
+    if (++stage == WG_STAGES) stage = 0, parity ^= 1;
+}
+
 template <int N, u32 BLOCKS>
 __device__ __forceinline__ void multiply(const ScanParams& p, Shared& s, const ScanItem& item, u32 n, u32& stage, u32& parity) {
-    const u32 worker = threadIdx.x - WG_FIRST_WORKER, group = worker >> 7;
+    const u32 worker = threadIdx.x - WG_FIRST_WORKER;
     const u32 n_stages = stages_of(p);
     const bool gathers = BLOCKS == 1 && p.group != nullptr;
-    float d[N / 2];
-#pragma unroll
-    for (int i = 0; i < N / 2; ++i) d[i] = 0.0f;
-    u32 before = WG_STAGES; // the stage whose products were issued last
-    for (u32 k = 0; k < n_stages; ++k) {
-        barrier_wait(&s.full[stage], parity);
-        // What plain copies wrote becomes visible to the tensor cores.
-        if (gathers) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-        const u64 a = matrix_descriptor(shared_address(s.rows[stage]) + group * 64 * 128);
-        const u64 b = matrix_descriptor(shared_address(s.queries[stage]));
-        wgmma_fence();
-#pragma unroll
-        for (u32 i = 0; i < WG_COLUMNS / 16; ++i) wgmma_step(d, a + 2 * i, b + 2 * i, 1);
-        wgmma_commit();
+    float d[N / 2]; // the first product does not read it
+    multiply_stage<N>(s, stage, parity, gathers, 0, d);
+    u32 before = stage; // the stage whose products were issued last
+    next_stage(stage, parity);
+#pragma unroll 1
+    for (u32 k = 1; k < n_stages; ++k) {
+        multiply_stage<N>(s, stage, parity, gathers, 1, d);
         wgmma_wait<1>();
-        if (before < WG_STAGES && (worker & 127) == 0) release_stage<BLOCKS>(s, before);
+        if ((worker & 127) == 0) release_stage<BLOCKS>(s, before);
         before = stage;
-        if (++stage == WG_STAGES) stage = 0, parity ^= 1;
+        next_stage(stage, parity);
     }
     wgmma_wait<0>();
     if ((worker & 127) == 0) release_stage<BLOCKS>(s, before);
 
     const u32 buffer = n & 1, turn = (n >> 1) & 1;
     barrier_wait(&s.info_full[buffer], turn);
-    barrier_wait(&s.kept_empty[buffer], turn ^ 1);
     if (p.mode == SCAN_APPEND) {
-        keep_below<N, BLOCKS == 1 ? 1 : N == 16 ? 2 : 4>(p, s, buffer, item, d);
+        keep_below<N>(p, s, buffer, turn, item, d);
     } else {
         keep_all<N>(p, s, buffer, item, d);
     }
-    barrier_arrive(&s.kept_full[buffer]);
+    __syncwarp();
+    if ((worker & 31) == 0) barrier_arrive(&s.kept_full[buffer]);
 }
 
 template <u32 BLOCKS>
@@ -88,9 +100,9 @@ __device__ __forceinline__ void scan_all(const ScanParams& p) {
         for (u32 i = 0; i < 2; ++i) {
             barrier_init(&s.info_full[i], WG_HELPERS);
             barrier_init(&s.info_empty[i], 1);
-            barrier_init(&s.kept_full[i], WG_WORKERS);
+            barrier_init(&s.kept_full[i], WG_WORKER_WARPS);
             barrier_init(&s.kept_empty[i], 1);
-            s.n_kept[i] = 0;
+            for (u32 w = 0; w < WG_WORKER_WARPS; ++w) s.n_kept[i][w] = 0; // as the modes that keep all leave it
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }

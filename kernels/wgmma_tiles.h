@@ -16,37 +16,47 @@
 #define WG_HELPERS 64u
 #define WG_FIRST_WORKER 128u
 #define WG_CLUSTER 2u // blocks of scan_wgmma_dense that share their queries; CLUSTER in crates/gpu/src/launch/scan.rs
-#define WG_KEPT 512u // survivors of an item gathered in shared memory; more go out one by one
+#define WG_WORKER_WARPS (WG_WORKERS / 32)
+#define WG_KEPT 96u // candidates of an item that a warp gathers in shared memory; more go out one by one
 
 // What the epilogue knows of a row and of a query.
 struct RowInfo {
     float norm_sq, norm, err;
     u32 alive;
 };
+// SCAN_APPEND: a pair is a candidate if accumulator > base + scale ||h||^2 (METRIC_NEG_IP: > base).
+struct Limit {
+    float base, scale;
+};
 struct QueryInfo {
-    float base, per_norm_sq, per_norm; // SCAN_APPEND: passes if accumulator > base + per_norm_sq ||h||^2 - per_norm ||h||
     u32 query;
     float norm_sq, dot_scale;
-    float slack; // SCAN_APPEND: norm_up or err, what the key takes besides
-    u32 place;   // SCAN_APPEND: the threshold's bits; SCAN_PLACE: where the item's first row goes
+    float slack;  // per unit of the row's norm
+    float beside; // norm_up or err, what the key takes besides
+    u32 place;    // SCAN_APPEND: the threshold's bits; SCAN_PLACE: where the item's first row goes
 };
 struct ItemInfo {
     RowInfo rows[WG_ROWS];
+    Limit limits[WG_WIDTH];
     QueryInfo queries[WG_WIDTH];
+};
+// A pair that may survive.
+struct alignas(8) Candidate {
+    float sum; // the accumulator
+    u32 place; // row of the tile << 8 | column
 };
 
 struct Shared {
     __half rows[WG_STAGES][WG_ROWS * WG_COLUMNS];
     __half queries[WG_STAGES][WG_WIDTH * WG_COLUMNS];
-    ItemInfo info[2];             // of this item and the next
-    u64 kept[2][WG_KEPT];         // survivors of this item and of the one before
-    unsigned short kept_query[2][WG_KEPT];
+    ItemInfo info[2]; // of this item and the next
+    Candidate kept[2][WG_WORKER_WARPS][WG_KEPT]; // of this item and of the one before
     u64 full[WG_STAGES], empty[WG_STAGES];
     u64 info_full[2], info_empty[2], kept_full[2], kept_empty[2];
-    u32 n_kept[2];
-    float largest_err[2];
+    u32 n_kept[2][WG_WORKER_WARPS]; // may pass WG_KEPT
+    float largest_err[2], largest_norm[2];
 };
-static_assert(sizeof(Shared) == 227472, "WGMMA_SHARED_BYTES in crates/gpu/src/launch/scan.rs");
+static_assert(sizeof(Shared) == 229584, "WGMMA_SHARED_BYTES in crates/gpu/src/launch/scan.rs");
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 

@@ -26,7 +26,7 @@ pub struct Wait<'a> {
 
 /// Dynamic shared memory that every kernel can have without asking.
 const DEFAULT_SHARED_BYTES: usize = 48 << 10;
-/// Kernels with dynamic shared memory have at most so much besides it.
+/// `select_probes` has at most so much besides its dynamic shared memory.
 pub(crate) const STATIC_SHARED_BYTES: usize = 2048;
 
 /// A number that describes a device.
@@ -111,10 +111,18 @@ impl Context {
             let function = run("cuModuleGetFunction", || unsafe {
                 result::module::get_function(module, name)
             })?;
+            // SAFETY: `function` belongs to the module just loaded.
+            let fixed = run("cuFuncGetAttribute", || unsafe {
+                result::function::get_function_attribute(
+                    function,
+                    sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+                )
+            })?
+            .max(0) as usize;
             let shared = kernel
                 .shared_bytes
-                .min(ctx.shared_limit.saturating_sub(STATIC_SHARED_BYTES));
-            if shared + STATIC_SHARED_BYTES > DEFAULT_SHARED_BYTES {
+                .min(ctx.shared_limit.saturating_sub(fixed));
+            if shared + fixed > DEFAULT_SHARED_BYTES {
                 // SAFETY: `function` belongs to the module just loaded.
                 run("cuFuncSetAttribute", || unsafe {
                     result::function::set_function_attribute(

@@ -9,7 +9,7 @@ use crate::params::{ScanItem, ScanMode, ScanParams};
 use crate::tensor_map::matrix;
 
 /// Dynamic shared memory of `scan_wgmma` and `scan_wgmma_dense`: their `Shared`, and what aligns it.
-pub const WGMMA_SHARED_BYTES: usize = 227_472 + 1024;
+pub const WGMMA_SHARED_BYTES: usize = 229_584 + 1024;
 
 /// The kernel of [`Width::Wgmma`] for every row against every query.
 const DENSE: usize = number_of("scan_wgmma_dense");
