@@ -1,4 +1,5 @@
-//! Who loads in the background, of the whole server at most one process, and what is to be left alone for a while; in shared memory.
+//! Who loads in the background, of the whole server at most one process, and what is to be left alone for a while, by sessions too; in shared
+//! memory.
 //!
 //! | state of the claim | to | by |
 //! |---|---|---|
@@ -53,7 +54,7 @@ impl IndexId {
     }
 }
 
-/// How a load in the background ended.
+/// How a load ended, in the background or in a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The service has the tier.
