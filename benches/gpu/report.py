@@ -112,6 +112,32 @@ def sql_table(s: dict) -> list[str]:
     return out
 
 
+def service_table(s: dict) -> list[str]:
+    """Clients on the shared service beside the limits of the same run."""
+    by_clients = {}
+    for line in s.get("clients", []):
+        by_clients.setdefault(line["clients"], {})[line["how"]] = line
+    rows = []
+    for clients, found in by_clients.items():
+        limit = found.get("ten rows", {}).get("tps")
+        for how, line in found.items():
+            share = number(100 * line["tps"] / limit, 0) + " %" if line["tps"] and limit else "-"
+            searches = how in ("service", "auto")
+            rows.append([f"{how}, {clients} clients", number(line["tps"]), number(line["mean_ms"], 3), share,
+                         number(line.get("mean_batch"), 1) if searches else "-", number(100 * line["busy"], 0) + " %" if searches else "-",
+                         line["errors"] or "-"])
+    out = table(["pgbench", "tps", "mean ms", "of ten rows", "mean batch", "device busy", "errors"], rows) if rows else []
+    for line in s.get("clients_recall", []):
+        out.append(f"recall of the service's searches: {line['recall']:.3f} ({line['engine']}{', ' + line['reason'] if line['reason'] else ''})")
+    for line in s.get("clients_many", []):
+        out.append(f"{line['clients']} clients: {number(line['tps'])} tps, {line['errors'] or 'no errors'}, mean batch {number(line['mean_batch'], 1)}, refused "
+                   f"{line['refused']}; device memory {line['device_mb_before']} MB before, {line['device_mb_during']} MB during")
+    for line in s.get("clients_writing", []):
+        out.append(f"{line['clients']} clients while 4 insert ({number(line['inserts']['tps'])} a second) and VACUUM ran {line['vacuums']} times: "
+                   f"{number(line['tps'])} tps, {number(100 * (line['share'] or 0))} % of {number(line['alone'])} alone; {line['errors'] or 'no errors'}")
+    return out
+
+
 def facts(s: dict) -> list[str]:
     data = s["data"][0]
     out = [f"{data['n']:,} x {data['dim']} ({data['origin']}), {data['lists']:,} lists of {data['smallest_list']:,} to {data['largest_list']:,} rows"]
@@ -172,7 +198,7 @@ def main():
     name = f"{'; '.join(machine.get('gpus', [])) or 'no GPU'}; {machine.get('cores')} cores {machine.get('cpu')}; {machine.get('date')}"
     text = [name]
     for s in sets:
-        for block in (facts(s), search_table(s), split_table(s), exact_table(s), sql_table(s)):
+        for block in (facts(s), search_table(s), split_table(s), exact_table(s), sql_table(s), service_table(s)):
             text += ["", *block] if block else []
         s["roofline"] = exact_rows(s)
     text += [f"note: {line['text']}" for line in lines if line["part"] == "note"]

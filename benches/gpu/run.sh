@@ -7,6 +7,7 @@
 #   quick   (default) 1M x 768: data, searches without a server, torch's exact search. About 4 minutes
 #   full    quick, then through SQL. At most 10 minutes
 #   sql     1M x 768: data, then through SQL alone
+#   service 1M x 768: data, through SQL, then many clients on the shared GPU service. At most 10 minutes
 #   10m     10M x 768: data, searches without a server. At most 10 minutes
 #   real    each .device-real/*.npz: data, searches without a server, torch's exact search
 #
@@ -79,14 +80,15 @@ search() { # SECONDS ARGUMENTS...
 }
 torch() { ((${#simulated[@]})) || step torch 60 "$python" "$here/torch_baseline.py" "$data"; }
 
-sql() {
+# A server of our own, with these arguments for `pg up`, unless the environment names one; and the client's packages.
+start_server() {
   local memory=${MEMORY_MB:-48000} site=/tmp/pg_omen_site
   if [[ -z ${PGHOST:-} ]]; then
     "$python" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$repo"/.device/whl/*.whl >>"$log" 2>&1
     export PYTHONPATH=$site
     # Durability costs loading time only: searches write nothing.
     local settings=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal -c max_wal_senders=0)
-    if ! server=$("$repo/.device/pg" up -m "$memory" "${settings[@]}" 2>>"$log"); then
+    if ! server=$("$repo/.device/pg" up -m "$memory" "${settings[@]}" "$@" 2>>"$log"); then
       echo "the server did not start"
       tail -n 20 "$log"
       failures=$((failures + 1))
@@ -94,7 +96,19 @@ sql() {
     fi
     eval "$server"
   fi
+}
+sql() {
+  start_server || return 1
   step sql "$((${1:-240} + 20))" "$python" "$here/sql.py" "$data" --limit "${1:-240}" "${sql_arguments[@]}"
+  server_log
+}
+service() {
+  start_server -l pg_omen -c max_connections=500 || return 1
+  step sql 300 "$python" "$here/sql.py" "$data" --limit 260 --engines gpu "${sql_arguments[@]}"
+  step service 260 "$python" "$here/service.py" "$data" --limit 240
+  server_log
+}
+server_log() {
   if [[ -n ${PGLOG:-} ]]; then grep -E 'WARNING|ERROR|LOG:.*omen' "$PGLOG" | tail -n 40 >>"$log"; fi
   return 0
 }
@@ -106,6 +120,7 @@ for part in "${parts[@]}"; do
     quick) make_data "$scale" 120 "${tiny[@]}" && { search 150; torch; } ;;
     full) make_data "$scale" 120 "${tiny[@]}" && { search 110; torch; sql 240; } ;;
     sql) make_data "$scale" 120 "${tiny[@]}" && sql 240 ;;
+    service) make_data "$scale" 120 "${tiny[@]}" && service ;;
     10m)
       make_data $((10 * scale)) 240 "${tiny[@]}" &&
         { search 200 --no-codes --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512; torch; }
@@ -117,7 +132,7 @@ for part in "${parts[@]}"; do
         [[ ! -f $file ]] || { make_data 1000000 120 --npz "$file" && { search 100; torch; }; }
       done
       ;;
-    *) echo "no part $part"; sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) echo "no part $part"; sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
 done
 echo

@@ -274,7 +274,7 @@ def main():
     args = parser.parse_args()
     bench = Bench(Folder(args.folder), args)
     bench.build()
-    for engine in args.engines.split(","):
+    for engine in filter(None, args.engines.split(",")):
         try:
             bench.engine(engine)
         except psycopg.Error as e:

@@ -44,7 +44,7 @@ run() {
     step steps steps.log "$BIN/gpu_steps" --nocapture --test-threads=4
     step codes codes.log "$BIN/gpu_codes" --nocapture --test-threads=4
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
-    step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=1
+    step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=6
     step tier tier.log "$BIN/gpu_tier" --nocapture
     step load load.log "$BIN/gpu_load" --nocapture
     if sanitizer=$(command -v compute-sanitizer); then

@@ -1,0 +1,181 @@
+"""Many clients on the shared GPU service: a server that libpq's environment names, with the library preloaded, after `sql.py` made its table.
+
+  service.py DIR [--limit 240] [--seconds 4] [--clients 1,8,32,64] [--many 300] [--recall 0.957]
+
+pgbench, prepared, `SELECT id FROM bench ORDER BY embedding <-> q LIMIT 10` where q is read from a table of the queries by its number
+(pgbench has no binary parameters), on the service, on the CPU, and from one client on a GPU context of its own; beside it two limits:
+`pgbench -S`, and the read of ten rows by key with their vectors detoasted. Then more clients than the machine has memory for contexts,
+and a search while four clients insert and VACUUM runs. Prints JSON lines.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from folder import Folder, recall
+from sql import K, Vector, connect
+
+SEARCH = "\\set i random(0, {last})\nSELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = :i) LIMIT 10;\n"
+KEYS = ", ".join(f":k{i}" for i in range(10))
+TEN_ROWS = "".join(f"\\set k{i} random(0, {{rows}})\n" for i in range(10)) + f"SELECT sum(vector_norm(embedding)) FROM bench WHERE id IN ({KEYS});\n"
+INSERT = "\\set i random(0, {last})\nINSERT INTO bench SELECT 2000000000, query FROM bench_single WHERE i = :i;\n"
+
+
+class Service:
+    """What is measured on one server; prints as it goes."""
+
+    def __init__(self, data: Folder, args, scripts: Path):
+        self.data, self.args, self.scripts = data, args, scripts
+        self.until = time.monotonic() + args.limit
+        for name, text in (("search", SEARCH), ("ten_rows", TEN_ROWS), ("insert", INSERT)):
+            (scripts / name).write_text(text.format(last=data.nq - 1, rows=data.n - 1))
+
+    def line(self, part: str, **values):
+        print(json.dumps({"part": part} | values), flush=True)
+
+    def prepare(self):
+        """The table of single queries, the key, pgbench's own tables; and the index on the GPU."""
+        with connect() as conn:
+            conn.execute("CREATE UNIQUE INDEX IF NOT EXISTS bench_key ON bench (id)")
+            conn.execute(f"DROP TABLE IF EXISTS bench_single; CREATE TABLE bench_single (i int, query vector({self.data.dim}))")
+            conn.execute("ALTER TABLE bench_single ALTER query SET STORAGE PLAIN")
+            with conn.cursor() as cur:
+                cur.executemany("INSERT INTO bench_single VALUES (%s, %b)", [(i, Vector(q)) for i, q in enumerate(self.data.queries)])
+            conn.execute("ALTER TABLE bench_single ADD PRIMARY KEY (i)")
+            conn.execute("VACUUM (ANALYZE) bench_single")
+            conn.execute("SELECT count(*) FROM bench_single")
+            subprocess.run(["pgbench", "-i", "-s", "10", "-q"], check=True, capture_output=True)
+            conn.execute("SELECT omen_load('bench_idx')")
+            until = time.monotonic() + 60
+            while not (tier := conn.execute("SELECT hot_tiers FROM omen_stat_gpu").fetchone()) or not tier[0]:
+                if time.monotonic() > until:
+                    raise SystemExit("the service has not loaded the index within a minute")
+                time.sleep(0.2)
+
+    def options(self, settings: dict) -> dict:
+        """The environment in which a client has these settings."""
+        named = {"omen.recall": self.args.recall} | settings
+        return os.environ | {"PGOPTIONS": " ".join(f"-c {name}={value}" for name, value in named.items())}
+
+    def pgbench(self, *arguments: str, clients: int, settings: dict | None = None, seconds: int | None = None) -> subprocess.Popen:
+        threads = max(1, min(clients, (os.cpu_count() or 2) // 2))
+        command = ["pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", str(threads), "-T", str(seconds or self.args.seconds), *arguments]
+        return subprocess.Popen(command, env=self.options(settings or {}), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def outcome(self, run: subprocess.Popen) -> dict:
+        """Transactions a second without the connecting, and their mean time; what failed."""
+        out, err = run.communicate()
+        rate = re.search(r"tps = ([\d.]+)", out)
+        mean = re.search(r"latency average = ([\d.]+)", out)
+        failed = re.search(r"number of failed transactions: (\d+)", out)
+        return {"tps": rate and float(rate[1]), "mean_ms": mean and float(mean[1]), "failed": failed and int(failed[1]),
+                "errors": (err.strip().splitlines() or [""])[-1] if run.returncode else None}
+
+    def stats(self, conn) -> dict:
+        cur = conn.execute("SELECT searches, batches, mean_batch, max_batch, busy_us, refused, abandoned, timeouts, failed_batches, breaker "
+                           "FROM omen_stat_gpu")
+        row = cur.fetchone() or ()
+        return {c.name: v if isinstance(v, (int, str, type(None))) else float(v) for c, v in zip(cur.description, row)}
+
+    def search(self, clients: int, seconds: int | None = None, **settings) -> dict:
+        """One run of searches, with what the service did meanwhile."""
+        with connect() as conn:
+            conn.execute("SELECT omen_stat_reset()")
+            began = time.monotonic()
+            found = self.outcome(self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings=settings, seconds=seconds))
+            stats = self.stats(conn)
+        stats["busy"] = (stats.get("busy_us") or 0) / 1e6 / (time.monotonic() - began)
+        return found | stats
+
+    def rates(self, clients: int):
+        """All configurations from so many clients."""
+        found = {
+            "pgbench -S": self.outcome(self.pgbench("-S", clients=clients)),
+            "ten rows": self.outcome(self.pgbench("-f", str(self.scripts / "ten_rows"), clients=clients)),
+            "service": self.search(clients, **{"omen.engine": "gpu"}),
+            "cpu": self.search(clients, **{"omen.engine": "cpu"}),
+            "auto": self.search(clients, **{"omen.engine": "auto"}),
+        }
+        if clients == 1:
+            found["own context"] = self.search(clients, **{"omen.engine": "gpu", "omen.gpu_context": "backend"})
+        for how, values in found.items():
+            self.line("clients", clients=clients, how=how, **values)
+
+    def recall(self):
+        """That the searches of the service find what they should."""
+        n = min(500, self.data.nq)
+        found = np.full((n, K), -1, np.int64)
+        with connect({"omen.engine": "gpu", "omen.recall": self.args.recall}) as conn:
+            for i in range(n):
+                rows = conn.execute("SELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = %s) LIMIT 10", (i,))
+                ids = [r[0] for r in rows.fetchall()]
+                found[i, :len(ids)] = ids
+            last = conn.execute("SELECT engine, fallback_reason FROM omen_last_scan()").fetchone()
+        self.line("clients_recall", recall=recall(found, self.data.neighbors), engine=last[0], reason=last[1])
+
+    def device_mb(self) -> int | None:
+        """Memory in use on the first card."""
+        try:
+            out = subprocess.run(["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"], capture_output=True, text=True)
+            return int(out.stdout.split()[0])
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def many(self):
+        """More sessions than contexts would fit."""
+        before = self.device_mb()
+        run = self.pgbench("-f", str(self.scripts / "search"), clients=self.args.many, settings={"omen.engine": "gpu"}, seconds=6)
+        time.sleep(4)
+        during = self.device_mb()
+        with connect() as conn:
+            stats = self.stats(conn)
+        self.line("clients_many", clients=self.args.many, device_mb_before=before, device_mb_during=during, **self.outcome(run), **stats)
+
+    def while_writing(self, clients: int):
+        """Searches alone, then while four clients insert and VACUUM runs again and again."""
+        seconds = max(8, 2 * self.args.seconds)
+        alone = self.search(clients, seconds, **{"omen.engine": "gpu"})
+        inserts = self.pgbench("-f", str(self.scripts / "insert"), clients=4, seconds=seconds)
+        with connect() as conn:
+            conn.execute("SELECT omen_stat_reset()")
+            run = self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings={"omen.engine": "gpu"}, seconds=seconds)
+            n_vacuums = 0
+            while run.poll() is None:
+                conn.execute("DELETE FROM bench WHERE id = 2000000000 AND ctid IN (SELECT ctid FROM bench WHERE id = 2000000000 LIMIT 50)")
+                conn.execute("VACUUM bench")
+                n_vacuums += 1
+            written, found, stats = self.outcome(inserts), self.outcome(run), self.stats(conn)
+        self.line("clients_writing", clients=clients, alone=alone["tps"], share=found["tps"] and alone["tps"] and found["tps"] / alone["tps"],
+                  inserts=written, vacuums=n_vacuums, **found, **stats)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for everything")
+    parser.add_argument("--seconds", type=int, default=4, help="of each run")
+    parser.add_argument("--clients", default="1,8,32,64")
+    parser.add_argument("--many", type=int, default=300)
+    parser.add_argument("--recall", type=float, default=0.957, help="omen.recall")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scripts:
+        service = Service(Folder(args.folder), args, Path(scripts))
+        service.prepare()
+        service.recall()
+        counts = [int(n) for n in args.clients.split(",")]
+        for what in (*(lambda n=n: service.rates(n) for n in counts), service.many, lambda: service.while_writing(counts[-1])):
+            if service.until - time.monotonic() < 8 * args.seconds:
+                service.line("note", text="clients: no time for the rest")
+                break
+            what()
+
+
+if __name__ == "__main__":
+    main()
