@@ -424,6 +424,7 @@ CREATE FUNCTION omen_stat_get_gpu(
 	OUT queued bigint,
 	OUT queue_slots bigint,
 	OUT busy_us bigint,
+	OUT device_us bigint,
 	OUT refused bigint,
 	OUT abandoned bigint,
 	OUT timeouts bigint,

@@ -90,7 +90,7 @@ static ENGINE: GucSetting<EngineSetting> = GucSetting::<EngineSetting>::new(Engi
 static GPU_CONTEXT: GucSetting<ContextSetting> =
     GucSetting::<ContextSetting>::new(ContextSetting::Auto);
 static GPU_AUTOLOAD: GucSetting<bool> = GucSetting::<bool>::new(true);
-static GPU_QUEUE_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(128);
+static GPU_QUEUE_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.95);
 static ITERATIVE_SCAN: GucSetting<IterativeScan> =
@@ -120,9 +120,11 @@ pub(crate) fn gpu_autoload() -> bool {
     GPU_AUTOLOAD.get()
 }
 
-/// `omen.gpu_queue_slots`, which is a setting only if the library was preloaded.
-pub(crate) fn gpu_queue_slots() -> usize {
-    GPU_QUEUE_SLOTS.get() as usize
+/// `omen.gpu_queue_slots`, which is a setting only if the library was preloaded; `None`: as many as there may be sessions.
+pub(crate) fn gpu_queue_slots() -> Option<usize> {
+    usize::try_from(GPU_QUEUE_SLOTS.get())
+        .ok()
+        .filter(|n| *n > 0)
 }
 
 /// `omen.probes`: lists to visit; 0: as many as `omen.recall` needs.
@@ -283,9 +285,9 @@ pub(crate) fn define() {
         GucRegistry::define_int_guc(
             c"omen.gpu_queue_slots",
             c"Number of searches that may wait for the shared GPU service.",
-            c"Takes 128 kB of shared memory each. A search that finds none free is answered by the CPU.",
+            c"Zero: one for each connection and parallel worker, at most 1024. Takes 128 kB of shared memory each. A search that finds none free is answered by the CPU.",
             &GPU_QUEUE_SLOTS,
-            8,
+            0,
             1024,
             GucContext::Postmaster,
             GucFlags::default(),

@@ -125,8 +125,9 @@ def service_table(s: dict) -> list[str]:
             searches = how in ("service", "auto")
             rows.append([f"{how}, {clients} clients", number(line["tps"]), number(line["mean_ms"], 3), share,
                          number(line.get("mean_batch"), 1) if searches else "-", number(100 * line["busy"], 0) + " %" if searches else "-",
+                         number(100 * line["device"], 0) + " %" if searches else "-",
                          line["errors"] or "-"])
-    out = table(["pgbench", "tps", "mean ms", "of ten rows", "mean batch", "device busy", "errors"], rows) if rows else []
+    out = table(["pgbench", "tps", "mean ms", "of ten rows", "mean batch", "worker busy", "device", "errors"], rows) if rows else []
     for line in s.get("clients_recall", []):
         out.append(f"recall of the service's searches: {line['recall']:.3f} ({line['engine']}{', ' + line['reason'] if line['reason'] else ''})")
     for line in s.get("clients_many", []):

@@ -79,7 +79,7 @@ class Service:
                 "errors": (err.strip().splitlines() or [""])[-1] if run.returncode else None}
 
     def stats(self, conn) -> dict:
-        cur = conn.execute("SELECT searches, batches, mean_batch, max_batch, busy_us, refused, abandoned, timeouts, failed_batches, breaker "
+        cur = conn.execute("SELECT searches, batches, mean_batch, max_batch, busy_us, device_us, refused, abandoned, timeouts, failed_batches, breaker "
                            "FROM omen_stat_gpu")
         row = cur.fetchone() or ()
         return {c.name: v if isinstance(v, (int, str, type(None))) else float(v) for c, v in zip(cur.description, row)}
@@ -91,7 +91,9 @@ class Service:
             began = time.monotonic()
             found = self.outcome(self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings=settings, seconds=seconds))
             stats = self.stats(conn)
-        stats["busy"] = (stats.get("busy_us") or 0) / 1e6 / (time.monotonic() - began)
+        seconds = time.monotonic() - began
+        for share in ("busy", "device"):
+            stats[share] = (stats.get(f"{share}_us") or 0) / 1e6 / seconds
         return found | stats
 
     def rates(self, clients: int):

@@ -23,6 +23,12 @@ const WEIGHT: f64 = 0.2;
 /// The dearer engine is tried once in so many rounds, if it is not dearer than `MAX_DEARER` times.
 const TRY_EVERY: u32 = 64;
 const MAX_DEARER: f64 = 8.0;
+/// A search on the CPU, of which none was measured, is guessed to take so many seconds, and more by the entry and its dimensions; if that is
+/// not so many times what the GPU takes, it is tried.
+const GUESS: f64 = 20e-6;
+const GUESS_ENTRY: f64 = 3e-9;
+const GUESS_DIMENSION: f64 = 30e-12;
+const WORTH_A_TRY: f64 = 2.0;
 /// Sessions remember so many files.
 const MAX_FILES: usize = 1024;
 
@@ -142,27 +148,43 @@ pub(super) fn loading_pays(
 }
 
 /// Whether the GPU is the better choice for a round over so many lists, given a loaded tier.
-pub(super) fn prefers_gpu(file: FileId, n_lists: usize) -> bool {
+pub(super) fn prefers_gpu(file: FileId, index: &Index, n_lists: usize) -> bool {
     with(file, |costs| {
         let (gpu, cpu) = (costs.gpu.predict(n_lists), costs.cpu.predict(n_lists));
-        costs.prefer_gpu(gpu, cpu)
+        costs.prefer_gpu(gpu, cpu, cpu_guess(index, n_lists))
     })
 }
 
 /// As [`prefers_gpu`], for so many queries of so many lists each.
-pub(super) fn prefers_gpu_for_batch(file: FileId, n_queries: usize, n_lists: usize) -> bool {
+pub(super) fn prefers_gpu_for_batch(
+    file: FileId,
+    index: &Index,
+    n_queries: usize,
+    n_lists: usize,
+) -> bool {
     with(file, |costs| {
         let gpu = costs.gpu_batch.predict(n_queries * n_lists);
         let cpu = costs.cpu.predict(n_lists).map(|cpu| cpu * n_queries as f64);
-        costs.prefer_gpu(gpu, cpu)
+        let guess = cpu_guess(index, n_lists) * n_queries as f64;
+        costs.prefer_gpu(gpu, cpu, guess)
     })
 }
 
+/// Seconds that a search of so many lists may take on the CPU, where none was measured: a session need not have searched there before the
+/// tier was, as others load it too.
+fn cpu_guess(index: &Index, n_lists: usize) -> f64 {
+    let share = n_lists as f64 / f64::from(index.n_lists().max(1));
+    let entries = index.meta.built_rows as f64 * share.min(1.0);
+    GUESS + entries * (GUESS_ENTRY + GUESS_DIMENSION * f64::from(index.meta.dim))
+}
+
 impl Costs {
-    /// Whether the GPU is to be taken, by the seconds predicted for both. What is not known yet is found out.
-    fn prefer_gpu(&mut self, gpu: Option<f64>, cpu: Option<f64>) -> bool {
-        let (Some(gpu), Some(cpu)) = (gpu, cpu) else {
-            return true;
+    /// Whether the GPU is to be taken, by the seconds predicted for both. What is not known yet is found out, of the CPU only if by `guess`
+    /// it is worth a try.
+    fn prefer_gpu(&mut self, gpu: Option<f64>, cpu: Option<f64>, guess: f64) -> bool {
+        let Some(gpu) = gpu else { return true };
+        let Some(cpu) = cpu else {
+            return guess > gpu * WORTH_A_TRY;
         };
         self.since_try += 1;
         let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };

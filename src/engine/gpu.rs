@@ -64,7 +64,7 @@ pub(super) fn search(
             let what = "lists given to a hot tier of codes alone";
             return Err(GpuError::Unsupported(what.into()).into());
         }
-        if setting == EngineSetting::Auto && !choice::prefers_gpu(file, n_lists) {
+        if setting == EngineSetting::Auto && !choice::prefers_gpu(file, index, n_lists) {
             return Ok(None);
         }
         let found = search_tier(loaded, request, record)?;

@@ -149,7 +149,7 @@ fn attempt(
         return by_list;
     }
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), n_lists) {
+    if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), index, n_lists) {
         return Ok(None);
     }
     let has_rows = loaded.tier.parts().rows();

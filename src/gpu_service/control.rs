@@ -61,8 +61,12 @@ pub(crate) struct Control {
     pub(crate) searches: AtomicU64,
     /// Searches of the largest.
     pub(crate) max_batch: AtomicU64,
-    /// Microseconds in which a batch ran.
+    /// The largest batch of those served together last.
+    pub(crate) last_batch: AtomicU64,
+    /// Microseconds in which the worker was not idle.
     pub(crate) busy_us: AtomicU64,
+    /// Microseconds in which a batch ran.
+    pub(crate) device_us: AtomicU64,
     /// Searches that found no free slot.
     pub(crate) refused: AtomicU64,
     /// Searches given up by their session: cancelled or out of time.
@@ -107,6 +111,7 @@ impl Control {
             &self.searches,
             &self.max_batch,
             &self.busy_us,
+            &self.device_us,
             &self.refused,
             &self.abandoned,
             &self.failures,

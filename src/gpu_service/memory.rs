@@ -14,6 +14,8 @@ use crate::guc;
 const NAME: &core::ffi::CStr = c"pg_omen GPU service";
 /// Bytes of a slot: a query of the most dimensions, or an answer of some thousand candidates and lists.
 const SLOT_BYTES: usize = 128 << 10;
+/// Most slots, if the setting does not say.
+const MAX_SLOTS: usize = 1024;
 /// Areas through which tiers are loaded.
 const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
@@ -44,6 +46,15 @@ static SERVICE: OnceLock<Option<Service>> = OnceLock::new();
 static mut PREVIOUS_REQUEST: pg_sys::shmem_request_hook_type = None;
 static mut PREVIOUS_STARTUP: pg_sys::shmem_startup_hook_type = None;
 
+/// Slots of the queue: the same in every process, as none of what they depend on changes before a restart.
+fn n_slots() -> usize {
+    guc::gpu_queue_slots().unwrap_or_else(|| {
+        // SAFETY: settings, read before libraries are loaded.
+        let processes = unsafe { pg_sys::MaxConnections + pg_sys::max_worker_processes };
+        (processes.max(0) as usize).clamp(8, MAX_SLOTS)
+    })
+}
+
 fn load_at(n_slots: usize) -> usize {
     (QUEUE_AT + Queue::bytes(n_slots, SLOT_BYTES)).next_multiple_of(4096)
 }
@@ -57,7 +68,7 @@ pub(super) fn request() {
     // SAFETY: hooks are chained as Postgres wants it; nothing else of this process runs.
     unsafe {
         #[cfg(feature = "pg14")]
-        pg_sys::RequestAddinShmemSpace(bytes(guc::gpu_queue_slots()));
+        pg_sys::RequestAddinShmemSpace(bytes(n_slots()));
         #[cfg(not(feature = "pg14"))]
         {
             PREVIOUS_REQUEST = pg_sys::shmem_request_hook;
@@ -76,7 +87,7 @@ unsafe extern "C-unwind" fn on_request() {
         if let Some(previous) = PREVIOUS_REQUEST {
             previous();
         }
-        pg_sys::RequestAddinShmemSpace(bytes(guc::gpu_queue_slots()));
+        pg_sys::RequestAddinShmemSpace(bytes(n_slots()));
     }
 }
 
@@ -87,7 +98,7 @@ unsafe extern "C-unwind" fn on_startup() {
         if let Some(previous) = PREVIOUS_STARTUP {
             previous();
         }
-        let n_slots = guc::gpu_queue_slots();
+        let n_slots = n_slots();
         let mut found = false;
         let lock = &raw mut (*pg_sys::MainLWLockArray.add(ADDIN_SHMEM_INIT_LOCK)).lock;
         pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_EXCLUSIVE);
@@ -116,7 +127,7 @@ fn attach() -> Option<Service> {
     if start.is_null() {
         return None;
     }
-    let n_slots = guc::gpu_queue_slots();
+    let n_slots = n_slots();
     // SAFETY: the memory was made in the postmaster with these sizes, which need a restart to change, and is at the same address in what it
     // forks, for as long as these live.
     unsafe {

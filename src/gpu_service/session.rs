@@ -1,6 +1,7 @@
 //! A session's side of a search: puts the query into a slot, waits for the answer, or gives up.
 
 use std::cell::Cell;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
@@ -10,12 +11,15 @@ use omen_service::message::{ChosenList, MessageError, Refusal, Request, StaleLis
 use pgrx::{pg_guard, pg_sys};
 
 use super::breaker::now;
-use super::control::{State, add};
+use super::control::{State, add, get};
 use super::memory::Service;
 use super::wake::{self, Event};
 
-/// An answer that comes within this time is not slept for: falling asleep and being woken takes about as long.
-const SPIN: Duration = Duration::from_micros(60);
+/// An answer that comes within this time is not slept for: falling asleep and being woken take a fifth of it. That is so where few search; where
+/// many do, the cores have better things to do, and answers come later.
+const SPIN: Duration = Duration::from_micros(250);
+/// Few, if a core each leaves this share of the machine to others.
+const CORES_OF_FEW: usize = 4;
 /// Sleeping, a session looks so often whether the service still lives.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -132,7 +136,7 @@ fn other(error: MessageError) -> Refusal {
 /// Waits until the answer is there.
 fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), GpuError> {
     let spin_until = Instant::now() + SPIN;
-    while Instant::now() < spin_until {
+    while few_search(service) && Instant::now() < spin_until {
         for _ in 0..32 {
             if waiting.is_done() {
                 return Ok(());
@@ -160,6 +164,13 @@ fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), 
             return Err(GpuError::TimedOut);
         }
     }
+}
+
+/// Whether few sessions search at present, by the size of the last batch.
+fn few_search(service: &Service) -> bool {
+    static CORES: OnceLock<usize> = OnceLock::new();
+    let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+    get(&service.control.last_batch) as usize <= (cores / CORES_OF_FEW).max(1)
 }
 
 /// Sees to it that a session that ends in the middle of a search leaves no slot behind.

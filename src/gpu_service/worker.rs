@@ -33,8 +33,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const NO_GPU_PAUSE: Duration = Duration::from_secs(600);
 /// After so long without an end, the next one is the first.
 const LONG_UP: Duration = Duration::from_secs(600);
-/// The worker looks for requests so long before it sleeps: clients that are answered often ask again at once.
-const SPIN: Duration = Duration::from_micros(50);
+/// The worker looks for requests so long before it sleeps: clients that are answered often ask again at once, and those of a single connection
+/// need so long to read an answer and ask again.
+const SPIN: Duration = Duration::from_micros(250);
 /// Sleeping, it looks so often whether its settings have changed; while a tier is loaded, whether that is done.
 const NAP: Duration = Duration::from_secs(1);
 const NAP_WHILE_LOADING: Duration = Duration::from_millis(2);
@@ -168,8 +169,10 @@ fn note(service: &Service, served: &Served, elapsed: Duration) {
     add(&control.batches, served.n_batches as u64);
     add(&control.searches, served.n_requests as u64);
     add(&control.busy_us, elapsed.as_micros() as u64);
+    add(&control.device_us, served.device.as_micros() as u64);
     add(&control.failures, served.n_failed as u64);
     let largest = served.largest_batch as u64;
+    control.last_batch.store(largest, Ordering::Relaxed);
     control.max_batch.fetch_max(largest, Ordering::Relaxed);
     if served.n_failed == 0 {
         control.failed_starts.store(0, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 mod admit;
 mod hosted;
+mod owed;
 
 pub use hosted::TierUse;
 
@@ -12,14 +13,20 @@ use hosted::Hosted;
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier};
-use std::collections::HashMap;
+use owed::Owed;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// Most requests of a round, hence of a batch.
 pub const MAX_BATCH: usize = 256;
+/// Most rounds without a pause for the server's other duties.
+const MAX_ROUNDS: usize = 16;
 
-/// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g.
-pub type Search<'a> = dyn FnMut(&Tier, &mut Batch<'_>, f32) -> Result<BatchFound, GpuError> + 'a;
+/// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g, and what is to be called again and
+/// again while the device works.
+pub type Search<'a> =
+    dyn FnMut(&Tier, &mut Batch<'_>, f32, &mut dyn FnMut()) -> Result<BatchFound, GpuError> + 'a;
 
 /// The server's state: a device, and tiers in its memory.
 pub struct Server {
@@ -28,7 +35,7 @@ pub struct Server {
     tiers: HashMap<TierKey, Hosted>,
 }
 
-/// What a round did.
+/// What rounds did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Served {
     /// Requests taken, all of which have been answered.
@@ -39,6 +46,8 @@ pub struct Served {
     pub n_failed: usize,
     /// Requests of the largest.
     pub largest_batch: usize,
+    /// What those that did not fail took, their waits for the device included.
+    pub device: Duration,
     /// The device is lost: the process should end. What followed was answered with `Status::Down`.
     pub error: Option<GpuError>,
 }
@@ -112,22 +121,45 @@ impl Server {
         uses
     }
 
-    /// One round: answers what is ready, at most [`MAX_BATCH`] requests. `deadline` is that of each batch; `wake` gets the numbers of
-    /// owners that sleep.
+    /// Answers what is ready, at most [`MAX_BATCH`] requests at once, and what has become ready meanwhile. `deadline` is that of each batch;
+    /// `wake` gets the numbers of owners that sleep.
     pub fn serve(&mut self, deadline: Duration, wake: &mut dyn FnMut(u32)) -> Served {
-        let mut search = |tier: &Tier, batch: &mut Batch<'_>, rounding: f32| {
-            tier.search_batch(batch, rounding, deadline, &mut || Ok(()))
-        };
+        let mut search =
+            |tier: &Tier, batch: &mut Batch<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
+                let mut poll = || {
+                    meanwhile();
+                    Ok(())
+                };
+                tier.search_batch(batch, rounding, deadline, &mut poll)
+            };
         self.serve_with(&mut search, wake)
     }
 
     /// As [`Self::serve`], with another way to search: for tests of what happens when the device fails.
     pub fn serve_with(&mut self, search: &mut Search<'_>, wake: &mut dyn FnMut(u32)) -> Served {
-        let taken = self.queue.take_ready(MAX_BATCH);
-        let mut served = Served {
-            n_requests: taken.len(),
-            ..Served::default()
-        };
+        let mut served = Served::default();
+        let mut owed = VecDeque::new();
+        for _ in 0..MAX_ROUNDS {
+            if served.error.is_some() {
+                break;
+            }
+            let taken = self.queue.take_ready(MAX_BATCH);
+            if taken.is_empty() {
+                break;
+            }
+            served.n_requests += taken.len();
+            for group in self.groups(taken, wake) {
+                self.serve_group(group, search, &mut owed, wake, &mut served);
+            }
+        }
+        for answer in owed {
+            answer.tell(&self.queue, wake);
+        }
+        served
+    }
+
+    /// The requests that their tiers can answer, those together that one batch can answer; the others are refused.
+    fn groups(&mut self, taken: Vec<Taken>, wake: &mut dyn FnMut(u32)) -> Vec<Vec<Admitted>> {
         let mut groups: Vec<Vec<Admitted>> = Vec::new();
         for taken in taken {
             let head = match admit(&mut self.tiers, self.queue.request(&taken)) {
@@ -143,17 +175,15 @@ impl Server {
                 None => groups.push(vec![request]),
             }
         }
-        for group in groups {
-            self.serve_group(group, search, wake, &mut served);
-        }
-        served
+        groups
     }
 
-    /// Answers requests that go with each other.
+    /// Searches for requests that go with each other; meanwhile tells what is owed.
     fn serve_group(
         &mut self,
         group: Vec<Admitted>,
         search: &mut Search<'_>,
+        owed: &mut VecDeque<Owed>,
         wake: &mut dyn FnMut(u32),
         served: &mut Served,
     ) {
@@ -165,21 +195,29 @@ impl Server {
                 served.largest_batch = served.largest_batch.max(group.len());
                 let start = Instant::now();
                 hosted.last_used = start;
-                search_group(&self.queue, hosted, &group, search)
-                    .map(|found| (found, start.elapsed()))
+                let queue = &self.queue;
+                let mut meanwhile = || {
+                    if let Some(answer) = owed.pop_front() {
+                        answer.tell(queue, wake);
+                    }
+                };
+                search_group(queue, hosted, &group, search, &mut meanwhile)
+                    .map(|found| (hosted, Rc::new(found), start.elapsed()))
                     .map_err(Refusal::Gpu)
             }
         };
         match outcome {
-            Ok((found, took)) => {
+            Ok((hosted, found, took)) => {
                 let us = took.as_micros();
+                served.device += took;
                 let batch = Answer {
                     batch_size: group.len() as u32,
                     device_us: u32::try_from(us).unwrap_or(u32::MAX),
                     ..Answer::default()
                 };
+                hosted.n_requests += group.len() as u64;
                 for (q, request) in group.into_iter().enumerate() {
-                    self.answer(request, batch, &found, q, wake);
+                    owed.push_back(Owed::new(request, hosted, found.clone(), q, batch));
                 }
             }
             // One of them may be the reason: it alone gets the error.
@@ -187,7 +225,7 @@ impl Server {
                 if group.len() > 1 =>
             {
                 for request in group {
-                    self.serve_group(vec![request], search, wake, served);
+                    self.serve_group(vec![request], search, owed, wake, served);
                 }
             }
             Err(refusal) => {
@@ -200,35 +238,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// Answers query `q` of a batch.
-    fn answer(
-        &mut self,
-        request: Admitted,
-        batch: Answer,
-        found: &BatchFound,
-        q: usize,
-        wake: &mut dyn FnMut(u32),
-    ) {
-        let Some(hosted) = self.tiers.get_mut(&request.head.key) else {
-            return self.refuse(request.taken, &Refusal::NotLoaded, wake);
-        };
-        hosted.n_requests += 1;
-        let (all, k) = (found.of(q), request.head.k as usize);
-        // What is cut off was known to be next.
-        let (items, frontier) = match all.get(k) {
-            Some(next) => (&all[..k], next.key),
-            None => (all, found.heads[q].frontier),
-        };
-        let lists = hosted.chosen(found, q);
-        let answer = Answer { frontier, ..batch };
-        let write = |payload: &mut [u8]| {
-            answer.encode(items, &lists, payload).unwrap_or_else(|e| {
-                encode_error(&GpuError::Unsupported(format!("answer: {e}")), payload)
-            })
-        };
-        self.queue.answer(request.taken, write, wake);
     }
 
     fn refuse(&self, taken: Taken, refusal: &Refusal, wake: &mut dyn FnMut(u32)) {
@@ -247,6 +256,7 @@ fn search_group(
     hosted: &Hosted,
     group: &[Admitted],
     search: &mut Search<'_>,
+    meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
     let (tier, form) = (&hosted.tier, group[0].head);
     let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
@@ -278,5 +288,5 @@ fn search_group(
         want_lists: true,
         tuning: Tuning::default(),
     };
-    search(tier, &mut batch, form.rounding)
+    search(tier, &mut batch, form.rounding, meanwhile)
 }

@@ -9,6 +9,7 @@ mod serving;
 use gpu::{Fixture, Flavour};
 use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Tier};
 use omen_ivf::Metric;
+use omen_service::client::claim;
 use omen_service::message::{Answer, Refusal, Request};
 use omen_service::serve::Served;
 use region::rng;
@@ -37,8 +38,17 @@ fn ask(world: &World, number: u32, k: u32, query: &gpu::Query) -> omen_service::
     world.ask(0, &request, &query.q, &[])
 }
 
-fn really(tier: &Tier, batch: &mut Batch<'_>, g: f32) -> Result<BatchFound, GpuError> {
-    tier.search_batch(batch, g, Duration::from_secs(60), &mut || Ok(()))
+fn really(
+    tier: &Tier,
+    batch: &mut Batch<'_>,
+    g: f32,
+    meanwhile: &mut dyn FnMut(),
+) -> Result<BatchFound, GpuError> {
+    let mut poll = || {
+        meanwhile();
+        Ok(())
+    };
+    tier.search_batch(batch, g, Duration::from_secs(60), &mut poll)
 }
 
 fn gpu_error(error: GpuError) -> Result<(), Refusal> {
@@ -61,18 +71,20 @@ fn one_that_spoils_a_batch_does_not_spoil_the_others() {
             .zip(&queries.items)
             .map(|(k, q)| ask(&world, 1, *k, q))
             .collect();
-        let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32| {
-            if batch.k == 7 {
-                return Err(error.clone());
-            }
-            really(tier, batch, g)
-        };
+        let mut search =
+            |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+                if batch.k == 7 {
+                    return Err(error.clone());
+                }
+                really(tier, batch, g, meanwhile)
+            };
         let served = world.server.serve_with(&mut search, &mut |_| ());
         let expected = Served {
             n_requests: 5,
             n_batches: 6,
             n_failed: 2,
             largest_batch: 5,
+            device: served.device,
             error: None,
         };
         assert_eq!(served, expected);
@@ -99,7 +111,7 @@ fn a_lost_device_ends_the_round() {
             .map(|(number, q)| ask(&world, number, 2, q))
             .collect();
         let mut n_calls = 0;
-        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32| {
+        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| {
             n_calls += 1;
             Err(error.clone())
         };
@@ -126,7 +138,8 @@ fn other_errors_are_everybodys_and_pass() {
     let (mut world, queries) = world(16 << 10, "other_errors_are_everybodys_and_pass");
     for error in [GpuError::Busy, GpuError::Other("strange".into())] {
         let asked = [0, 1].map(|q| ask(&world, 1, 2, &queries.items[q]));
-        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32| Err(error.clone());
+        let mut search =
+            |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| Err(error.clone());
         let served = world.server.serve_with(&mut search, &mut |_| ());
         assert_eq!((served.n_batches, served.error), (1, None));
         for waiting in asked {
@@ -176,5 +189,54 @@ fn tiers_come_and_go() {
     assert!(world.server.insert(key(2), tier).is_some());
     assert_eq!(numbers(&world), [2]);
     assert_eq!(world.server.uses()[0].n_requests, 0);
+    world.end();
+}
+
+#[test]
+fn answers_are_told_while_the_device_works_on_the_next_batch() {
+    let (mut world, queries) = world(16 << 10, "answers_are_told_while_the_device_works");
+    let queue = world.queue;
+    let first = ask(&world, 1, 2, &queries.items[0]);
+    let (mut second, mut n_calls) = (None, 0);
+    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+        n_calls += 1;
+        if n_calls == 1 {
+            // It becomes ready while the device works on the first.
+            let request = request_of(key(2), &queries.items[1]);
+            let mut claim = claim(&queue, 2, 0).unwrap();
+            request
+                .encode(&queries.items[1].q, &[], claim.payload())
+                .unwrap();
+            second = Some(claim.submit(|| ()));
+        } else {
+            assert!(!first.is_done());
+            meanwhile();
+            assert!(first.is_done());
+        }
+        really(tier, batch, g, meanwhile)
+    };
+    let served = world.server.serve_with(&mut search, &mut |_| ());
+    assert_eq!((served.n_requests, served.n_batches), (2, 2));
+    assert_eq!(Reply::of(first).found.len(), 2);
+    assert_eq!(Reply::of(second.unwrap()).found.len(), 1);
+    world.end();
+}
+
+#[test]
+fn what_is_owed_is_told_when_the_device_is_lost() {
+    let (mut world, queries) = world(16 << 10, "what_is_owed_is_told");
+    let asked = [1, 2].map(|number| ask(&world, number, 2, &queries.items[0]));
+    let mut n_calls = 0;
+    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+        n_calls += 1;
+        match n_calls {
+            1 => really(tier, batch, g, meanwhile),
+            _ => Err(GpuError::TimedOut),
+        }
+    };
+    let served = world.server.serve_with(&mut search, &mut |_| ());
+    assert_eq!(served.error, Some(GpuError::TimedOut));
+    let [first, second] = asked.map(|waiting| Reply::of(waiting).outcome);
+    assert_eq!((first, second), (Ok(()), gpu_error(GpuError::TimedOut)));
     world.end();
 }

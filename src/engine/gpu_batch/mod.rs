@@ -97,7 +97,7 @@ pub(super) fn search(
             ..*request
         };
         let auto = setting == EngineSetting::Auto;
-        if auto && !choice::prefers_gpu_for_batch(file, n_queries, n_lists) {
+        if auto && !choice::prefers_gpu_for_batch(file, index, n_queries, n_lists) {
             return Ok(None);
         }
         let began = Instant::now();

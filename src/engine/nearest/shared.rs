@@ -66,7 +66,7 @@ pub(super) fn attempt(
         record.load += began.elapsed();
         outcome?;
     }
-    if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), n_lists) {
+    if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), index, n_lists) {
         return Ok(None);
     }
     let began = Instant::now();
