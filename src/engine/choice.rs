@@ -20,8 +20,8 @@ const OPEN_TIME: Duration = Duration::from_millis(300);
 const LOAD_RATE: f64 = 5e9;
 /// Weight of a new measurement in a running average.
 const WEIGHT: f64 = 0.2;
-/// The dearer engine is tried once in so many rounds, if it is not dearer than `MAX_DEARER` times.
-const TRY_EVERY: u32 = 64;
+/// The dearer engine is tried once in so many rounds, times how much dearer it is, if that is not more than `MAX_DEARER` times.
+const TRY_EVERY: f64 = 64.0;
 const MAX_DEARER: f64 = 8.0;
 /// A search on the CPU, of which none was measured, is guessed to take so many seconds, and more by the entry and its dimensions; if that is
 /// not so many times what the GPU takes, it is tried.
@@ -147,6 +147,15 @@ pub(super) fn loading_pays(
     unserved + to_come > (predicted + open).as_secs_f64()
 }
 
+/// Whether the GPU that this session shares with many others is the better choice for a round over so many lists. They fill the cores, and what it
+/// takes is mostly waiting: searching on the CPU, the session would take from the others what it gains.
+pub(super) fn prefers_crowded_gpu(file: FileId, n_lists: usize) -> bool {
+    with(file, |costs| {
+        let (gpu, cpu) = (costs.gpu.predict(n_lists), costs.cpu.predict(n_lists));
+        !matches!((gpu, cpu), (Some(gpu), Some(cpu)) if cpu * MAX_DEARER < gpu)
+    })
+}
+
 /// Whether the GPU is the better choice for a round over so many lists, given a loaded tier.
 pub(super) fn prefers_gpu(file: FileId, index: &Index, n_lists: usize) -> bool {
     with(file, |costs| {
@@ -188,7 +197,8 @@ impl Costs {
         };
         self.since_try += 1;
         let (cheap, dear) = if gpu < cpu { (gpu, cpu) } else { (cpu, gpu) };
-        let other = self.since_try >= TRY_EVERY && dear < cheap * MAX_DEARER;
+        let times = dear / cheap;
+        let other = f64::from(self.since_try) >= TRY_EVERY * times && times < MAX_DEARER;
         if other {
             self.since_try = 0;
         }

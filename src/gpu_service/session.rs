@@ -167,7 +167,7 @@ fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), 
 }
 
 /// Whether few sessions search at present, by the size of the last batch.
-fn few_search(service: &Service) -> bool {
+pub(crate) fn few_search(service: &Service) -> bool {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
     get(&service.control.last_batch) as usize <= (cores / CORES_OF_FEW).max(1)

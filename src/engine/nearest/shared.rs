@@ -66,8 +66,15 @@ pub(super) fn attempt(
         record.load += began.elapsed();
         outcome?;
     }
-    if setting == EngineSetting::Auto && !choice::prefers_gpu(pages.file(), index, n_lists) {
-        return Ok(None);
+    if setting == EngineSetting::Auto {
+        let prefers_gpu = if session::few_search(service) {
+            choice::prefers_gpu(pages.file(), index, n_lists)
+        } else {
+            choice::prefers_crowded_gpu(pages.file(), n_lists)
+        };
+        if !prefers_gpu {
+            return Ok(None);
+        }
     }
     let began = Instant::now();
     let mut stale = Vec::new();

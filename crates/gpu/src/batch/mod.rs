@@ -20,11 +20,19 @@ use crate::tier::Catalog;
 use codes::NearSlot;
 use omen_ivf::topk::Candidates;
 use plan::{BatchPlan, TierShape, Wanted, fitting};
+use std::ops::Range;
 use std::time::Instant;
 use tuning::Tuning;
 
-/// So many bytes are copied from the device sooner than two parts of them one after the other.
-const MAX_ONE_FETCH: usize = 1 << 16;
+/// Sizes of batches up to `[0]` are rounded up to multiples of `[1]`, so that a few recorded graphs serve all: the rest is filled with copies of the
+/// first query, which read nothing that it does not read.
+const ROUNDED_SIZES: [(usize, usize); 3] = [(16, 1), (64, 4), (256, 16)];
+
+/// How many queries the device searches for, to answer `n`.
+fn rounded_size(n: usize) -> usize {
+    let fits = ROUNDED_SIZES.iter().find(|(most, _)| n <= *most);
+    fits.map_or(n, |(_, step)| n.next_multiple_of(*step))
+}
 
 /// Which lists a batch searches.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -97,12 +105,20 @@ impl BatchFound {
         survivors.iter().map(|&survivor| NearSlot::of(survivor))
     }
 
-    /// Takes what the device answered to a part of the batch.
-    fn add(&mut self, out: &BatchOut<'_>, keep: usize) {
-        self.heads.extend_from_slice(out.heads);
-        self.items.extend_from_slice(out.found);
-        let Some(slots) = &out.slots else { return };
-        let of_queries = slots.survivors.chunks_exact(keep);
+    /// Takes what the device answered to the first `n` queries of a part of the batch.
+    fn add(&mut self, out: &BatchOut<'_>, plan: &BatchPlan, n: usize) {
+        if let Some((lists, n_probes)) = out.chosen {
+            self.probes = plan.probes;
+            self.lists.extend_from_slice(&lists[..n * plan.probes]);
+            self.n_probes.extend_from_slice(&n_probes[..n]);
+        }
+        let Some(slots) = &out.slots else {
+            self.heads.extend_from_slice(&out.heads[..n]);
+            self.items.extend_from_slice(&out.found[..n * self.k]);
+            return;
+        };
+        let keep = plan.keep;
+        let of_queries = slots.survivors.chunks_exact(keep).take(n);
         for (q, survivors) in of_queries.enumerate() {
             let kept = &survivors[..keep.min(slots.counts[q] as usize)];
             let first = self.survivors.len();
@@ -161,17 +177,24 @@ impl BatchSearch<'_, '_> {
         self.times.plan += start.elapsed();
         let mut first = 0;
         while first < batch.n_queries {
+            let left = batch.n_queries - first;
             let wanted = Wanted {
-                n_queries: batch.n_queries - first,
+                n_queries: match batch.source {
+                    Source::Fill(_) => rounded_size(left),
+                    // They are read where they are.
+                    Source::Locked(..) => left,
+                },
                 k: batch.k,
                 probes,
                 spread,
                 rounding: self.rounding,
+                want_lists: batch.want_lists,
             };
             // A quarter is left to searches that follow.
             let plan = fitting(tier, wanted, batch.tuning, self.scratch_limit / 4 * 3)?;
-            self.run_part(batch, &plan, first, &mut found)?;
-            first += plan.wanted.n_queries;
+            let n = plan.wanted.n_queries.min(left);
+            self.run_part(batch, &plan, first..first + n, &mut found)?;
+            first += n;
         }
         Ok(found)
     }
@@ -189,22 +212,29 @@ impl BatchSearch<'_, '_> {
         }
     }
 
-    /// Answers queries `first..first + plan.wanted.n_queries` of the batch.
+    /// Answers some queries of the batch, at most `plan.wanted.n_queries`.
     fn run_part(
         &mut self,
         batch: &mut Batch<'_>,
         plan: &BatchPlan,
-        first: usize,
+        queries: Range<usize>,
         found: &mut BatchFound,
     ) -> Result<(), GpuError> {
         let start = Instant::now();
+        let (first, n) = (queries.start, queries.len());
         let (raw, bounds) = self.engine.begin_batch(plan, &mut self.wait)?;
         let input = match &mut batch.source {
             Source::Fill(fill) => {
-                fill(first, raw, bounds);
+                let (mine, others) = raw.split_at_mut(n * plan.tier.dim);
+                let (bounds, other_bounds) = bounds.split_at_mut(n);
+                fill(first, mine, bounds);
+                for other in others.chunks_exact_mut(plan.tier.dim) {
+                    other.copy_from_slice(&mine[..plan.tier.dim]);
+                }
+                other_bounds.fill(bounds[0]);
                 None
             }
-            Source::Locked(locked, from) => Some(locked.part(*from + first, plan.wanted.n_queries)),
+            Source::Locked(locked, from) => Some(locked.part(*from + first, n)),
         };
         let filled = Instant::now();
         let scales = scales(self.rounding);
@@ -213,14 +243,7 @@ impl BatchSearch<'_, '_> {
         if out.overflow {
             return Err(GpuError::Other("more items than planned for".into()));
         }
-        found.add(&out, plan.keep);
-        let n = plan.wanted.n_queries;
-        if batch.want_lists && !plan.is_exact() {
-            let (lists, n_probes) = self.chosen(plan, 0..n)?;
-            found.probes = plan.probes;
-            found.lists.extend(lists);
-            found.n_probes.extend(n_probes);
-        }
+        found.add(&out, plan, n);
         if self.has_rows {
             let again: Vec<usize> = (0..n)
                 .filter(|&q| self.is_short(&found.heads[first + q], batch.k))
@@ -238,27 +261,18 @@ impl BatchSearch<'_, '_> {
         head.overflow != 0 || ((head.count as usize) < k && head.frontier < f32::INFINITY)
     }
 
-    /// The lists chosen for some queries, `[n, probes]`, and how many of them count.
-    fn chosen(
-        &mut self,
-        plan: &BatchPlan,
-        queries: std::ops::Range<usize>,
-    ) -> Result<(Vec<u32>, Vec<u32>), GpuError> {
-        let (at, n, row) = (queries.start, queries.len(), plan.probes * 4);
-        let (lists, n_probes) = (plan.lists + at * row, plan.n_probes + at * 4);
+    /// The lists chosen for query `q` of the last part.
+    fn chosen(&mut self, plan: &BatchPlan, q: usize) -> Result<Vec<u32>, GpuError> {
+        let row = plan.probes * 4;
         let number = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        let numbers = |bytes: &[u8]| bytes.chunks_exact(4).map(number).collect();
-        let both = (n_probes + n * 4).saturating_sub(lists);
-        if n_probes >= lists + n * row && both <= MAX_ONE_FETCH {
-            let bytes = self.engine.fetch(lists, both, &mut self.wait)?;
-            return Ok((
-                numbers(&bytes[..n * row]),
-                numbers(&bytes[n_probes - lists..]),
-            ));
-        }
-        let lists = self.engine.fetch(lists, n * row, &mut self.wait)?;
-        let n_probes = self.engine.fetch(n_probes, n * 4, &mut self.wait)?;
-        Ok((numbers(&lists), numbers(&n_probes)))
+        let n_probes = self
+            .engine
+            .fetch(plan.n_probes + q * 4, 4, &mut self.wait)?;
+        let lists = self
+            .engine
+            .fetch(plan.lists + q * row, row, &mut self.wait)?;
+        let lists = lists.chunks_exact(4).map(number);
+        Ok(lists.take(number(&n_probes) as usize).collect())
     }
 
     /// Searches some queries of the part again, in rounds that the host plans and with both halves of the queries.
@@ -282,8 +296,7 @@ impl BatchSearch<'_, '_> {
             let lists = if plan.is_exact() {
                 self.catalog.resident(batch.skipped)
             } else {
-                let (mut lists, n_probes) = self.chosen(plan, q..q + 1)?;
-                lists.truncate(n_probes[0] as usize);
+                let lists = self.chosen(plan, q)?;
                 self.catalog.only_resident(&lists, batch.skipped)
             };
             let mut bound = QueryBound::default();

@@ -61,6 +61,17 @@ pub struct Wanted {
     pub spread: f32,
     /// The index's g.
     pub rounding: f32,
+    /// Whether the chosen lists are told.
+    pub want_lists: bool,
+}
+
+/// Where the chosen lists are told. Offsets in bytes of page-locked memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ChosenPlan {
+    /// u32 `[n, probes]`.
+    pub lists: usize,
+    /// u32 `[n]`: how many of them count.
+    pub n_probes: usize,
 }
 
 /// The plan of one batch. Offsets are in bytes: of device scratch, or (`host_*`) of page-locked memory.
@@ -90,6 +101,8 @@ pub struct BatchPlan {
     pub codes: Option<CodePlan>,
     /// The answer of a tier of codes alone, in place of `host_heads` and `host_found`.
     pub slots: Option<SlotsPlan>,
+    /// The chosen lists, if they are told.
+    pub chosen: Option<ChosenPlan>,
     /// Halves of the queries that take part in the rounds.
     pub n_halves: u32,
     /// Room for items of a round.
@@ -275,6 +288,7 @@ impl BatchPlan {
             max_items,
             codes: by_codes.then(|| CodePlan::new(&tier, n, sharing, &mut take)),
             slots: None,
+            chosen: None,
             queries: take(n * pitch * 4),
             halves: take(n * pitch * 4),
             consts: take(n * size_of::<QueryConsts>()),
@@ -317,6 +331,10 @@ impl BatchPlan {
             wanted,
         };
         plan.slots = (!tier.has_rows).then(|| SlotsPlan::new(n, keep, &mut host));
+        plan.chosen = (wanted.want_lists && probes > 0).then(|| ChosenPlan {
+            lists: host.take(pairs * 4),
+            n_probes: host.take(n * 4),
+        });
         plan.bytes = device.end();
         plan.host_bytes = host.end();
         Ok(plan)
@@ -410,6 +428,7 @@ mod tests {
             probes,
             spread: f32::INFINITY,
             rounding: 1e-6,
+            want_lists: false,
         }
     }
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Batches of at most so many queries are recorded as graphs: for them, queueing takes longer than the work.
 const MAX_GRAPH_QUERIES: usize = 256;
 /// Graphs remembered.
-const MAX_GRAPHS: usize = 32;
+const MAX_GRAPHS: usize = 128;
 
 /// What came back from the device.
 pub struct BatchOut<'a> {
@@ -27,6 +27,8 @@ pub struct BatchOut<'a> {
     pub found: &'a [Found],
     /// Of a tier of codes alone.
     pub slots: Option<SlotsOut<'a>>,
+    /// If they were wanted: the lists chosen for each query, `[n, probes]`, and how many of them count, `[n]`.
+    pub chosen: Option<(&'a [u32], &'a [u32])>,
     /// Items found no room: nothing counts.
     pub overflow: bool,
 }
@@ -92,6 +94,10 @@ impl HostParts {
                 thresholds: bytemuck::cast_slice(part(slots.thresholds, n * 4)),
                 counts: bytemuck::cast_slice(part(slots.counts, n * 4)),
                 overflows: bytemuck::cast_slice(part(slots.overflows, n * 4)),
+            }),
+            chosen: plan.chosen.map(|chosen| {
+                let lists = bytemuck::cast_slice(part(chosen.lists, n * plan.probes * 4));
+                (lists, bytemuck::cast_slice(part(chosen.n_probes, n * 4)))
             }),
             overflow: part(plan.host_overflow, 4) != [0; 4],
         }
@@ -226,7 +232,10 @@ impl BatchMemory {
         scales: Scales,
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
-        if let Some((_, graph)) = self.graphs.iter().find(|(of, _)| of == plan) {
+        if let Some(at) = self.graphs.iter().position(|(of, _)| of == plan) {
+            // The one used last comes last.
+            self.graphs[at..].rotate_left(1);
+            let (_, graph) = &self.graphs[self.graphs.len() - 1];
             return stream.replay(graph);
         }
         let graph = stream.record(self.queue(ctx, stream, views, plan, (0, 0), scales)?)?;

@@ -112,9 +112,13 @@ impl SimulatedEngine {
         } else {
             self.search_rows(plan, scales, &mut state, &chosen, memory, wait)?;
         }
-        self.host = host;
         let lists: Vec<u32> = chosen.iter().flat_map(|c| c.lists.clone()).collect();
         let n_probes: Vec<u32> = chosen.iter().map(|c| c.n_probes).collect();
+        if let Some(told) = plan.chosen {
+            put(cast_slice_mut(&mut host), told.lists, &lists);
+            put(cast_slice_mut(&mut host), told.n_probes, &n_probes);
+        }
+        self.host = host;
         self.fetched = vec![
             (plan.lists, cast_slice(&lists).to_vec()),
             (plan.n_probes, cast_slice(&n_probes).to_vec()),

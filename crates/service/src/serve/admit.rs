@@ -82,6 +82,7 @@ fn can_find(k: usize) -> bool {
         probes: None,
         spread: f32::INFINITY,
         rounding: 0.0,
+        want_lists: true,
     };
     BatchPlan::new(tier, wanted, Tuning::default()).is_ok()
 }

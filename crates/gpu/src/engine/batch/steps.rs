@@ -196,6 +196,12 @@ impl BatchMemory {
             ];
             (on_host(slots.survivors), numbers)
         });
+        let told = plan.chosen.map(|chosen| {
+            [
+                (on_host(chosen.lists), probes.lists, plan.probes * 4),
+                (on_host(chosen.n_probes), probes.n_probes, 4),
+            ]
+        });
         Ok(move || {
             prepare_queries(ctx, stream, prepare)?;
             if !plan.is_exact() {
@@ -205,6 +211,9 @@ impl BatchMemory {
                 scan_planned(ctx, stream, plan.rank_width, rank)?;
                 select_probes(ctx, stream, probes, n)?;
                 plan_rounds(ctx, stream, rounds)?;
+            }
+            for (to, from, row) in told.into_iter().flatten() {
+                stream.copy_rows(to, from, row, row, n)?;
             }
             if let (Some(codes), Some((kept, numbers))) = (&codes, slots) {
                 codes.prepare(ctx, stream, n)?;
