@@ -61,8 +61,8 @@ pub(crate) struct Control {
     pub(crate) searches: AtomicU64,
     /// Searches of the largest.
     pub(crate) max_batch: AtomicU64,
-    /// The largest batch of those served together last.
-    pub(crate) last_batch: AtomicU64,
+    /// Running average of the searches of a batch, in `CROWD_UNIT`s.
+    crowd: AtomicU64,
     /// Microseconds in which the worker was not idle.
     pub(crate) busy_us: AtomicU64,
     /// Microseconds in which a batch ran.
@@ -90,6 +90,9 @@ pub(crate) struct Control {
     to_evict: AtomicU64,
 }
 
+/// Of a running average: parts of a search, and how many batches it is over.
+const CROWD_UNIT: u64 = 64;
+const CROWD_WEIGHT: u64 = 8;
 /// In place of a hash: all tiers.
 const ALL_TIERS: u64 = u64::MAX;
 
@@ -102,6 +105,18 @@ impl Control {
             3 => State::NoGpu,
             _ => State::Down,
         }
+    }
+
+    /// How many searches wait at the same time, of late.
+    pub(crate) fn crowd(&self) -> u64 {
+        get(&self.crowd) / CROWD_UNIT
+    }
+
+    /// A batch had so many searches. The worker alone calls this.
+    pub(crate) fn note_crowd(&self, n_searches: u64) {
+        let old = get(&self.crowd);
+        let new = old - old / CROWD_WEIGHT + n_searches * CROWD_UNIT / CROWD_WEIGHT;
+        self.crowd.store(new, Ordering::Relaxed);
     }
 
     /// Counts from zero again; what there is stays.

@@ -11,7 +11,7 @@ use omen_service::message::{ChosenList, MessageError, Refusal, Request, StaleLis
 use pgrx::{pg_guard, pg_sys};
 
 use super::breaker::now;
-use super::control::{State, add, get};
+use super::control::{State, add};
 use super::memory::Service;
 use super::wake::{self, Event};
 
@@ -166,11 +166,11 @@ fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), 
     }
 }
 
-/// Whether few sessions search at present, by the size of the last batch.
+/// Whether few sessions search at present.
 pub(crate) fn few_search(service: &Service) -> bool {
     static CORES: OnceLock<usize> = OnceLock::new();
     let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-    get(&service.control.last_batch) as usize <= (cores / CORES_OF_FEW).max(1)
+    service.control.crowd() as usize <= (cores / CORES_OF_FEW).max(1)
 }
 
 /// Sees to it that a session that ends in the middle of a search leaves no slot behind.

@@ -172,7 +172,7 @@ fn note(service: &Service, served: &Served, elapsed: Duration) {
     add(&control.device_us, served.device.as_micros() as u64);
     add(&control.failures, served.n_failed as u64);
     let largest = served.largest_batch as u64;
-    control.last_batch.store(largest, Ordering::Relaxed);
+    control.note_crowd(largest);
     control.max_batch.fetch_max(largest, Ordering::Relaxed);
     if served.n_failed == 0 {
         control.failed_starts.store(0, Ordering::Relaxed);
