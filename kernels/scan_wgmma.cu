@@ -66,8 +66,7 @@ __device__ __forceinline__ void multiply(const ScanParams& p, Shared& s, const S
     } else {
         keep_all<N>(p, s, buffer, item, d);
     }
-    __syncwarp();
-    if ((worker & 31) == 0) barrier_arrive(&s.kept_full[buffer]);
+    barrier_arrive(&s.kept_full[buffer]);
 }
 
 template <u32 BLOCKS>
@@ -99,9 +98,9 @@ __device__ __forceinline__ void scan_all(const ScanParams& p) {
         }
         for (u32 i = 0; i < 2; ++i) {
             barrier_init(&s.info_full[i], WG_HELPERS);
-            barrier_init(&s.info_empty[i], 1);
-            barrier_init(&s.kept_full[i], WG_WORKER_WARPS);
-            barrier_init(&s.kept_empty[i], 1);
+            barrier_init(&s.info_empty[i], WG_HELPERS);
+            barrier_init(&s.kept_full[i], WG_WORKERS);
+            barrier_init(&s.kept_empty[i], WG_HELPERS);
             for (u32 w = 0; w < WG_WORKER_WARPS; ++w) s.n_kept[i][w] = 0; // as the modes that keep all leave it
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

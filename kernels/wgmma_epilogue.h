@@ -100,11 +100,8 @@ __device__ __forceinline__ void append_kept(const ScanParams& p, Shared& s, u32 
         }
         append_candidate(p, s.info[buffer], item, s.kept[buffer][warp][i - begin]);
     }
-    sync_helpers();
-    if (helper == 0) {
-        barrier_arrive(&s.kept_empty[buffer]);
-        barrier_arrive(&s.info_empty[buffer]);
-    }
+    barrier_arrive(&s.kept_empty[buffer]);
+    barrier_arrive(&s.info_empty[buffer]);
 }
 
 template <u32 BLOCKS>

@@ -177,13 +177,15 @@ pub fn tuning_of(text: &str) -> Tuning {
         let number = number.parse().expect("a number");
         match name {
             "first_rows" => tuning.first_rows = number,
-            "exact_denser" => tuning.exact_denser = number,
+            "exact_first_rows" => tuning.exact.first_rows = number,
+            "exact_denser" => tuning.exact.denser = number,
+            "exact_few_first_rows" => tuning.exact_few.first_rows = number,
+            "exact_few_denser" => tuning.exact_few.denser = number,
             "first_rows_large" => tuning.first_rows_large = number,
             "first_rows_per_kept" => tuning.first_rows_per_kept = number,
             "two_halves_queries" => tuning.two_halves_queries = number,
             "code_sharing" => tuning.code_sharing = number,
             "code_first_rows" => tuning.code_first_rows = number,
-            "code_from" => tuning.code_from = number,
             "code_queries" => tuning.code_queries = number,
             "wgmma_from" => tuning.wgmma_from = number,
             _ => panic!("no tuning of the name {name}"),

@@ -4,8 +4,9 @@
 //! about `keep * step`. So a first sample of some thousand rows is kept whole; each next one is a few times denser and keeps what is below
 //! the threshold so far, and everything comes last. Sources: Dr. Top-k, arXiv:2109.08219 (delegates); the rounds of `crate::plan`.
 
-/// Rows of the first sample, at least, and per survivor kept.
-const FIRST_ROWS: usize = 2048;
+use super::tuning::Samples;
+
+/// Rows of the first sample per survivor kept, at least.
 const FIRST_ROWS_PER_KEPT: usize = 4;
 /// Room for so many times the survivors expected.
 const ROOM: usize = 4;
@@ -22,12 +23,14 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// The samples of `n_slots` slots for a search that keeps `keep` survivors, each at most `most_denser` (2 or more) times denser than the
-    /// one before.
-    pub fn new(n_slots: usize, keep: usize, most_denser: usize) -> Self {
-        let rows = FIRST_ROWS.max(FIRST_ROWS_PER_KEPT * keep).min(n_slots);
+    /// The samples of `n_slots` slots for a search that keeps `keep` survivors.
+    pub fn new(n_slots: usize, keep: usize, samples: Samples) -> Self {
+        let rows = samples
+            .first_rows
+            .max(FIRST_ROWS_PER_KEPT * keep)
+            .min(n_slots);
         let first = (n_slots / rows.max(1)).max(1);
-        let n_rounds = ((first as f64).ln() / (most_denser.max(2) as f64).ln())
+        let n_rounds = ((first as f64).ln() / (samples.denser.max(2) as f64).ln())
             .ceil()
             .max(1.0);
         let denser = (first as f64).powf(1.0 / n_rounds);
@@ -57,25 +60,35 @@ impl Sample {
 mod tests {
     use super::*;
 
+    fn grown((first_rows, denser): (usize, usize)) -> Samples {
+        Samples { first_rows, denser }
+    }
+
     #[test]
     fn samples_grow_by_what_there_is_room_for() {
         for keep in [17, 26, 116, 1125] {
             for n_slots in [0, 1, 1000, 5000, 70_000, 1_000_000, 10_000_000, 1 << 30] {
-                let sample = Sample::new(n_slots, keep, 24);
-                assert!(
-                    sample.first_rows >= keep.min(n_slots)
-                        && sample.first_rows <= sample.room.max(1)
-                );
-                let mut last = sample.steps[0];
-                for step in sample.steps[1..].iter().copied().chain([1]) {
+                for samples in [(2048, 24), (2048, 1024), (16_384, 8)].map(grown) {
+                    let sample = Sample::new(n_slots, keep, samples);
                     assert!(
-                        step <= last && ROOM * keep * last <= 2 * sample.room * step,
-                        "{sample:?}"
+                        sample.first_rows >= keep.min(n_slots)
+                            && sample.first_rows <= sample.room.max(1)
                     );
-                    last = step;
+                    let mut last = sample.steps[0];
+                    for step in sample.steps[1..].iter().copied().chain([1]) {
+                        assert!(
+                            step <= last && ROOM * keep * last <= 2 * sample.room * step,
+                            "{sample:?}"
+                        );
+                        last = step;
+                    }
                 }
             }
         }
-        assert_eq!(Sample::new(1_000_000, 26, 24).steps, [488, 22]);
+        assert_eq!(
+            Sample::new(1_000_000, 26, grown((2048, 24))).steps,
+            [488, 22]
+        );
+        assert_eq!(Sample::new(1_000_000, 26, grown((2048, 512))).steps, [488]);
     }
 }

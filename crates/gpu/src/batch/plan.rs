@@ -9,7 +9,7 @@
 
 use super::codes::{CODE_ITEM_QUERIES, CodePlan, Room, SlotsPlan};
 use super::exact::Sample;
-use super::tuning::{LARGE, Tuning};
+use super::tuning::{FEW, LARGE, Tuning};
 use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
@@ -193,7 +193,7 @@ impl BatchPlan {
             || tier.code_dim > 0
                 && wanted.probes.is_some()
                 && sharing <= tuning.code_sharing
-                && (tuning.code_from..=tuning.code_queries).contains(&n);
+                && n <= tuning.code_queries;
         let Room {
             keep,
             first_rows,
@@ -228,7 +228,12 @@ impl BatchPlan {
                 }
             }
         };
-        let sample = Sample::new(tier.n_slots, keep, tuning.exact_denser);
+        let samples = if n <= FEW {
+            tuning.exact_few
+        } else {
+            tuning.exact
+        };
+        let sample = Sample::new(tier.n_slots, keep, samples);
         let room = match wanted.probes {
             Some(_) => tier.longest.max(first_rows) + 2 * keep,
             None => sample.room + 2 * keep,
