@@ -31,11 +31,10 @@ def start_loader(conn, query, table: str = "t") -> int:
     """Searches until a loader runs; its process id. With fault slow_load it goes on running."""
     def running():
         knn(conn, "l2", query, 5, table=table)
-        return loaders(conn)
-    (pid,) = wait_until(running, "no loader")
-    # It has its locks and is within the load.
-    wait_until(lambda: conn.execute("SELECT count(*) FROM pg_locks WHERE pid = %s AND relation = %s::regclass",
-                                    (pid, f"{table}_v_idx")).fetchone()[0], "no lock")
+        # It has its locks and is within the load; one that comes just after another was ended goes at once.
+        return conn.execute("SELECT pid FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE backend_type = 'pg_omen loader'"
+                            " AND wait_event_type = 'Extension' AND relation = %s::regclass", (f"{table}_v_idx",)).fetchall()
+    ((pid,),) = wait_until(running, "no loader")
     return pid
 
 

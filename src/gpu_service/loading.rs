@@ -88,7 +88,7 @@ pub(crate) fn load(
         Ok(())
     };
     // Another may have loaded it while this process looked at the index; who ends in between has let the tier be known.
-    let is_busy = service.load.owner().is_some();
+    let is_busy = service.load.is_loading();
     if !again && service.control.has_tier(key) {
         return Ok(());
     }

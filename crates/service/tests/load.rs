@@ -68,8 +68,10 @@ fn a_tier_loaded_by_another_is_the_same() {
                 let (key, tier) = server.tiers.try_recv().expect("the tier is there");
                 assert_eq!(key, wanted.key);
                 assert_eq!(server.region.owner(), Some(5), "until it is taken over");
+                assert!(server.region.is_loading());
                 drop(finished);
                 assert_eq!(server.region.owner(), None);
+                assert!(!server.region.is_loading());
 
                 assert_eq!(tier.spec(), expected.spec(), "{what}");
                 assert_eq!(tier.parts(), parts, "{what}");

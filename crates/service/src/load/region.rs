@@ -199,6 +199,12 @@ impl LoadRegion {
         (word.state() != State::Idle).then(|| word.owner())
     }
 
+    /// Whether a load is under way, of which a tier may come. One that was given up is not: [`super::begin`] waits until it is cleared up after.
+    pub fn is_loading(&self) -> bool {
+        let word = Word(self.header().state.load(Ordering::Acquire));
+        matches!(word.state(), State::Open | State::Finished)
+    }
+
     /// Gives up what process `owner` was loading; for when it is gone without having dropped its builder, that is by an exit callback,
     /// or by whoever finds it dead. The areas serve the next load after half a second, in which copies of its threads end.
     pub fn release_of(&self, owner: u32) {
