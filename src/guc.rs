@@ -59,6 +59,9 @@ pub(crate) enum Fault {
     /// It answers nothing.
     #[name = c"hang"]
     Hang,
+    /// It does not come back from a call.
+    #[name = c"stuck"]
+    Stuck,
     /// Loads take until this is over.
     #[name = c"slow_load"]
     SlowLoad,

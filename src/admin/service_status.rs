@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 
+use crate::engine::fallback::REASONS;
 use crate::gpu_service::control::{State, get};
 use crate::gpu_service::service;
 
@@ -14,6 +15,17 @@ fn omen_stat_reset() {
     if let Some(service) = service() {
         service.control.reset_figures();
     }
+}
+
+/// Searches that the CPU answered in the service's place, by reason; no rows if the library was not preloaded.
+#[pg_extern(sql = false)]
+fn omen_stat_get_gpu_fallbacks()
+-> TableIterator<'static, (name!(reason, String), name!(fallbacks, i64))> {
+    let rows = service().into_iter().flat_map(|service| {
+        let counted = REASONS.iter().zip(&service.control.fallbacks);
+        counted.map(|(reason, n)| (reason.to_string(), get(n) as i64))
+    });
+    TableIterator::new(rows)
 }
 
 /// One row, none if the library was not preloaded. Times are microseconds.

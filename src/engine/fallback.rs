@@ -7,6 +7,7 @@ use super::stats::{self, ScanRecord};
 use super::tiers::{self, Device, Stop};
 use crate::error::{PgError, Result};
 use crate::gpu_service::Service;
+use crate::gpu_service::control::{MAX_REASONS, add};
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
@@ -70,6 +71,7 @@ pub(super) fn try_service<T>(
         Ok(found) => Ok(found),
         Err(Stop::Query(error)) => Err(error),
         Err(Stop::Gpu(error) | Stop::Paused(error)) => {
+            add(&service.control.fallbacks[reason_of(&error)], 1);
             fall_back(setting, &error, record);
             Ok(None)
         }
@@ -90,7 +92,7 @@ fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) 
         // A machine without a GPU, and nobody asked for one.
         return;
     }
-    let reason = reason_of(error);
+    let reason = REASONS[reason_of(error)];
     record.fallback = Some(error.to_string());
     if stats::count_fallback(reason) > 0 {
         return;
@@ -109,18 +111,34 @@ fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) 
     .report(level);
 }
 
-/// The kind of a failure, as counted.
-fn reason_of(error: &GpuError) -> &'static str {
+/// Kinds of failures, as counted.
+pub(crate) const REASONS: [&str; 10] = [
+    "no driver",
+    "no device",
+    "out of memory",
+    "not resident",
+    "busy",
+    "timed out",
+    "interrupted",
+    "lost",
+    "unsupported",
+    "other",
+];
+
+const _: () = assert!(REASONS.len() <= MAX_REASONS);
+
+/// The kind of a failure: its place among `REASONS`.
+fn reason_of(error: &GpuError) -> usize {
     match error {
-        GpuError::NoDriver => "no driver",
-        GpuError::NoDevice => "no device",
-        GpuError::OutOfMemory { .. } => "out of memory",
-        GpuError::NotResident(_) => "not resident",
-        GpuError::Busy => "busy",
-        GpuError::TimedOut => "timed out",
-        GpuError::Interrupted => "interrupted",
-        GpuError::Lost(_) => "lost",
-        GpuError::Unsupported(_) => "unsupported",
-        GpuError::Other(_) => "other",
+        GpuError::NoDriver => 0,
+        GpuError::NoDevice => 1,
+        GpuError::OutOfMemory { .. } => 2,
+        GpuError::NotResident(_) => 3,
+        GpuError::Busy => 4,
+        GpuError::TimedOut => 5,
+        GpuError::Interrupted => 6,
+        GpuError::Lost(_) => 7,
+        GpuError::Unsupported(_) => 8,
+        GpuError::Other(_) => 9,
     }
 }

@@ -21,7 +21,7 @@
 pub(crate) mod batch;
 mod choice;
 pub(crate) mod devices;
-mod fallback;
+pub(crate) mod fallback;
 mod gpu;
 mod gpu_batch;
 mod heat;

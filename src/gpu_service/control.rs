@@ -61,6 +61,10 @@ pub(crate) struct Control {
     pub(crate) searches: AtomicU64,
     /// Searches of the largest.
     pub(crate) max_batch: AtomicU64,
+    /// Whether the watchdog ended the last worker.
+    stuck: AtomicU32,
+    /// Searches that the CPU answered in the service's place, by the places of `fallback::REASONS`.
+    pub(crate) fallbacks: [AtomicU64; MAX_REASONS],
     /// Running average of the searches of a batch, in `CROWD_UNIT`s.
     crowd: AtomicU64,
     /// Microseconds in which the worker was not idle.
@@ -90,6 +94,8 @@ pub(crate) struct Control {
     to_evict: AtomicU64,
 }
 
+/// Reasons that are counted.
+pub(crate) const MAX_REASONS: usize = 16;
 /// Of a running average: parts of a search, and how many batches it is over.
 const CROWD_UNIT: u64 = 64;
 const CROWD_WEIGHT: u64 = 8;
@@ -105,6 +111,17 @@ impl Control {
             3 => State::NoGpu,
             _ => State::Down,
         }
+    }
+
+    /// A call of the driver does not come back. Not on the main thread.
+    pub(super) fn note_stuck(&self) {
+        self.stuck.store(1, Ordering::Relaxed);
+        self.set_state(State::Down);
+    }
+
+    /// Whether the worker before this one was ended for that; asked once.
+    pub(super) fn was_stuck(&self) -> bool {
+        self.stuck.swap(0, Ordering::Relaxed) != 0
     }
 
     /// How many searches wait at the same time, of late.
@@ -136,7 +153,7 @@ impl Control {
             &self.loaders.n_refused,
             &self.loaders.n_failed,
         ];
-        for figure in figures {
+        for figure in figures.into_iter().chain(&self.fallbacks) {
             figure.store(0, Ordering::Relaxed);
         }
     }

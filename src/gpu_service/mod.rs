@@ -14,6 +14,7 @@
 //! | `claim.rs` | whose turn it is to load, and what rests after a load that failed |
 //! | `hosting.rs` | the tiers of the worker come and go |
 //! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
+//! | `watchdog.rs` | ends the worker when the driver does not come back |
 //! | `wake.rs` | waking processes, and waiting to be woken |
 #![allow(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub(crate) mod loading;
 mod memory;
 pub(crate) mod session;
 mod wake;
+mod watchdog;
 mod worker;
 
 pub(crate) use memory::{Service, service};

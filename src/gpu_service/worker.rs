@@ -18,6 +18,7 @@ use super::control::{State, add};
 use super::hosting::Hosting;
 use super::memory::{self, Service};
 use super::wake::{self, Event};
+use super::watchdog::Watchdog;
 use crate::engine::devices;
 use crate::error::PgError;
 use crate::guc::{self, Fault};
@@ -29,6 +30,9 @@ const RESTART: Duration = Duration::from_secs(5);
 const LAST_PAUSE: Duration = Duration::from_secs(3600);
 /// A batch that takes longer, and longer than `omen.gpu_timeout`, ends the worker. Sessions that wait less give up by themselves.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// What takes longer than this, or than twice the time a batch has, does not come back. Contexts are slow to open where there are many GPUs.
+const STUCK: Duration = Duration::from_secs(10);
+const STUCK_OPENING: Duration = Duration::from_secs(120);
 /// Without a GPU it looks for one so often.
 const NO_GPU_PAUSE: Duration = Duration::from_secs(600);
 /// After so long without an end, the next one is the first.
@@ -82,9 +86,21 @@ pub extern "C-unwind" fn omen_gpu_service_main(_argument: pg_sys::Datum) {
     control.starts.fetch_add(1, Ordering::Relaxed);
     control.failed_starts.fetch_add(1, Ordering::Relaxed);
     control.set_state(State::Opening);
+    if control.was_stuck() {
+        log(format!(
+            "{NAME} was ended: a call of the GPU's driver did not come back"
+        ));
+    }
+    let watchdog = match Watchdog::start(service) {
+        Ok(watchdog) => watchdog,
+        Err(error) => end(&GpuError::Other(format!("no thread: {error}"))),
+    };
     loop {
-        match open(service) {
-            Ok(gpu) => run(service, gpu),
+        watchdog.begin(STUCK_OPENING);
+        let opened = open(service);
+        watchdog.rest();
+        match opened {
+            Ok(gpu) => run(service, gpu, &watchdog),
             Err(error @ (GpuError::NoDriver | GpuError::NoDevice)) => {
                 if control.state() != State::NoGpu {
                     log(format!("{NAME}: {error}; searches use the CPU"));
@@ -108,7 +124,7 @@ fn open(service: &Service) -> Result<Gpu, GpuError> {
 }
 
 /// Answers until it is told to end.
-fn run(service: &Service, gpu: Gpu) -> ! {
+fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
     let up_at = Instant::now();
     let control = service.control;
     let mut server = Server::new(service.queue, gpu);
@@ -130,6 +146,8 @@ fn run(service: &Service, gpu: Gpu) -> ! {
             // SAFETY: on the main thread, with nothing of Postgres under way.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
         }
+        let deadline = guc::gpu_timeout().max(DEADLINE);
+        watchdog.begin(STUCK.max(2 * deadline));
         let is_loading = match hosting.step(service, &mut server) {
             Ok(is_loading) => is_loading,
             Err(error) => end(&error),
@@ -138,15 +156,18 @@ fn run(service: &Service, gpu: Gpu) -> ! {
             Fault::None | Fault::SlowLoad | Fault::FailLoad | Fault::LoseLoader => {}
             Fault::Exit => end(&GpuError::Other("injected fault".into())),
             Fault::Lost => end(&GpuError::Lost("injected fault".into())),
+            Fault::Stuck => loop {
+                std::thread::sleep(NAP);
+            },
             Fault::Hang => {
+                watchdog.rest();
                 wake::wait(Duration::from_millis(20), Event::Idle.number());
                 continue;
             }
         }
         let began = Instant::now();
-        let served = server.serve(guc::gpu_timeout().max(DEADLINE), &mut |owner| {
-            wake::wake(owner)
-        });
+        let served = server.serve(deadline, &mut |owner| wake::wake(owner));
+        watchdog.rest();
         if up_at.elapsed() > LONG_UP {
             control.failed_starts.store(0, Ordering::Relaxed);
         }
