@@ -35,22 +35,41 @@ const MAX_FILES: usize = 1024;
 /// Classes of lists searched: 2^16 lists by 2^14 queries are more than there are.
 const N_CLASSES: usize = 31;
 
+/// A running average of seconds. The first measurement finds everything cold: it goes when the second comes.
+#[derive(Default, Clone, Copy)]
+struct Average {
+    seconds: f64,
+    n_measured: u32,
+}
+
+impl Average {
+    fn add(&mut self, seconds: f64) {
+        let weight = if self.n_measured < 2 { 1.0 } else { WEIGHT };
+        self.seconds += weight * (seconds - self.seconds);
+        self.n_measured = self.n_measured.saturating_add(1);
+    }
+}
+
 /// Average seconds of a round, by the binary logarithm of the number of lists, those of all its queries together.
 #[derive(Default, Clone, Copy)]
-struct Averages([Option<f64>; N_CLASSES]);
+struct Averages([Average; N_CLASSES]);
 
 impl Averages {
     fn add(&mut self, n_lists: usize, seconds: f64) {
-        let average = &mut self.0[size_class(n_lists)];
-        *average = Some(average.map_or(seconds, |old| old + WEIGHT * (seconds - old)));
+        self.0[size_class(n_lists)].add(seconds);
     }
 
-    /// The average of this class, or of the nearest one in proportion.
+    /// The average of this class, or of the nearest one in proportion; `None` without one that counts.
     fn predict(&self, n_lists: usize) -> Option<f64> {
+        self.of_measured(n_lists, 2)
+    }
+
+    /// The same, of classes with so many measurements.
+    fn of_measured(&self, n_lists: usize, least: u32) -> Option<f64> {
         let class = size_class(n_lists);
-        let known = (0..self.0.len()).filter(|&c| self.0[c].is_some());
+        let known = (0..self.0.len()).filter(|&c| self.0[c].n_measured >= least);
         let nearest = known.min_by_key(|&c| c.abs_diff(class))?;
-        self.0[nearest].map(|seconds| seconds * 2f64.powi(class as i32 - nearest as i32))
+        Some(self.0[nearest].seconds * 2f64.powi(class as i32 - nearest as i32))
     }
 }
 
@@ -123,7 +142,7 @@ pub(super) fn note_loaded(file: FileId) {
 
 /// Seconds that so many searches of so many lists each would take on the CPU, 0 if none was measured yet.
 pub(super) fn cpu_seconds(file: FileId, n_queries: usize, n_lists: usize) -> f64 {
-    with(file, |costs| costs.cpu.predict(n_lists)).unwrap_or(0.0) * n_queries as f64
+    with(file, |costs| costs.cpu.of_measured(n_lists, 1)).unwrap_or(0.0) * n_queries as f64
 }
 
 /// Bytes of an index that are read to load its tier, about.
