@@ -1,4 +1,5 @@
-"""Fixtures of the server tests. The run's seed is printed first; OMEN_TEST_SEED=<seed> repeats a run."""
+"""Fixtures of the server tests. The run's seed is printed first; OMEN_TEST_SEED=<seed> repeats a run,
+but for what a build of an index draws: its sample, centroids and rotation are others each time."""
 
 import re
 

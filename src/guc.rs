@@ -78,7 +78,7 @@ pub(crate) enum Fault {
 // SAFETY: none of ours; the derive writes an unsafe impl.
 #[allow(unsafe_code)]
 pub(crate) enum IterativeScan {
-    /// The scan ends.
+    /// The scan ends. In order, like `strict_order`.
     #[name = c"off"]
     Off,
     /// More lists are visited; rows nearer than those already returned are returned late.

@@ -56,27 +56,34 @@ def gpu_status(conn) -> dict:
 @pytest.mark.every_major
 @pytest.mark.parametrize("metric", OPERATORS)
 def test_ordered_scans(three, rng, metric):
-    """The CPU's rows from as many lists, and the recall asked for."""
+    """The CPU's rows, from as many lists as are asked for or as the recall asked for takes; and that recall."""
     gpu, cpu, _ = three
-    rows = make(cpu, rng, metric)
-    queries = (rows[:40] + 0.3 * vectors.uniform(rng, 40, DIM)).astype(np.float32)
-    for probes in (1, 5, LISTS - 1):
-        put(gpu, omen__probes=probes, omen__iterative_scan="off")
-        put(cpu, omen__probes=probes, omen__iterative_scan="off")
-        n_same = 0
+    drawn = vectors.clustered(rng, ROWS + 400, DIM)
+    rows, others = drawn[:ROWS], drawn[ROWS:]
+    make_table(cpu, rows)
+    make_index(cpu, metric, lists=LISTS)
+    near = (rows[:40] + 0.3 * vectors.uniform(rng, 40, DIM)).astype(np.float32)
+    # Probes of 0: as many as the recall takes, which is promised as a mean over rows of the table's kind. The filter of either engine errs
+    # in less than one of a thousand queries, and lists as good as equally far are rarer still: so many queries may differ.
+    for probes, queries, most_differ in ((1, near, 2), (5, near, 2), (LISTS - 1, near, 2), (0, others, 5)):
+        for session in (gpu, cpu):
+            put(session, omen__probes=probes, omen__recall=0.95, omen__iterative_scan="off")
+        n_differ, shares = 0, []
         for query in queries:
             found, wanted = knn(gpu, metric, query, 10), knn(cpu, metric, query, 10)
-            assert scan_of(gpu)["probes"] == probes and last_scan(gpu)["rounds"] <= 2, last_scan(gpu)
+            scan = scan_of(gpu)
+            assert scan["probes"] == (probes or scan["probes"]) and scan["rounds"] <= 2, scan
             assert_ascending(found)
-            n_same += found == wanted
-        # Lists may be as good as equally far, and the filter of either may err.
-        assert n_same >= 36, f"{metric}, {probes} lists: {n_same} of 40 queries"
-    assert last_scan(gpu)["reranked"] < last_scan(gpu)["candidates"] / 4, last_scan(gpu)
+            n_differ += found != wanted
+            shares.append(recall(metric, rows, query, [i for i, _ in found], 10))
+        assert n_differ <= most_differ, f"{metric}, {probes} lists: {n_differ} of {len(queries)} queries"
+        if probes == LISTS - 1:
+            assert scan["reranked"] < scan["candidates"] / 4, scan
     assert index_status(gpu)["hot_tier_state"] == "loaded, codes alone"
     assert 0 < index_status(gpu)["hot_tier_bytes"] < ROWS * DIM
-    put(gpu, omen__probes=0, omen__recall=0.95)
-    shares = [recall(metric, rows, query, [i for i, _ in knn(gpu, metric, query, 10)], 10) for query in queries]
-    assert np.mean(shares) >= 0.9, shares
+    # By inner product a query finds all or nothing, since its neighbours lie in one cluster: 400 queries leave a standard error of 0.011
+    # (40 would 0.034), and the calibration's queries half as much. Each build draws anew, whatever the seed.
+    assert np.mean(shares) >= 0.9, np.mean(shares)
 
 
 @pytest.mark.every_major

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use omen_ivf::coarse::{Probe, probes_of, select_lists};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::order::Order;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::settle::Settler;
@@ -44,10 +45,7 @@ pub(super) struct OrderedScan {
     pending: VecDeque<Candidate>,
     frontier: f32,
     handed_out: HashSet<u64>,
-    last_key: f32,
-    /// Where the scan was when lists were last added: what they hold below it comes too late. (Not `last_key` itself: when a round
-    /// on one engine follows a round on the other, keys differ by rounding, and no row may be lost to that.)
-    late_below: f32,
+    order: Order,
     settler: Settler,
     n_rows: u64,
     max_rows: Option<u64>,
@@ -65,9 +63,10 @@ impl OrderedScan {
     ) -> Result<Self> {
         let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
         let plan = ListPlan::new(index, guc::probes(), depth);
+        let iterative = guc::iterative_scan();
         let mut scan = Self {
             query,
-            iterative: guc::iterative_scan(),
+            iterative,
             plan,
             lists: Vec::new(),
             is_ranked: true,
@@ -77,8 +76,7 @@ impl OrderedScan {
             pending: VecDeque::new(),
             frontier: f32::INFINITY,
             handed_out: HashSet::new(),
-            last_key: f32::NEG_INFINITY,
-            late_below: f32::NEG_INFINITY,
+            order: Order::new(iterative == IterativeScan::RelaxedOrder),
             settler: Settler::default(),
             n_rows: 0,
             max_rows: guc::max_scan_tuples(),
@@ -132,14 +130,9 @@ impl OrderedScan {
                 if !self.handed_out.insert(candidate.tid.as_u64()) {
                     continue;
                 }
-                if candidate.key < self.late_below || candidate.ceiling < self.last_key {
-                    // From a list that was added late, or missed by the filter before.
-                    record.late += 1;
-                    if self.iterative == IterativeScan::StrictOrder {
-                        continue;
-                    }
+                if !self.order.admits(&candidate, &mut record.late) {
+                    continue;
                 }
-                self.last_key = self.last_key.max(candidate.key);
                 self.n_rows += 1;
                 let next_key = self.pending.front().map_or(self.frontier, |next| next.key);
                 let settled = self.settler.settles(index, &candidate, next_key);
@@ -231,7 +224,7 @@ impl OrderedScan {
         let list_entries = self.n_entries / self.lists.len().max(1) as u64;
         let visited = self.lists.len() as u64;
         self.plan.widen(index, visited, list_entries, self.n_rows);
-        self.late_below = self.last_key.max(self.settler.settled_below());
+        self.order.add_lists(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }
 

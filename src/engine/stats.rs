@@ -56,7 +56,7 @@ pub(crate) struct ScanRecord {
     pub reranked: u64,
     /// Lists started again because they were rewritten meanwhile.
     pub restarts: u64,
-    /// Candidates nearer than rows already handed out, from lists visited late.
+    /// Candidates nearer than rows already handed out, from lists visited late or missed in an earlier round.
     pub late: u64,
     /// Preparing the query and choosing lists.
     pub select: Duration,

@@ -26,6 +26,7 @@ mod list_lock;
 pub mod list_reader;
 mod list_writer;
 pub mod mem_store;
+pub mod order;
 pub mod params;
 pub mod probes;
 pub mod query;
