@@ -143,6 +143,8 @@ fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), 
             }
             std::hint::spin_loop();
         }
+        // Where there are few cores, the worker needs this one.
+        std::thread::yield_now();
     }
     loop {
         if !waiting.sleep_begin() {

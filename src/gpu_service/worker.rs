@@ -166,7 +166,8 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
             }
         }
         let began = Instant::now();
-        let served = server.serve(deadline, &mut |owner| wake::wake(owner));
+        let mut beat = || watchdog.begin(STUCK.max(2 * deadline));
+        let served = server.serve(deadline, &mut beat, &mut |owner| wake::wake(owner));
         watchdog.rest();
         if up_at.elapsed() > LONG_UP {
             control.failed_starts.store(0, Ordering::Relaxed);
@@ -207,7 +208,8 @@ fn idle(service: &Service, is_loading: bool) {
         if service.queue.n_ready() > 0 {
             return;
         }
-        std::hint::spin_loop();
+        // Where there are few cores, those who ask need this one.
+        std::thread::yield_now();
     }
     if service.queue.server_sleep_begin() {
         let nap = if is_loading { NAP_WHILE_LOADING } else { NAP };

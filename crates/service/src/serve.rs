@@ -121,11 +121,17 @@ impl Server {
         uses
     }
 
-    /// Answers what is ready, at most [`MAX_BATCH`] requests at once, and what has become ready meanwhile. `deadline` is that of each batch;
-    /// `wake` gets the numbers of owners that sleep.
-    pub fn serve(&mut self, deadline: Duration, wake: &mut dyn FnMut(u32)) -> Served {
+    /// Answers what is ready, at most [`MAX_BATCH`] requests at once, and what has become ready meanwhile. `deadline` is that of each batch,
+    /// before which `beat` is called; `wake` gets the numbers of owners that sleep.
+    pub fn serve(
+        &mut self,
+        deadline: Duration,
+        beat: &mut dyn FnMut(),
+        wake: &mut dyn FnMut(u32),
+    ) -> Served {
         let mut search =
             |tier: &Tier, batch: &mut Batch<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
+                beat();
                 let mut poll = || {
                     meanwhile();
                     Ok(())

@@ -159,7 +159,9 @@ fn an_answer_without_room_is_refused_the_others_are_not() {
     assert_eq!(bytes % 64, 0);
     let (mut world, queries) = world(bytes, "an_answer_without_room");
     let asked = [5, 6, 1].map(|k| ask(&world, 1, k, &queries.items[0]));
-    let served = world.server.serve(Duration::from_secs(60), &mut |_| ());
+    let served = world
+        .server
+        .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
     assert_eq!((served.n_batches, served.error), (1, None));
     let [five, six, one] = asked.map(Reply::of);
     assert_eq!((five.outcome, five.found.len()), (Ok(()), 5));
@@ -183,7 +185,9 @@ fn tiers_come_and_go() {
     let tier = world.server.remove(&key(1)).unwrap();
     assert!(world.server.remove(&key(1)).is_none());
     let asked = [1, 2].map(|number| ask(&world, number, 1, &queries.items[0]));
-    world.server.serve(Duration::from_secs(60), &mut |_| ());
+    world
+        .server
+        .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
     let outcomes = asked.map(|w| Reply::of(w).outcome);
     assert_eq!(outcomes, [Err(Refusal::NotLoaded), Ok(())]);
     assert!(world.server.insert(key(2), tier).is_some());

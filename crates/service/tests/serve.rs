@@ -210,7 +210,9 @@ fn answers_are_those_of_the_tiers() {
             }
         }
         while world.queue.n_ready() > 0 {
-            let served = world.server.serve(Duration::from_secs(60), &mut |_| ());
+            let served = world
+                .server
+                .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
             assert_eq!(served.error, None);
             n_batches += served.n_batches;
         }
@@ -297,7 +299,9 @@ fn the_largest_k_is_found_and_the_next_refused() {
         };
         let small = Request { k: 3, ..request };
         let both = [request, small].map(|r| world.ask(0, &r, &queries.items[0].q, &[]));
-        let served = world.server.serve(Duration::from_secs(60), &mut |_| ());
+        let served = world
+            .server
+            .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
         assert_eq!((served.n_requests, served.n_batches), (2, 1));
         let [large, small] = both.map(Reply::of);
         assert_eq!(large.outcome.is_ok(), is_found, "k {k}");

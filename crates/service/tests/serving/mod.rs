@@ -149,9 +149,9 @@ impl World {
             }
             let server = *self.server.queue();
             while living.load(Ordering::SeqCst) > 0 {
-                let served = self
-                    .server
-                    .serve(limit, &mut |owner| latches[owner as usize].set());
+                let served = self.server.serve(limit, &mut || (), &mut |owner| {
+                    latches[owner as usize].set()
+                });
                 if served.n_requests == 0 {
                     if server.server_sleep_begin() && living.load(Ordering::SeqCst) > 0 {
                         assert!(latches[0].wait(limit), "the server was not woken");
