@@ -449,11 +449,11 @@ GRANT SELECT ON omen_stat_gpu TO pg_monitor;
 
 CREATE FUNCTION omen_stat_get_gpu_fallbacks(OUT reason text, OUT fallbacks bigint) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'omen_stat_get_gpu_fallbacks_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION omen_stat_get_gpu_fallbacks() IS 'searches that the CPU answered in place of the shared GPU service, by reason';
+COMMENT ON FUNCTION omen_stat_get_gpu_fallbacks() IS 'rounds that the CPU answered in place of the shared GPU service, by reason';
 
 CREATE VIEW omen_stat_gpu_fallbacks AS
 	SELECT * FROM omen_stat_get_gpu_fallbacks();
-COMMENT ON VIEW omen_stat_gpu_fallbacks IS 'searches that the CPU answered in place of the shared GPU service, by reason';
+COMMENT ON VIEW omen_stat_gpu_fallbacks IS 'rounds that the CPU answered in place of the shared GPU service, by reason';
 REVOKE ALL ON FUNCTION omen_stat_get_gpu_fallbacks() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION omen_stat_get_gpu_fallbacks() TO pg_monitor;
 GRANT SELECT ON omen_stat_gpu_fallbacks TO pg_monitor;

@@ -123,11 +123,15 @@ pub(crate) fn gpu_autoload() -> bool {
     GPU_AUTOLOAD.get()
 }
 
+/// Fewer slots make no sense.
+const MIN_QUEUE_SLOTS: usize = 8;
+
 /// `omen.gpu_queue_slots`, which is a setting only if the library was preloaded; `None`: as many as there may be sessions.
 pub(crate) fn gpu_queue_slots() -> Option<usize> {
     usize::try_from(GPU_QUEUE_SLOTS.get())
         .ok()
         .filter(|n| *n > 0)
+        .map(|n| n.max(MIN_QUEUE_SLOTS))
 }
 
 /// `omen.probes`: lists to visit; 0: as many as `omen.recall` needs.

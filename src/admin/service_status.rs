@@ -17,7 +17,7 @@ fn omen_stat_reset() {
     }
 }
 
-/// Searches that the CPU answered in the service's place, by reason; no rows if the library was not preloaded.
+/// Rounds that the CPU answered in the service's place, by reason; no rows if the library was not preloaded.
 #[pg_extern(sql = false)]
 fn omen_stat_get_gpu_fallbacks()
 -> TableIterator<'static, (name!(reason, String), name!(fallbacks, i64))> {
@@ -67,7 +67,7 @@ fn omen_stat_get_gpu() -> TableIterator<
         let up_since = control.up_since.load(Ordering::Relaxed);
         let pid = control.pid.load(Ordering::Relaxed) as i32;
         (
-            (state == State::Opening || is_up).then_some(pid),
+            (state == State::Opening || is_up || control.is_stuck()).then_some(pid),
             state.name().to_owned(),
             is_up.then_some(control.device.load(Ordering::Relaxed) as i32),
             is_up

@@ -71,8 +71,9 @@ pub(super) fn try_service<T>(
         Ok(found) => Ok(found),
         Err(Stop::Query(error)) => Err(error),
         Err(Stop::Gpu(error) | Stop::Paused(error)) => {
-            add(&service.control.fallbacks[reason_of(&error)], 1);
-            fall_back(setting, &error, record);
+            if fall_back(setting, &error, record) {
+                add(&service.control.fallbacks[reason_of(&error)], 1);
+            }
             Ok(None)
         }
     }
@@ -85,17 +86,17 @@ fn in_parallel_worker() -> bool {
     unsafe { pgrx::pg_sys::ParallelWorkerNumber >= 0 }
 }
 
-/// Counts a failure by its reason, and tells of it the first time.
-fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) {
+/// Counts a failure by its reason, and tells of it the first time; false if it counts for nothing.
+fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) -> bool {
     let absent = matches!(error, GpuError::NoDriver | GpuError::NoDevice);
     if absent && setting == EngineSetting::Auto {
         // A machine without a GPU, and nobody asked for one.
-        return;
+        return false;
     }
     let reason = REASONS[reason_of(error)];
     record.fallback = Some(error.to_string());
     if stats::count_fallback(reason) > 0 {
-        return;
+        return true;
     }
     let level = match setting {
         EngineSetting::Gpu => PgLogLevel::WARNING,
@@ -109,6 +110,7 @@ fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) 
         "Further occurrences in this session are counted, not reported; see omen_gpu_status().",
     )
     .report(level);
+    true
 }
 
 /// Kinds of failures, as counted.

@@ -37,6 +37,10 @@ impl State {
     }
 }
 
+/// A figure that sessions look at while they spin: nobody else writes to its cache line.
+#[repr(align(64))]
+struct OwnLine(AtomicU64);
+
 /// The block. All zero at start. Figures count since the server was started.
 #[repr(C)]
 pub(crate) struct Control {
@@ -63,10 +67,10 @@ pub(crate) struct Control {
     pub(crate) max_batch: AtomicU64,
     /// Whether the watchdog ended the last worker.
     stuck: AtomicU32,
-    /// Searches that the CPU answered in the service's place, by the places of `fallback::REASONS`.
+    /// Rounds that the CPU answered in the service's place, by the places of `fallback::REASONS`.
     pub(crate) fallbacks: [AtomicU64; MAX_REASONS],
-    /// Running average of the searches of a batch, in `CROWD_UNIT`s.
-    crowd: AtomicU64,
+    /// Running average of the searches that are ready at once, in `CROWD_UNIT`s.
+    crowd: OwnLine,
     /// Microseconds in which the worker was not idle.
     pub(crate) busy_us: AtomicU64,
     /// Microseconds in which a batch ran.
@@ -119,6 +123,11 @@ impl Control {
         self.set_state(State::Down);
     }
 
+    /// Whether there is a worker that is to be ended for that.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Relaxed) != 0
+    }
+
     /// Whether the worker before this one was ended for that; asked once.
     pub(super) fn was_stuck(&self) -> bool {
         self.stuck.swap(0, Ordering::Relaxed) != 0
@@ -126,14 +135,14 @@ impl Control {
 
     /// How many searches wait at the same time, of late.
     pub(crate) fn crowd(&self) -> u64 {
-        get(&self.crowd) / CROWD_UNIT
+        get(&self.crowd.0) / CROWD_UNIT
     }
 
-    /// A batch had so many searches. The worker alone calls this.
+    /// So many searches were ready at once. The worker alone calls this.
     pub(crate) fn note_crowd(&self, n_searches: u64) {
-        let old = get(&self.crowd);
+        let old = get(&self.crowd.0);
         let new = old - old / CROWD_WEIGHT + n_searches * CROWD_UNIT / CROWD_WEIGHT;
-        self.crowd.store(new, Ordering::Relaxed);
+        self.crowd.0.store(new, Ordering::Relaxed);
     }
 
     /// Counts from zero again; what there is stays.

@@ -147,7 +147,7 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
         }
         let deadline = guc::gpu_timeout().max(DEADLINE);
-        watchdog.begin(STUCK.max(2 * deadline));
+        let mut beat = || watchdog.begin(STUCK.max(2 * deadline));
         let is_loading = match hosting.step(service, &mut server) {
             Ok(is_loading) => is_loading,
             Err(error) => end(&error),
@@ -156,17 +156,18 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
             Fault::None | Fault::SlowLoad | Fault::FailLoad | Fault::LoseLoader => {}
             Fault::Exit => end(&GpuError::Other("injected fault".into())),
             Fault::Lost => end(&GpuError::Lost("injected fault".into())),
-            Fault::Stuck => loop {
-                std::thread::sleep(NAP);
-            },
+            Fault::Stuck => {
+                beat();
+                loop {
+                    std::thread::sleep(NAP);
+                }
+            }
             Fault::Hang => {
-                watchdog.rest();
                 wake::wait(Duration::from_millis(20), Event::Idle.number());
                 continue;
             }
         }
         let began = Instant::now();
-        let mut beat = || watchdog.begin(STUCK.max(2 * deadline));
         let served = server.serve(deadline, &mut beat, &mut |owner| wake::wake(owner));
         watchdog.rest();
         if up_at.elapsed() > LONG_UP {
@@ -194,7 +195,7 @@ fn note(service: &Service, served: &Served, elapsed: Duration) {
     add(&control.device_us, served.device.as_micros() as u64);
     add(&control.failures, served.n_failed as u64);
     let largest = served.largest_batch as u64;
-    control.note_crowd(largest);
+    control.note_crowd(served.largest_round as u64);
     control.max_batch.fetch_max(largest, Ordering::Relaxed);
     if served.n_failed == 0 {
         control.failed_starts.store(0, Ordering::Relaxed);

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Most requests of a round, hence of a batch.
 pub const MAX_BATCH: usize = 256;
-/// Most rounds without a pause for the server's other duties.
-const MAX_ROUNDS: usize = 16;
+/// After so long the server's other duties have their turn.
+const MAX_TIME: Duration = Duration::from_millis(50);
 
 /// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g, and what is to be called again and
 /// again while the device works.
@@ -46,6 +46,8 @@ pub struct Served {
     pub n_failed: usize,
     /// Requests of the largest.
     pub largest_batch: usize,
+    /// Most requests that were ready at the same time.
+    pub largest_round: usize,
     /// What those that did not fail took, their waits for the device included.
     pub device: Duration,
     /// The device is lost: the process should end. What followed was answered with `Status::Down`.
@@ -145,15 +147,14 @@ impl Server {
     pub fn serve_with(&mut self, search: &mut Search<'_>, wake: &mut dyn FnMut(u32)) -> Served {
         let mut served = Served::default();
         let mut owed = VecDeque::new();
-        for _ in 0..MAX_ROUNDS {
-            if served.error.is_some() {
-                break;
-            }
+        let start = Instant::now();
+        while served.error.is_none() && start.elapsed() < MAX_TIME {
             let taken = self.queue.take_ready(MAX_BATCH);
             if taken.is_empty() {
                 break;
             }
             served.n_requests += taken.len();
+            served.largest_round = served.largest_round.max(taken.len());
             for group in self.groups(taken, wake) {
                 self.serve_group(group, search, &mut owed, wake, &mut served);
             }
@@ -193,6 +194,12 @@ impl Server {
         wake: &mut dyn FnMut(u32),
         served: &mut Served,
     ) {
+        // A tier's first batch makes room, which may take long.
+        if owed.front().is_some_and(|o| o.key() != group[0].head.key) {
+            for answer in owed.drain(..) {
+                answer.tell(&self.queue, wake);
+            }
+        }
         let outcome = match self.tiers.get_mut(&group[0].head.key) {
             _ if served.error.is_some() => Err(Refusal::Down),
             None => Err(Refusal::NotLoaded),

@@ -84,6 +84,7 @@ fn one_that_spoils_a_batch_does_not_spoil_the_others() {
             n_batches: 6,
             n_failed: 2,
             largest_batch: 5,
+            largest_round: 5,
             device: served.device,
             error: None,
         };
@@ -206,7 +207,7 @@ fn answers_are_told_while_the_device_works_on_the_next_batch() {
         n_calls += 1;
         if n_calls == 1 {
             // It becomes ready while the device works on the first.
-            let request = request_of(key(2), &queries.items[1]);
+            let request = request_of(key(1), &queries.items[1]);
             let mut claim = claim(&queue, 2, 0).unwrap();
             request
                 .encode(&queries.items[1].q, &[], claim.payload())

@@ -179,11 +179,7 @@ impl BatchSearch<'_, '_> {
         while first < batch.n_queries {
             let left = batch.n_queries - first;
             let wanted = Wanted {
-                n_queries: match batch.source {
-                    Source::Fill(_) => rounded_size(left),
-                    // They are read where they are.
-                    Source::Locked(..) => left,
-                },
+                n_queries: left,
                 k: batch.k,
                 probes,
                 spread,
@@ -191,7 +187,19 @@ impl BatchSearch<'_, '_> {
                 want_lists: batch.want_lists,
             };
             // A quarter is left to searches that follow.
-            let plan = fitting(tier, wanted, batch.tuning, self.scratch_limit / 4 * 3)?;
+            let limit = self.scratch_limit / 4 * 3;
+            let mut plan = fitting(tier, wanted, batch.tuning, limit)?;
+            // Locked queries are read where they are.
+            if matches!(batch.source, Source::Fill(_)) && plan.wanted.n_queries == left {
+                let wanted = Wanted {
+                    n_queries: rounded_size(left),
+                    ..wanted
+                };
+                let rounded = BatchPlan::new(tier, wanted, batch.tuning)?;
+                if rounded.bytes as u64 <= limit {
+                    plan = rounded;
+                }
+            }
             let n = plan.wanted.n_queries.min(left);
             self.run_part(batch, &plan, first..first + n, &mut found)?;
             first += n;

@@ -4,13 +4,14 @@
 //! woken. So while more requests are ready, the next batch is given to the device first, and the answers of the last are told while it works.
 
 use super::{Admitted, Hosted};
-use crate::message::{Answer, ChosenList, encode_error};
+use crate::message::{Answer, ChosenList, TierKey, encode_error};
 use crate::queue::{Queue, Taken};
 use omen_gpu::{BatchFound, GpuError};
 use std::rc::Rc;
 
 /// The answer to one request.
 pub(super) struct Owed {
+    key: TierKey,
     taken: Taken,
     found: Rc<BatchFound>,
     /// Which query of the batch it was, and how many candidates it wants.
@@ -30,6 +31,7 @@ impl Owed {
         batch: Answer,
     ) -> Self {
         Self {
+            key: request.head.key,
             taken: request.taken,
             q,
             k: request.head.k as usize,
@@ -38,6 +40,11 @@ impl Owed {
             head: batch,
             found,
         }
+    }
+
+    /// The tier that was searched.
+    pub(super) fn key(&self) -> TierKey {
+        self.key
     }
 
     /// Tells it.
