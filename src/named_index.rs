@@ -118,9 +118,7 @@ impl NamedIndex {
         }
         Ok(())
     }
-}
 
-impl NamedIndex {
     /// Whether the table is the user's.
     pub(crate) fn is_owned(&self) -> bool {
         // SAFETY: the table is open.

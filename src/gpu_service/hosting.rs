@@ -109,16 +109,13 @@ impl Hosting {
     fn look_after(&mut self, service: &Service, server: &mut Server) {
         let control = service.control;
         if control.wants_eviction() {
-            let keys: Vec<TierKey> = server.keys().copied().collect();
-            for key in keys.iter().filter(|key| control.is_to_evict(key)) {
-                server.remove(key);
-            }
+            server.remove_where(|key| control.is_to_evict(key));
             publish(service, server);
             control.note_evicted();
         }
         if self.looked.elapsed() > LOOK {
             self.looked = Instant::now();
-            remove_gone(server);
+            server.remove_where(is_gone);
             // Scratch memory comes and goes with searches.
             publish(service, server);
             self.autoload.write_if_due(server);
@@ -127,7 +124,7 @@ impl Hosting {
 
     /// Before the worker ends: writes down which tiers there are.
     pub(super) fn end(&mut self, server: &mut Server) {
-        remove_gone(server);
+        server.remove_where(is_gone);
         self.autoload.write(server);
     }
 }
@@ -160,24 +157,18 @@ fn publish(service: &Service, server: &Server) {
 
 /// An index may be dropped and another be given its file: ALTER TABLE does so where nothing has to be rewritten.
 fn remove_of_file(server: &mut Server, key: &TierKey) {
-    let file = |key: &TierKey| (key.tablespace, key.database, key.number);
-    let keys: Vec<TierKey> = server.keys().copied().collect();
-    for other in keys.iter().filter(|other| file(other) == file(key)) {
-        server.remove(other);
-    }
-}
-
-fn remove_gone(server: &mut Server) {
-    let keys: Vec<TierKey> = server.keys().copied().collect();
-    for key in keys.iter().filter(|key| is_gone(key)) {
-        server.remove(key);
-    }
+    server.remove_where(|other| file_of(other) == file_of(key));
 }
 
 fn is_gone(key: &TierKey) -> bool {
-    compat::is_file_gone(FileId {
+    compat::is_file_gone(file_of(key))
+}
+
+/// The file of a tier's index.
+fn file_of(key: &TierKey) -> FileId {
+    FileId {
         tablespace: key.tablespace,
         database: key.database,
         number: key.number,
-    })
+    }
 }

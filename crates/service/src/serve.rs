@@ -101,6 +101,11 @@ impl Server {
         self.tiers.remove(key).map(|hosted| hosted.tier)
     }
 
+    /// Gives up the tiers whose keys `is_unwanted`.
+    pub fn remove_where(&mut self, mut is_unwanted: impl FnMut(&TierKey) -> bool) {
+        self.tiers.retain(|key, _| !is_unwanted(key));
+    }
+
     /// The tiers that are here, in no order.
     pub fn keys(&self) -> impl Iterator<Item = &TierKey> {
         self.tiers.keys()

@@ -188,17 +188,17 @@ impl BatchSearch<'_, '_> {
             };
             // A quarter is left to searches that follow.
             let limit = self.scratch_limit / 4 * 3;
-            let mut plan = fitting(tier, wanted, batch.tuning, limit)?;
-            // Locked queries are read where they are.
-            if matches!(batch.source, Source::Fill(_)) && plan.wanted.n_queries == left {
-                let wanted = Wanted {
-                    n_queries: rounded_size(left),
-                    ..wanted
-                };
-                let rounded = BatchPlan::new(tier, wanted, batch.tuning)?;
-                if rounded.bytes as u64 <= limit {
-                    plan = rounded;
-                }
+            let rounded = Wanted {
+                n_queries: match batch.source {
+                    Source::Fill(_) => rounded_size(left),
+                    // They are read where they are.
+                    Source::Locked(..) => left,
+                },
+                ..wanted
+            };
+            let mut plan = BatchPlan::new(tier, rounded, batch.tuning)?;
+            if plan.bytes as u64 > limit {
+                plan = fitting(tier, wanted, batch.tuning, limit)?;
             }
             let n = plan.wanted.n_queries.min(left);
             self.run_part(batch, &plan, first..first + n, &mut found)?;
