@@ -29,7 +29,7 @@ SET min_parallel_table_scan_size = 0;
 SET max_parallel_workers_per_gather = 2;
 EXPLAIN (COSTS OFF) SELECT avg(v) FROM va;
 SELECT avg(v) FROM va;
-SELECT sum(v) FROM (SELECT v FROM va LIMIT 1000) x;
+SELECT sum(v) FROM (SELECT v FROM va ORDER BY v LIMIT 1000) x;
 EXPLAIN (COSTS OFF) SELECT sum(subvector(v, 2, 2)) FROM va;
 -- exact in f32 in any order
 SELECT sum(subvector(v, 2, 2)) FROM va;

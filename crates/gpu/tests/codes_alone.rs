@@ -45,7 +45,7 @@ fn little_memory_means_small_parts() {
     let limit = MIN_SCRATCH_BYTES + (1 << 20);
     let tier = fixture.load_parts(&gpu, Parts::Codes, limit).unwrap();
     let queries = fixture.queries(&mut rng, 150, 5);
-    queries.losses.set(40);
+    queries.losses.allow(40);
     let found = search_batch(&tier, &queries, nearest(2), &[]).unwrap();
     let slots = |slot| tier.place_of(slot).unwrap();
     check_slots(&fixture, &queries, nearest(2), &[], &found, slots, "parts");

@@ -83,8 +83,8 @@ pub fn check_codes_alone(rng: &mut ChaCha8Rng, gpu: &Gpu, rows: usize, most_quer
                 };
                 let lists = Lists::Nearest { probes, spread };
                 let queries = fixture.queries(rng, n, k);
-                // Four standard errors, of which one entry in tens of thousands has more.
-                queries.losses.set(2 + n * rows / 2000);
+                // Four standard errors, of which one entry in 30,000 has more.
+                queries.losses.allow(3 + n * rows / 8000);
                 let what = format!("{} dim {dim} k {k} of {rows}, {lists:?}", metric.name());
                 // Small batches are recorded: the second time a recorded graph answers.
                 for _ in 0..2 {

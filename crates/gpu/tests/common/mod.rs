@@ -4,9 +4,11 @@
 
 mod batches;
 mod check;
+mod losses;
 
 pub use batches::{check_codes_alone, check_locked_queries, sizes};
 pub use check::{check, check_batch, check_slots, exact_bound};
+pub use losses::Losses;
 
 use half::f16;
 use omen_gpu::Copiers;
@@ -23,7 +25,6 @@ use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use std::cell::Cell;
 use std::time::Duration;
 
 pub const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
@@ -217,8 +218,11 @@ impl Fixture {
                 }
             })
             .collect();
-        let losses = Cell::new(0);
-        Queries { items, k, losses }
+        Queries {
+            items,
+            k,
+            losses: Losses::default(),
+        }
     }
 }
 
@@ -232,8 +236,8 @@ pub struct Query {
 pub struct Queries {
     pub items: Vec<Query>,
     pub k: usize,
-    /// Rows that may be left out below the frontier: where codes filter, one in tens of thousands is.
-    pub losses: Cell<usize>,
+    /// Errors of codes that are allowed: none unless a test says so.
+    pub losses: Losses,
 }
 
 impl Queries {
