@@ -430,6 +430,7 @@ CREATE FUNCTION omen_stat_get_gpu(
 	OUT timeouts bigint,
 	OUT failed_batches bigint,
 	OUT loads bigint,
+	OUT refreshes bigint,
 	OUT loaders bigint,
 	OUT loaders_refused bigint,
 	OUT failed_loads bigint,

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_spare};
-use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
+use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_room, with_spare};
+use omen_gpu::{Copiers, Gpu, GpuError, LoadError, Refresh, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::group::Filter;
 
+use super::refresh::{MAX_ROUNDS, write_stale};
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{devices, heat};
 use crate::compat::FileId;
@@ -15,6 +16,8 @@ use crate::{guc, threads};
 
 /// Share of the free device memory that tiers take when `omen.gpu_memory_limit` is 0.
 const DEFAULT_SHARE: f64 = 0.8;
+/// A tier that takes no more than one in so many parts of what tiers may take has room for lists to be refreshed.
+const ROOMY_SHARE: u64 = 2;
 /// Smaller tiers are loaded before threads to copy them would have started.
 const THREADS_FROM_BYTES: usize = 16 << 20;
 
@@ -37,11 +40,7 @@ impl Choice {
         limit: u64,
         codes_alone: bool,
     ) -> std::result::Result<Self, Stop> {
-        let spec = TierSpec {
-            metric: index.metric(),
-            dim: index.dim(),
-            n_lists: index.n_lists() as usize,
-        };
+        let spec = spec_of(index);
         let lists = heat::hottest_first(pages.file(), index.n_lists());
         let sizes: Vec<u32> = read_entries(pages, index, &lists)?
             .iter()
@@ -58,6 +57,7 @@ impl Choice {
             chosen = rung(&shape, limit);
         }
         let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
+        let is_whole = chosen == Rung::CodesAndRows;
         let (parts, lists, n_slots) = match chosen {
             Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists, all),
             Rung::CodesOnly => (Parts::Codes, lists, all),
@@ -66,12 +66,26 @@ impl Choice {
                 (Parts::of(shape.filter), chosen, n_slots)
             }
         };
+        let roomy = with_room(n_slots, spec.n_lists);
+        let plan = match TierPlan::new(&spec, parts, roomy) {
+            Ok(plan) if is_whole && plan.bytes_needed() <= limit / ROOMY_SHARE => plan,
+            _ => TierPlan::new(&spec, parts, with_spare(n_slots))?,
+        };
         Ok(Self {
-            plan: TierPlan::new(&spec, parts, with_spare(n_slots))?,
+            plan,
             spec,
             parts,
             lists,
         })
+    }
+}
+
+/// What a tier of an index is for.
+pub(crate) fn spec_of(index: &Index) -> TierSpec {
+    TierSpec {
+        metric: index.metric(),
+        dim: index.dim(),
+        n_lists: index.n_lists() as usize,
     }
 }
 
@@ -133,6 +147,42 @@ impl Device {
         loaded.is_whole = lists.len() == spec.n_lists;
         self.tiers.insert(file, loaded);
         Ok(())
+    }
+
+    /// Brings the tier of an index up to date, if it is there, has all of the index, and room for that. Returns whether it is; else it is to be
+    /// loaded, which may give it more of the index.
+    pub(super) fn refresh(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        file: FileId,
+    ) -> std::result::Result<bool, Stop> {
+        for _ in 0..MAX_ROUNDS {
+            let has_all = |loaded: &&mut LoadedTier| loaded.is_whole && loaded.tier.parts().rows();
+            let Some(loaded) = self.tier(file, index).filter(has_all) else {
+                return Ok(false);
+            };
+            let began = Instant::now();
+            let Refresh {
+                writer,
+                spec,
+                plan,
+                byte_limit,
+                lists,
+            } = loaded.tier.begin_refresh()?;
+            let copiers = Copiers::none();
+            let mut builder = TierBuilder::refresh(writer, spec, plan, byte_limit, copiers, lists)?;
+            let round = write_stale(&mut builder, pages, index)?;
+            loaded.tier.end_refresh(builder.end()?.lists)?;
+            loaded.note_refreshed(began);
+            if round.n_written == round.n_stale {
+                return Ok(true);
+            }
+            if round.n_written == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(false)
     }
 
     /// What all tiers together may take.

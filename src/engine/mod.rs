@@ -29,6 +29,7 @@ pub(crate) mod lists;
 pub(crate) mod load;
 mod named_slots;
 mod nearest;
+pub(crate) mod refresh;
 pub(crate) mod residence;
 pub(crate) mod service_tiers;
 pub(crate) mod stats;

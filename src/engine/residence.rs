@@ -20,14 +20,17 @@ use crate::storage::IndexPages;
 /// Longest wait for the shared service to evict.
 const EVICTION_TIME: Duration = Duration::from_secs(10);
 
-/// Loads the tier of an index, in place of the one that is there.
+/// Loads the tier of an index, in place of the one that is there, or brings that up to date.
 pub(super) fn load_tier(
     device: &mut Device,
     pages: &IndexPages,
     index: &Index,
 ) -> std::result::Result<(), Stop> {
     let file = pages.file();
-    device.load(pages, index, file)?;
+    // A refresh that fails for want of memory or room is made up for by a load.
+    if !matches!(device.refresh(pages, index, file), Ok(true)) {
+        device.load(pages, index, file)?;
+    }
     device.note_loaded(file);
     choice::note_loaded(file);
     if let Some(loaded) = device.tier(file, index) {

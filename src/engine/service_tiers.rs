@@ -6,7 +6,7 @@ use omen_ivf::index::Index;
 use omen_service::message::TierKey;
 
 use super::choice;
-use super::gpu::REFRESH_FACTOR;
+use super::gpu::{REFRESH_FACTOR, STALE_SHARE};
 use super::stats::ScanRecord;
 use super::tiers::Stop;
 use crate::error::Result;
@@ -100,16 +100,30 @@ pub(super) fn load(
     outcome
 }
 
-/// Has the tier of an index loaded again, of which a search found much out of date, or left out for want of room: as [`leaves_loading`], and
-/// not over and over. The search has its answer: that the GPU fails does not concern it. Errors: those of reading the index.
+/// What of a search's lists the service's tier does not have as the index does.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lacks {
+    /// Lists that are out of date there.
+    pub(super) n_stale: usize,
+    /// Lists that are not there.
+    pub(super) n_absent: usize,
+}
+
+/// Has the tier of an index brought up to date, of which a search of `n_lists` lists lacked some: in the background, where not all of it fits by
+/// this session if much is lacking, and not over and over. The search has its answer: that the GPU fails does not concern it. Errors: those of reading the index.
 pub(super) fn load_again(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    (lacks, n_lists): (Lacks, usize),
     record: &mut ScanRecord,
 ) -> Result<()> {
-    let outcome = load_again_now(service, pages, index, key, record);
+    let is_much = (lacks.n_stale + lacks.n_absent) * STALE_SHARE > n_lists;
+    if lacks.n_stale == 0 && !is_much {
+        return Ok(());
+    }
+    let outcome = load_again_now(service, pages, index, key, is_much, record);
     match outcome {
         Err(Stop::Query(error)) => Err(error),
         Ok(()) | Err(Stop::Gpu(_) | Stop::Paused(_)) => Ok(()),
@@ -121,12 +135,13 @@ fn load_again_now(
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    is_much: bool,
     record: &mut ScanRecord,
 ) -> std::result::Result<(), Stop> {
     if !loader::may_start(service, pages) {
         return Ok(());
     }
-    if loading::fits_whole(service, pages, index)? {
+    if !is_much || loading::fits_whole(service, pages, index)? {
         loader::start_again(service, pages);
         return Ok(());
     }

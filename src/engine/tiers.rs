@@ -94,6 +94,13 @@ impl LoadedTier {
         }
     }
 
+    /// Lists that were out of date have been written again since `began`.
+    pub(super) fn note_refreshed(&mut self, began: Instant) {
+        self.known_stale.clear();
+        self.stale = false;
+        (self.load_time, self.loaded_at) = (began.elapsed(), Instant::now());
+    }
+
     /// What of the index it holds, for the status functions; empty: all.
     pub(super) fn kind(&self) -> &'static str {
         match (self.is_whole, self.tier.parts().rows()) {

@@ -26,6 +26,9 @@ const NO_PROCESS_PAUSE: Duration = Duration::from_secs(10);
 const SHORT_REST: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(30);
 const LAST_REST: Duration = Duration::from_secs(3600);
+/// After a refresh, an index rests so many times what that took, and so long at least.
+const REFRESH_SHARE: u32 = 20;
+const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 /// Indexes that rest, at most.
 const N_RESTS: usize = 64;
 
@@ -229,6 +232,13 @@ impl Loaders {
         let until = now() + micros(pause.clamp(FIRST_REST, LAST_REST));
         let rest = self.place_for(index, file);
         rest.until.store(until, Ordering::Relaxed);
+    }
+
+    /// An index with this file has just been brought up to date, in this time: that is not done again before it is but a small part of the time.
+    pub(super) fn rest_after_refresh(&self, index: IndexId, file: u32, took: Duration) {
+        let pause = (took * REFRESH_SHARE).clamp(REFRESH_PAUSE, LAST_REST);
+        let rest = self.place_for(index, file);
+        rest.until.store(now() + micros(pause), Ordering::Relaxed);
     }
 
     /// The place of an index, made its own. Of two that write at once, one may rest for the other's time.

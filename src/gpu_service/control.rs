@@ -83,6 +83,8 @@ pub(crate) struct Control {
     pub(crate) failures: AtomicU64,
     /// Hot tiers loaded so far.
     pub(crate) loads: AtomicU64,
+    /// Times that lists of hot tiers were refreshed.
+    pub(crate) refreshes: AtomicU64,
     /// Hot tiers there are.
     pub(crate) n_tiers: AtomicU64,
     /// Searches that were not answered in time.
@@ -157,6 +159,7 @@ impl Control {
             &self.abandoned,
             &self.failures,
             &self.loads,
+            &self.refreshes,
             &self.timeouts,
             &self.loaders.n_started,
             &self.loaders.n_refused,

@@ -4,8 +4,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use omen_gpu::{GpuError, Tier};
-use omen_service::load::{Host, HostOptions, Room};
+use omen_gpu::{GpuError, Refresh};
+use omen_service::load::{Host, HostOptions, Loaded, Room};
 use omen_service::message::TierKey;
 use omen_service::serve::Server;
 
@@ -29,11 +29,18 @@ struct WantsRoom {
     answer: SyncSender<u64>,
 }
 
+/// A tier is to be refreshed; what that takes is sent back.
+struct WantsRefresh {
+    key: TierKey,
+    answer: SyncSender<Option<(u64, Refresh)>>,
+}
+
 /// The worker's part in loads, and its looking after tiers.
 pub(super) struct Hosting {
     host: Host,
-    loaded: Receiver<(TierKey, Tier)>,
+    loaded: Receiver<Loaded>,
     wants_room: Receiver<WantsRoom>,
+    wants_refresh: Receiver<WantsRefresh>,
     looked: Instant,
     autoload: Autoload,
 }
@@ -57,8 +64,16 @@ impl Hosting {
                 .flatten()
                 .unwrap_or(0)
         };
+        let (refreshes, wants_refresh) = channel();
+        let refresh = move |key: &TierKey| {
+            let (answer, begun) = sync_channel(1);
+            let wants = WantsRefresh { key: *key, answer };
+            refreshes.send(wants).ok()?;
+            begun.recv_timeout(ROOM_TIME).ok()?
+        };
         let options = HostOptions {
             room: Some(Box::new(room)),
+            refresh: Some(Box::new(refresh)),
             ..HostOptions::default()
         };
         let (region, gpu) = (service.load, server.gpu().clone());
@@ -67,6 +82,7 @@ impl Hosting {
             host: host.map_err(|e| GpuError::Other(format!("could not start a thread: {e}")))?,
             loaded,
             wants_room,
+            wants_refresh,
             looked: Instant::now(),
             autoload: Autoload::start(service),
         };
@@ -90,11 +106,12 @@ impl Hosting {
             // A loader that has given up does not read it.
             let _ = wants.answer.send(most.saturating_sub(server.bytes()));
         }
-        for (key, tier) in self.loaded.try_iter() {
-            remove_of_file(server, &key);
-            server.insert(key, tier);
-            add(&service.control.loads, 1);
-            publish(service, server);
+        for loaded in self.loaded.try_iter() {
+            take_over(service, server, loaded);
+        }
+        // After what was loaded: a refresh begins with the lists as the last one has left them.
+        for wants in self.wants_refresh.try_iter() {
+            let _ = wants.answer.send(server.begin_refresh(&wants.key));
         }
         self.look_after(service, server);
         self.autoload.step(service);
@@ -126,6 +143,23 @@ impl Hosting {
     pub(super) fn end(&mut self, server: &mut Server) {
         server.remove_where(is_gone);
         self.autoload.write(server);
+    }
+}
+
+/// Has searches use what was loaded. Lists of a tier that is gone are of no use.
+fn take_over(service: &Service, server: &mut Server, loaded: Loaded) {
+    match loaded {
+        Loaded::Tier(key, tier) => {
+            remove_of_file(server, &key);
+            server.insert(key, *tier);
+            add(&service.control.loads, 1);
+            publish(service, server);
+        }
+        Loaded::Lists(key, number, lists) => {
+            if server.end_refresh(&key, number, lists).is_some() {
+                add(&service.control.refreshes, 1);
+            }
+        }
     }
 }
 

@@ -6,9 +6,11 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
+use omen_ivf::index::Index;
+use omen_service::message::TierKey;
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
@@ -37,7 +39,7 @@ struct Job {
     /// Tablespace and number of the file the index had; another is left alone. Without one it is an index that was hot before a restart,
     /// for which no other tier is to go.
     file: Option<(u32, u32)>,
-    /// In place of a tier that is there.
+    /// To bring a tier up to date that is there.
     again: bool,
 }
 
@@ -140,7 +142,7 @@ pub(crate) fn start(service: &Service, pages: &IndexPages) -> bool {
     start_for(service, IndexId::of(pages), Some(pages.file())).is_some()
 }
 
-/// As [`start`], in place of the tier that is there; not more often than every half minute.
+/// As [`start`], for a tier that is there: what is out of date of it is written again, or, if that cannot be, all of it. Not over and over.
 pub(crate) fn start_again(service: &Service, pages: &IndexPages) {
     if start_job(service, IndexId::of(pages), Some(pages.file()), true).is_some() {
         rest(service, pages, Duration::ZERO);
@@ -235,10 +237,12 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
         let key = key_of(&pages, &index);
-        match service.control.has_tier(&key) && !job.again {
-            true => Ok(()),
-            false => loading::load(service, &pages, &index, &key, fit, job.again),
+        if service.control.has_tier(&key)
+            && (!job.again || refresh(service, job, &pages, &index, &key)?)
+        {
+            return Ok(());
         }
+        loading::load(service, &pages, &index, &key, fit, job.again)
     });
     match outcome {
         Ok(()) => Outcome::Loaded,
@@ -246,6 +250,23 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
         Err(Stop::Gpu(GpuError::Busy | GpuError::Interrupted)) => Outcome::Later,
         Err(Stop::Gpu(error) | Stop::Paused(error)) => report(service, job, &error.to_string()),
     }
+}
+
+/// Brings a tier up to date; `false`: that cannot be, it is to be loaded anew.
+fn refresh(
+    service: &Service,
+    job: &Job,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+) -> Result<bool, Stop> {
+    let began = Instant::now();
+    let is_done = loading::refresh(service, pages, index, key)?;
+    if is_done {
+        let loaders = &service.control.loaders;
+        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
+    }
+    Ok(is_done)
 }
 
 /// Whether an open relation is an index that the service may have.

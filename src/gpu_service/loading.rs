@@ -2,15 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::GpuError;
+use omen_gpu::{Copiers, GpuError};
 use omen_ivf::index::Index;
-use omen_service::load::{Wanted, begin, finish};
+use omen_service::load::{Check, Wanted, begin, begin_refresh, finish};
 use omen_service::message::TierKey;
 use pgrx::PgSqlErrorCode;
 
 use super::memory::Service;
 use super::{session, wake};
-use crate::engine::load::{Choice, copiers_for};
+use crate::engine::load::{Choice, copiers_for, spec_of};
+use crate::engine::refresh::{MAX_ROUNDS, write_stale};
 use crate::engine::tiers::Stop;
 use crate::error::PgError;
 use crate::guc::{self, Fault};
@@ -79,14 +80,6 @@ pub(crate) fn load(
         n_slots: plan.n_slots as u64,
         byte_limit: room.limit,
     };
-    // Should the user cancel within, what unwinds drops the load. The worker may sleep while a thread of it wants something.
-    let check = || {
-        pgrx::check_for_interrupts!();
-        if let Some(service) = super::service() {
-            service.wake_worker();
-        }
-        Ok(())
-    };
     // Another may have loaded it while this process looked at the index; who ends in between has let the tier be known.
     let is_busy = service.load.is_loading();
     if !again && service.control.has_tier(key) {
@@ -96,7 +89,7 @@ pub(crate) fn load(
         return Err(GpuError::Busy.into());
     }
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
-    let mut builder = begin(&service.load, me, wanted, copiers, Box::new(check))?;
+    let mut builder = begin(&service.load, me, wanted, copiers, check())?;
     inject_faults()?;
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index)?;
@@ -114,6 +107,50 @@ pub(crate) fn load(
         session::doze();
     }
     Ok(())
+}
+
+/// Brings the tier of an index in the service's memory up to date, as far as the lists go that are there. Returns whether it is; else it is not
+/// there, or lacks the room. Errors: as for [`load`], without `OutOfMemory` and `Unsupported`.
+pub(crate) fn refresh(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+) -> Result<bool, Stop> {
+    session::release_at_exit();
+    let spec = spec_of(index);
+    for _ in 0..MAX_ROUNDS {
+        let (copiers, me) = (Copiers::none(), wake::my_number());
+        let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
+        let mut builder = match begun {
+            Err(GpuError::Unsupported(_)) => return Ok(false),
+            begun => begun?,
+        };
+        inject_faults()?;
+        let round = write_stale(&mut builder, pages, index)?;
+        if round.n_written > 0 {
+            let _finished = finish(builder)?;
+            service.wake_worker();
+        }
+        if round.n_written == round.n_stale {
+            return Ok(true);
+        }
+        if round.n_written == 0 {
+            return Ok(false);
+        }
+    }
+    Ok(false)
+}
+
+/// Lets the user cancel a load; should that happen, what unwinds drops the load. The worker may sleep while a thread of it wants something.
+fn check() -> Check {
+    Box::new(|| {
+        pgrx::check_for_interrupts!();
+        if let Some(service) = super::service() {
+            service.wake_worker();
+        }
+        Ok(())
+    })
 }
 
 /// In test builds, loads may be told to fail, or to take until they are told otherwise.

@@ -7,8 +7,8 @@ mod common;
 mod real_gpu;
 
 use common::{
-    Fixture, Flavour, METRICS, check_batch, check_codes_alone, check_locked_queries, rng,
-    search_batch, sizes,
+    Fixture, Flavour, METRICS, check_batch, check_codes_alone, check_locked_queries,
+    check_refresh_beside_searches, check_refreshes, rng, search_batch, sizes,
 };
 use omen_gpu::context::Scans;
 use omen_gpu::{Gpu, Lists};
@@ -179,5 +179,15 @@ fn locked_queries_give_the_same_answers() {
     let mut rng = rng("locked_queries_give_the_same_answers");
     for (_, gpu) in devices() {
         check_locked_queries(&mut rng, &gpu);
+    }
+}
+
+#[test]
+fn lists_are_refreshed_beside_searches() {
+    let mut rng = rng("lists_are_refreshed_beside_searches");
+    for (scans, gpu) in devices() {
+        println!("{scans:?}");
+        check_refreshes(&mut rng, &gpu, if small() { 600 } else { 20_000 });
+        check_refresh_beside_searches(&mut rng, &gpu);
     }
 }

@@ -5,6 +5,7 @@ use crate::context::Wait;
 use crate::directory::slots_of;
 use crate::engine::Engine;
 use crate::error::GpuError;
+use crate::free_slots::FreeSlots;
 use crate::memory::{Parts, TierPlan};
 use crate::params::ListSlots;
 use crate::plan::{Piece, Walk, pieces_of};
@@ -15,6 +16,7 @@ use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
 use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,14 @@ pub struct TierList {
     pub layout_gen: u32,
     /// `ListEntry::delete_gen` when the list was read.
     pub delete_gen: u32,
+}
+
+impl TierList {
+    /// Its slots.
+    pub fn slots(&self) -> Range<usize> {
+        let first = self.first_slot as usize;
+        first..first + self.n_slots as usize
+    }
 }
 
 /// Which lists are where: the tier's part in host memory.
@@ -104,8 +114,8 @@ impl Catalog {
 
     /// Slots in use: one beyond the last.
     pub(crate) fn n_slots(&self) -> usize {
-        let end = |l: &TierList| l.first_slot as usize + l.n_slots as usize;
-        self.lists.iter().flatten().map(end).max().unwrap_or(0)
+        let ends = self.lists.iter().flatten().map(|l| l.slots().end);
+        ends.max().unwrap_or(0)
     }
 
     /// Whether every slot in use belongs to a list: a list that was rewritten while it was loaded leaves slots behind.
@@ -162,6 +172,31 @@ impl Catalog {
     }
 }
 
+/// A refresh under way: the tier as it was at the beginning, and what writes to its memory, which lives as long as that.
+pub struct Refresh {
+    /// Writes.
+    pub writer: Box<dyn Engine>,
+    /// What the tier is for.
+    pub spec: TierSpec,
+    /// Where its arrays are.
+    pub plan: TierPlan,
+    /// What tier and scratch may take.
+    pub byte_limit: u64,
+    /// Its lists.
+    pub lists: Vec<Option<TierList>>,
+}
+
+fn check_lists(
+    lists: &[Option<TierList>],
+    spec: TierSpec,
+    plan: &TierPlan,
+) -> Result<(), GpuError> {
+    if lists.len() != spec.n_lists {
+        return Err(GpuError::Other("the lists are not the index's".into()));
+    }
+    FreeSlots::beside(lists, plan.n_slots).map(|_| ())
+}
+
 /// Frozen entries of some lists of an index, in the memory of one device. Made by [`crate::TierBuilder`].
 pub struct Tier {
     catalog: Catalog,
@@ -183,10 +218,7 @@ impl Tier {
             lists,
             has_centroids,
         } = written;
-        let end = |l: &TierList| l.first_slot as usize + l.n_slots as usize;
-        if lists.len() != spec.n_lists || lists.iter().flatten().any(|l| end(l) > plan.n_slots) {
-            return Err(GpuError::Other("the lists do not fit the tier".into()));
-        }
+        check_lists(&lists, spec, &plan)?;
         Ok(Self {
             catalog: Catalog::new(spec, plan.pitch, lists),
             plan,
@@ -275,6 +307,26 @@ impl Tier {
         let results = search.run(queries);
         self.note_times(search.times);
         results
+    }
+
+    /// A second writer to the tier's memory, for lists that are to replace some: it may write to what is [`FreeSlots`] beside the tier's lists,
+    /// while searches go on. Errors: `Busy`, and those of the device.
+    pub fn begin_refresh(&self) -> Result<Refresh, GpuError> {
+        Ok(Refresh {
+            writer: self.lock_engine()?.second()?,
+            spec: self.catalog.spec,
+            plan: self.plan.clone(),
+            byte_limit: self.byte_limit,
+            lists: self.catalog.lists.clone(),
+        })
+    }
+
+    /// Takes over what a refresh has written: `lists` are the tier's from now on. Errors: as for [`Self::new`]; then it stays as it was.
+    pub fn end_refresh(&mut self, lists: Vec<Option<TierList>>) -> Result<(), GpuError> {
+        let (spec, pitch) = (self.catalog.spec, self.catalog.pitch);
+        check_lists(&lists, spec, &self.plan)?;
+        self.catalog = Catalog::new(spec, pitch, lists);
+        Ok(())
     }
 
     /// A copy of the tier's arrays. Errors: `Busy`, and those of the device.

@@ -6,6 +6,7 @@ use crate::copiers::Copiers;
 use crate::device::Gpu;
 use crate::engine::{Engine, LoadShape, StageShape, TierWriter};
 use crate::error::GpuError;
+use crate::free_slots::FreeSlots;
 use crate::load::LoadTimes;
 use crate::memory::{Parts, TierPlan};
 use crate::staging::{Staging, bounded};
@@ -45,8 +46,9 @@ pub struct TierBuilder<W: TierWriter + ?Sized = dyn Engine> {
     centroids: (Vec<f16>, Vec<f32>),
     rotation: Option<Rotation>,
     open: Option<OpenList>,
-    /// Next slot to fill.
-    next: usize,
+    /// Slots to be filled, and those that were at the beginning.
+    free: FreeSlots,
+    free_at_first: FreeSlots,
 }
 
 impl TierBuilder<dyn Engine> {
@@ -94,16 +96,50 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         byte_limit: u64,
         copiers: Copiers,
     ) -> Self {
+        let lists = vec![None; spec.n_lists];
+        let free = FreeSlots::all(plan.n_slots);
+        Self::filling(writer, spec, plan, byte_limit, copiers, lists, free)
+    }
+
+    /// Refreshes a tier: lists that are loaded replace those of the same number, others stay as they are. Centroids and rotation too. What comes
+    /// of it is for [`Tier::end_refresh`]. Errors: `Other` if the lists are not those of a tier of this plan.
+    pub fn refresh(
+        writer: Box<W>,
+        spec: TierSpec,
+        plan: TierPlan,
+        byte_limit: u64,
+        copiers: Copiers,
+        lists: Vec<Option<TierList>>,
+    ) -> Result<Self, GpuError> {
+        let free = FreeSlots::beside(&lists, plan.n_slots)?;
+        if lists.len() != spec.n_lists {
+            return Err(GpuError::Other("the tier is for another index".into()));
+        }
+        Ok(Self::filling(
+            writer, spec, plan, byte_limit, copiers, lists, free,
+        ))
+    }
+
+    fn filling(
+        writer: Box<W>,
+        spec: TierSpec,
+        plan: TierPlan,
+        byte_limit: u64,
+        copiers: Copiers,
+        lists: Vec<Option<TierList>>,
+        free: FreeSlots,
+    ) -> Self {
         let shape = StageShape::new(&spec, plan.parts);
         let mut builder = Self {
             staging: Staging::new(copiers, shape, plan.n_slots),
             writer,
             byte_limit,
-            lists: vec![None; spec.n_lists],
+            lists,
             centroids: Default::default(),
             rotation: None,
             open: None,
-            next: 0,
+            free_at_first: free.clone(),
+            free,
             spec,
             plan,
         };
@@ -133,14 +169,19 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         self.staging.times()
     }
 
-    /// The next `n` slots; None if there are not so many.
+    /// The next `n` slots in a row; None if there are not so many.
     pub(crate) fn take_slots(&mut self, n: usize) -> Option<usize> {
-        let first = self.next;
-        let end = first
-            .checked_add(n)
-            .filter(|&end| end <= self.plan.n_slots)?;
-        self.next = end;
-        Some(first)
+        self.free.take(n)
+    }
+
+    /// Slots that are free.
+    pub fn n_free(&self) -> usize {
+        self.free.n()
+    }
+
+    /// Per list: what is in the tier, or will be.
+    pub fn lists(&self) -> &[Option<TierList>] {
+        &self.lists
     }
 
     /// Gives the centroids as stored (`[n_lists, dim]`), so that the device can choose lists.
@@ -179,6 +220,8 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             lists,
             centroids: (centroids, norms),
             rotation,
+            free,
+            free_at_first,
             ..
         } = self;
         let LoadShape {
@@ -188,12 +231,18 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         } = staging.load_shape();
         let live = staging.finish(writer.as_mut())?;
         let has_centroids = !centroids.is_empty();
+        let words = free.words_taken_from(&free_at_first);
+        let live = words.into_iter().map(|words| {
+            (
+                bytemuck::cast_slice::<u32, u8>(&live[words.clone()]),
+                plan.live + 4 * words.start,
+            )
+        });
         let mut which = 0;
-        for (array, at) in [
-            (bytemuck::cast_slice::<u32, u8>(&live), plan.live),
+        for (array, at) in live.chain([
             (bytemuck::cast_slice(&centroids), plan.centroids),
             (bytemuck::cast_slice(&norms), plan.centroid_norms),
-        ] {
+        ]) {
             for (i, part) in array.chunks(area_bytes).enumerate() {
                 bounded(|wait| writer.stage(which, wait))?[..part.len()].copy_from_slice(part);
                 writer.write_tier(which, 0..part.len(), at + i * area_bytes)?;

@@ -117,6 +117,9 @@ pub struct Answer {
     pub reserved: u32,
 }
 
+/// In place of a `delete_gen`: the tier has the list, but out of date.
+pub const STALE: u32 = 1;
+
 /// A list of the query, and what the tier holds of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
@@ -125,7 +128,7 @@ pub struct ChosenList {
     pub list: u32,
     /// `ListEntry::layout_gen` when the list was loaded; 0 (no list has it): the list was not searched, being absent or stale.
     pub layout_gen: u32,
-    /// `ListEntry::delete_gen` when the list was loaded.
+    /// `ListEntry::delete_gen` when the list was loaded; where it was not searched, [`STALE`] or 0 for a list that is absent.
     pub delete_gen: u32,
     /// Entries of the list that were searched, dead ones included.
     pub n_slots: u32,

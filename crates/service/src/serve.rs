@@ -12,7 +12,7 @@ use admit::admit;
 use hosted::Hosted;
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier};
+use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Refresh, Source, Tier, TierList};
 use owed::Owed;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -33,6 +33,8 @@ pub struct Server {
     queue: Queue,
     gpu: Gpu,
     tiers: HashMap<TierKey, Hosted>,
+    /// Tiers inserted so far.
+    n_inserted: u64,
 }
 
 /// What rounds did.
@@ -76,6 +78,7 @@ impl Server {
             queue,
             gpu,
             tiers: HashMap::new(),
+            n_inserted: 0,
         }
     }
 
@@ -91,9 +94,28 @@ impl Server {
 
     /// Takes over a tier; the one it replaces.
     pub fn insert(&mut self, key: TierKey, tier: Tier) -> Option<Tier> {
+        self.n_inserted += 1;
         self.tiers
-            .insert(key, Hosted::new(tier))
+            .insert(key, Hosted::new(tier, self.n_inserted))
             .map(|old| old.tier)
+    }
+
+    /// Begins to refresh lists of a tier, and the tier's number; `None` if it is not there, or the device cannot.
+    pub fn begin_refresh(&self, key: &TierKey) -> Option<(u64, Refresh)> {
+        let hosted = self.tiers.get(key)?;
+        Some((hosted.number, hosted.tier.begin_refresh().ok()?))
+    }
+
+    /// Takes over the lists of a tier as a refresh has left them. Returns how many are new; `None`: it is not that tier any more, or they do not
+    /// fit it.
+    pub fn end_refresh(
+        &mut self,
+        key: &TierKey,
+        number: u64,
+        lists: Vec<Option<TierList>>,
+    ) -> Option<usize> {
+        let hosted = self.tiers.get_mut(key).filter(|h| h.number == number)?;
+        hosted.refresh(lists)
     }
 
     /// Gives up a tier.

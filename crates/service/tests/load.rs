@@ -65,7 +65,7 @@ fn a_tier_loaded_by_another_is_the_same() {
                     .unwrap();
                 assert_eq!(world.store.n_pins(), 0);
                 let finished = finish(builder).unwrap();
-                let (key, tier) = server.tiers.try_recv().expect("the tier is there");
+                let (key, tier) = server.tier();
                 assert_eq!(key, wanted.key);
                 assert_eq!(server.region.owner(), Some(5), "until it is taken over");
                 assert!(server.region.is_loading());
@@ -181,7 +181,7 @@ fn codes_are_searched_alike() {
     let mut builder = begin(&server.region, 5, wanted, Copiers::none(), go_on()).unwrap();
     data.push_all(&mut builder);
     finish(builder).unwrap();
-    let (_, tier) = server.tiers.try_recv().expect("the tier is there");
+    let (_, tier) = server.tier();
     let nearest = Lists::Nearest {
         probes: 15,
         spread: f32::INFINITY,
@@ -267,7 +267,7 @@ fn the_server_searches_while_a_tier_is_loaded() {
         loader.join().unwrap();
     });
     for _ in 0..5 {
-        let (_, tier) = server.tiers.try_recv().unwrap();
+        let (_, tier) = server.tier();
         assert_eq!(search(&tier, &world, 3), expected);
     }
 }

@@ -10,7 +10,7 @@ use gpu::{Fixture, Flavour, Losses, METRICS, Queries, check, search_batch, sizes
 use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use omen_ivf::topk::{Candidate, Candidates};
-use omen_service::message::{Refusal, Request, StaleList, TierKey};
+use omen_service::message::{Refusal, Request, STALE, StaleList, TierKey};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -111,7 +111,7 @@ impl Index {
         for list in &reply.lists {
             let n_slots = self.fixture.lists[list.list as usize].len() as u32;
             let expected = if self.stale.contains(&list.list) {
-                (0, 0, 0)
+                (0, STALE, 0)
             } else {
                 (1, list.list, n_slots)
             };

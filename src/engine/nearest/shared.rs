@@ -12,14 +12,15 @@ use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
 use omen_ivf::topk::TopK;
-use omen_service::message::{Answer, ChosenList, Refusal, Request, StaleList, TierKey};
+use omen_service::message::{Answer, ChosenList, Refusal, Request, STALE, StaleList, TierKey};
 
 use super::device::{scan_all_appended, scan_stale, unranked};
 use super::{Nearest, NearestRequest, Outcome};
 use crate::engine::fallback::Attempt;
-use crate::engine::gpu::{STALE_SHARE, uninterrupted};
+use crate::engine::gpu::uninterrupted;
 use crate::engine::gpu_batch::device_lists::candidates_from;
 use crate::engine::lists::entries_of;
+use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge, service_tiers};
@@ -86,13 +87,12 @@ pub(super) fn attempt(
             Completed::Found {
                 nearest,
                 stale_time,
-                n_absent,
+                lacks,
             } => {
                 let (file, n_lists) = (pages.file(), nearest.lists.len());
                 choice::note_gpu(file, n_lists, began.elapsed(), stale_time);
-                if n_absent * STALE_SHARE > n_lists {
-                    service_tiers::load_again(service, pages, index, &key, record)?;
-                }
+                let lacks = (lacks, n_lists);
+                service_tiers::load_again(service, pages, index, &key, lacks, record)?;
                 return Ok(Some(Outcome::Found(nearest)));
             }
             Completed::OutOfDate(lists) => stale = lists,
@@ -134,9 +134,9 @@ enum Completed {
     /// It counts.
     Found {
         nearest: Nearest,
-        /// What lists took that the device does not have, or has of old; and their number.
+        /// What lists took that the device does not have, or has of old; and how many they are.
         stale_time: Duration,
-        n_absent: usize,
+        lacks: Lacks,
     },
     /// These lists have other generations than the tier.
     OutOfDate(Vec<StaleList>),
@@ -172,6 +172,11 @@ fn complete(
         .filter(|(chosen, _)| !is_searched(chosen))
         .map(|(chosen, _)| chosen.list)
         .collect();
+    let n_stale = answer.lists.iter().filter(|c| is_stale(c)).count();
+    let lacks = Lacks {
+        n_stale,
+        n_absent: absent.len() - n_stale,
+    };
     let mut top = TopK::new(k);
     if !scan_all_appended(request, query, &fresh, &mut top, record)? {
         // A list is being rewritten: its new generations will show.
@@ -194,13 +199,17 @@ fn complete(
     Ok(Completed::Found {
         nearest,
         stale_time,
-        n_absent: absent.len(),
+        lacks,
     })
 }
 
 /// Whether the device has searched a list: those it lacks have no generation.
 fn is_searched(chosen: &ChosenList) -> bool {
     chosen.layout_gen != 0
+}
+
+fn is_stale(chosen: &ChosenList) -> bool {
+    !is_searched(chosen) && chosen.delete_gen == STALE
 }
 
 /// The lists that the device has searched but that are not, by their directory entries, as its tier has them.

@@ -112,6 +112,11 @@ impl StagingAreas {
         }
     }
 
+    /// Where areas come from.
+    pub(super) fn pool(&self) -> Arc<AreaPool> {
+        self.pool.clone()
+    }
+
     /// Takes the shape; while no area is in use.
     pub(super) fn set_shape(&mut self, shape: LoadShape) {
         self.shape = shape;

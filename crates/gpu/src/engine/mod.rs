@@ -123,6 +123,9 @@ pub trait Engine: TierWriter {
 
     /// Bytes of scratch memory held now.
     fn scratch_bytes(&self) -> u64;
+
+    /// Another engine over the same memory, in which it may write to what this one does not read.
+    fn second(&self) -> Result<Box<dyn Engine>, GpuError>;
 }
 
 /// The engine of a real device.
@@ -133,7 +136,7 @@ pub struct CudaEngine {
     ctx: Arc<Context>,
     batch: BatchMemory,
     views: Views,
-    tier: DeviceBuffer,
+    tier: Arc<DeviceBuffer>,
     scratch: Option<DeviceBuffer>,
     upload: Option<PinnedBuffer>,
     download: Option<PinnedBuffer>,
@@ -158,15 +161,25 @@ impl CudaEngine {
             n_slots: plan.n_lists as u32,
             ..TierView::default()
         };
+        let views = Views {
+            tier: view,
+            centroids,
+        };
+        Self::over(ctx, pool, Arc::new(tier), views)
+    }
+
+    fn over(
+        ctx: &Arc<Context>,
+        pool: Arc<AreaPool>,
+        tier: Arc<DeviceBuffer>,
+        views: Views,
+    ) -> Result<Self, GpuError> {
         Ok(Self {
             stream: Stream::new(ctx)?,
             staging: StagingAreas::new(ctx, pool),
             ctx: ctx.clone(),
             batch: BatchMemory::default(),
-            views: Views {
-                tier: view,
-                centroids,
-            },
+            views,
             tier,
             scratch: None,
             upload: None,
@@ -387,5 +400,10 @@ impl Engine for CudaEngine {
 
     fn scratch_bytes(&self) -> u64 {
         self.scratch.as_ref().map_or(0, |b| b.len() as u64) + self.batch.device_bytes()
+    }
+
+    fn second(&self) -> Result<Box<dyn Engine>, GpuError> {
+        let (pool, tier) = (self.staging.pool(), self.tier.clone());
+        Ok(Box::new(Self::over(&self.ctx, pool, tier, self.views)?))
     }
 }

@@ -24,8 +24,8 @@ use half::f16;
 use omen_ivf::Metric;
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Memory the simulated device claims to have.
 pub const MEMORY_BYTES: u64 = 16 << 30;
@@ -46,12 +46,63 @@ impl Held {
     }
 }
 
+/// A tier's memory. Shared by engines, of which one searches while another writes.
+struct TierMemory {
+    words: RwLock<Vec<u64>>,
+    bytes: u64,
+    held: Held,
+}
+
+impl TierMemory {
+    fn new(bytes: u64, held: Held) -> Self {
+        held.0.fetch_add(bytes, Ordering::Relaxed);
+        let words = RwLock::new(words(bytes as usize));
+        Self { words, bytes, held }
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<u64>> {
+        self.words.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for TierMemory {
+    fn drop(&mut self) {
+        self.held.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A tier's memory while it is read.
+pub(super) struct Reading<'a> {
+    words: RwLockReadGuard<'a, Vec<u64>>,
+    plan: &'a TierPlan,
+    metric: Metric,
+}
+
+impl Reading<'_> {
+    fn bytes(&self) -> &[u8] {
+        cast_slice(&self.words)
+    }
+
+    /// The arrays of entries.
+    pub(super) fn arrays(&self) -> TierArrays<'_> {
+        tier_arrays(self.bytes(), self.plan, self.metric)
+    }
+
+    /// The centroids, `[n_lists, pitch]`, and their squared norms, `[n_lists]`.
+    pub(super) fn centroids(&self) -> (&[f16], &[f32]) {
+        let (memory, plan) = (self.bytes(), self.plan);
+        (
+            array(memory, plan.centroids, plan.n_lists * plan.pitch),
+            array(memory, plan.centroid_norms, plan.n_lists),
+        )
+    }
+}
+
 /// The engine of the simulated device.
 pub struct SimulatedEngine {
     plan: TierPlan,
-    held: Held,
     metric: Metric,
-    tier: Vec<u64>,
+    tier: Arc<TierMemory>,
     load_shape: LoadShape,
     stages: Vec<Vec<u64>>,
     scratch: Vec<u64>,
@@ -66,11 +117,14 @@ pub struct SimulatedEngine {
 impl SimulatedEngine {
     /// An engine with memory for a tier, counted in `held`.
     pub(crate) fn new(plan: TierPlan, metric: Metric, held: Held) -> Self {
-        held.0.fetch_add(plan.bytes as u64, Ordering::Relaxed);
+        let tier = Arc::new(TierMemory::new(plan.bytes as u64, held));
+        Self::over(plan, metric, tier)
+    }
+
+    fn over(plan: TierPlan, metric: Metric, tier: Arc<TierMemory>) -> Self {
         Self {
-            tier: words(plan.bytes),
+            tier,
             plan,
-            held,
             metric,
             load_shape: LoadShape::DEFAULT,
             stages: Vec::new(),
@@ -82,25 +136,14 @@ impl SimulatedEngine {
         }
     }
 
-    /// The tier's arrays.
-    pub(super) fn arrays(&self) -> TierArrays<'_> {
-        tier_arrays(cast_slice(&self.tier), &self.plan, self.metric)
-    }
-
-    /// The centroids, `[n_lists, pitch]`, and their squared norms, `[n_lists]`.
-    pub(super) fn centroids(&self) -> (&[f16], &[f32]) {
-        let (memory, plan) = (cast_slice(&self.tier), &self.plan);
-        (
-            array(memory, plan.centroids, plan.n_lists * plan.pitch),
-            array(memory, plan.centroid_norms, plan.n_lists),
-        )
-    }
-}
-
-impl Drop for SimulatedEngine {
-    fn drop(&mut self) {
-        let bytes = self.plan.bytes as u64;
-        self.held.0.fetch_sub(bytes, Ordering::Relaxed);
+    /// The tier's memory, to which nobody writes meanwhile.
+    pub(super) fn read(&self) -> Reading<'_> {
+        let words = self.tier.words.read();
+        Reading {
+            words: words.unwrap_or_else(PoisonError::into_inner),
+            plan: &self.plan,
+            metric: self.metric,
+        }
     }
 }
 
@@ -171,7 +214,8 @@ impl TierWriter for SimulatedEngine {
 
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
         let source: &[u8] = cast_slice(&self.stages[which]);
-        let target: &mut [u8] = cast_slice_mut(&mut self.tier);
+        let mut words = self.tier.write();
+        let target: &mut [u8] = cast_slice_mut(&mut words);
         target[at..at + range.len()].copy_from_slice(&source[range]);
         Ok(())
     }
@@ -179,7 +223,8 @@ impl TierWriter for SimulatedEngine {
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
         let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
         let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
-        let mut tier = unpack_arrays(cast_slice_mut(&mut self.tier), &self.plan);
+        let mut words = self.tier.write();
+        let mut tier = unpack_arrays(cast_slice_mut(&mut words), &self.plan);
         let shape = &work.shape;
         for item in &items[work.groups.first..][..work.groups.n] {
             unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
@@ -264,7 +309,7 @@ impl Engine for SimulatedEngine {
         to: &mut [u8],
         _wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
-        to.copy_from_slice(&cast_slice::<u64, u8>(&self.tier)[at..at + to.len()]);
+        to.copy_from_slice(&self.read().bytes()[at..at + to.len()]);
         Ok(())
     }
 
@@ -285,7 +330,8 @@ impl Engine for SimulatedEngine {
         let shape = plan.shape;
         let (n, keep, cap) = (shape.n_queries, shape.keep, shape.cap);
         let mut scratch = std::mem::take(&mut self.scratch);
-        let tier = self.arrays();
+        let reading = self.read();
+        let tier = reading.arrays();
         let [
             queries,
             consts,
@@ -360,11 +406,17 @@ impl Engine for SimulatedEngine {
                     rerank_one(&tier, query, &consts[q], scales, survivors[q * cap + i]);
             }
         }
+        drop(reading);
         self.scratch = scratch;
         Ok(&cast_slice::<u64, u8>(&self.scratch)[plan.state..plan.download_end])
     }
 
     fn scratch_bytes(&self) -> u64 {
         self.scratch.len() as u64 * 8
+    }
+
+    fn second(&self) -> Result<Box<dyn Engine>, GpuError> {
+        let (plan, tier) = (self.plan.clone(), self.tier.clone());
+        Ok(Box::new(Self::over(plan, self.metric, tier)))
     }
 }

@@ -166,7 +166,8 @@ impl SimulatedEngine {
         let heads: &mut [FoundHead] = cast_slice_mut(&mut heads[plan.host_heads..][..n * 16]);
         let found: &mut [Found] = cast_slice_mut(&mut found[..n * k * size_of::<Found>()]);
         for (q, head) in heads.iter_mut().enumerate() {
-            let tier = self.arrays();
+            let tier = self.read();
+            let tier = tier.arrays();
             let query = &state.queries[q * plan.pitch..][..plan.pitch];
             let survivors = &state.survivors[q * plan.cap..][..plan.cap];
             let (consts, threshold) = (&state.consts[q], state.thresholds[q]);
@@ -188,7 +189,8 @@ impl SimulatedEngine {
         state: &State,
         wait: &mut Wait<'_>,
     ) -> Result<Vec<Chosen>, GpuError> {
-        let (centroids, norms) = self.centroids();
+        let tier = self.read();
+        let (centroids, norms) = tier.centroids();
         let rows: Vec<u32> = self.slots.iter().map(|s| s.n_slots).collect();
         let choice = Choice {
             metric: plan.tier.metric,
@@ -264,7 +266,8 @@ impl SimulatedEngine {
         let of_pairs = |f: fn(&Chosen) -> &Vec<f32>| -> Vec<f32> {
             chosen.iter().flat_map(|c| f(c).clone()).collect()
         };
-        let tier = self.arrays();
+        let tier = self.read();
+        let tier = tier.arrays();
         let arrays = CodeArrays {
             codes: tier.codes,
             factors: tier.factors,
@@ -299,7 +302,8 @@ impl SimulatedEngine {
 
     /// Gives the survivors beyond those of `base` their keys.
     fn rerank_codes(&self, plan: &BatchPlan, scales: Scales, state: &mut State, base: &[u32]) {
-        let tier = self.arrays();
+        let tier = self.read();
+        let tier = tier.arrays();
         for (q, &first) in base.iter().enumerate() {
             let end = (state.counts[q] as usize).min(plan.cap);
             let survivors = &mut state.survivors[q * plan.cap..][first as usize..end];
@@ -373,7 +377,8 @@ impl SimulatedEngine {
         (mode, step): (ScanMode, usize),
         wait: &mut Wait<'_>,
     ) -> Result<(), GpuError> {
-        let tier = self.arrays();
+        let tier = self.read();
+        let tier = tier.arrays();
         let mut arrays = ScanArrays {
             queries: &state.queries,
             consts: &state.consts,

@@ -1,8 +1,9 @@
 //! What a staging area holds, and whether that keeps within area and tier.
 
 use crate::error::GpuError;
+use crate::free_slots::FreeSlots;
 use crate::launch::unpack::{ENTRIES_PER_ITEM, Items};
-use crate::memory::{Parts, TierPlan};
+use crate::memory::Parts;
 use crate::params::UnpackItem;
 use crate::tier::TierSpec;
 use half::f16;
@@ -28,9 +29,9 @@ pub struct Unpack {
 }
 
 impl Unpack {
-    /// Checks that this keeps within `area` and within a tier laid out by `plan`: where it, or what is in the area, comes from
+    /// Checks that this keeps within `area` and within the free slots of a tier of these parts: where it, or what is in the area, comes from
     /// another process. Errors: `Other`.
-    pub fn check(&self, area: &[u8], plan: &TierPlan) -> Result<(), GpuError> {
+    pub fn check(&self, area: &[u8], parts: Parts, free: &FreeSlots) -> Result<(), GpuError> {
         let broken = |what: &str| Err(GpuError::Other(format!("staging area: {what}")));
         let n_items = self.groups.n.saturating_add(self.rows.n);
         let items_bytes = n_items.saturating_mul(size_of::<UnpackItem>());
@@ -38,11 +39,11 @@ impl Unpack {
             || !self.items_at.is_multiple_of(PART_ALIGN)
             || self.items_at.checked_add(items_bytes) != Some(self.used)
             || (self.groups.first, self.rows.first) != (0, self.groups.n)
-            || self.rows.n > 0 && !plan.parts.rows()
+            || self.rows.n > 0 && !parts.rows()
         {
             return broken("bounds");
         }
-        let (parts, items) = area[..self.used].split_at(self.items_at);
+        let (entries, items) = area[..self.used].split_at(self.items_at);
         for (i, item) in items.chunks_exact(size_of::<UnpackItem>()).enumerate() {
             let item: UnpackItem = bytemuck::pod_read_unaligned(item);
             let n = item.n as usize;
@@ -62,11 +63,12 @@ impl Unpack {
                 size_of::<f16>()
             };
             let at = item.at as usize;
-            if !at.is_multiple_of(align) || at + bytes > parts.len() {
+            if !at.is_multiple_of(align) || at + bytes > entries.len() {
                 return broken("an item beyond the area");
             }
-            if item.first_slot as usize + n > plan.n_slots {
-                return broken("an item beyond the tier");
+            let first = item.first_slot as usize;
+            if !free.has(&(first..first + n)) {
+                return broken("an item for slots that are not free");
             }
         }
         Ok(())

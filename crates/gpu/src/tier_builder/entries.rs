@@ -110,7 +110,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             return Err(GpuError::Other("entries without codes".into()));
         }
         let Some(first) = self.take_slots(n) else {
-            let wanted = (self.next + n) as u64;
+            let wanted = (self.free.n_slots() - self.free.n() + n) as u64;
             let needed = TierPlan::new(&self.spec, self.plan.parts, wanted)?.bytes as u64;
             return Err(GpuError::OutOfMemory {
                 needed,

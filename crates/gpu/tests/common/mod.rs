@@ -5,10 +5,12 @@
 mod batches;
 mod check;
 mod losses;
+mod refresh;
 
 pub use batches::{check_codes_alone, check_locked_queries, sizes};
 pub use check::{check, check_batch, check_slots, exact_bound};
 pub use losses::Losses;
+pub use refresh::{check_answers, check_refresh_beside_searches, check_refreshes, tier_with_room};
 
 use half::f16;
 use omen_gpu::Copiers;
@@ -72,6 +74,8 @@ pub struct Fixture {
     pub flavour: Flavour,
     pub lists: Vec<Vec<Entry>>,
     pub offset: Vec<f32>,
+    /// The centroids, where they do not follow the lists.
+    kept_centroids: Option<Vec<f16>>,
 }
 
 impl Fixture {
@@ -139,6 +143,7 @@ impl Fixture {
             flavour,
             lists,
             offset,
+            kept_centroids: None,
         }
     }
 
@@ -166,7 +171,18 @@ impl Fixture {
 
     /// As `load_with_codes`, of these parts, which have codes.
     pub fn load_parts(&self, gpu: &Gpu, parts: Parts, byte_limit: u64) -> Result<Tier, GpuError> {
-        let (dim, n) = (self.spec.dim, self.n_slots());
+        self.load_into(gpu, parts, self.n_slots(), byte_limit)
+    }
+
+    /// The same, of any parts, with room for `n` entries.
+    pub fn load_into(
+        &self,
+        gpu: &Gpu,
+        parts: Parts,
+        n: u64,
+        byte_limit: u64,
+    ) -> Result<Tier, GpuError> {
+        let dim = self.spec.dim;
         let copiers = Copiers::none();
         let mut builder = TierBuilder::with_parts(gpu, self.spec, parts, n, byte_limit, copiers)?;
         let shape = GroupShape::new(Filter::OneBit, dim as u32);
@@ -179,11 +195,21 @@ impl Fixture {
             for (slot, e) in list.iter().enumerate() {
                 builder.push(slot as u32, e.tid, e.live, e.err, &e.row);
             }
+            let n = list.len() as u32;
+            if !parts.codes() {
+                builder.end_list(n, 1, i as u32)?;
+                continue;
+            }
             let centroid = &centroids[i * dim..][..dim];
             let encoder = Encoder::new(self.spec.metric, Filter::OneBit, &rotation, centroid);
-            builder.end_list_encoded(list.len() as u32, 1, i as u32, &encoder)?;
+            builder.end_list_encoded(n, 1, i as u32, &encoder)?;
         }
         builder.finish()
+    }
+
+    /// The centroids stay as they are now, whatever becomes of the lists.
+    pub fn keep_centroids(&mut self) {
+        self.kept_centroids = Some(centroids(self));
     }
 
     pub fn queries(&self, rng: &mut ChaCha8Rng, n: usize, k: usize) -> Queries {
@@ -267,6 +293,9 @@ pub fn search(tier: &Tier, queries: &Queries) -> Result<Vec<Candidates>, GpuErro
 
 /// The centroids of a fixture's lists: their means, or something near the offset for empty lists; `[n_lists, dim]`.
 pub fn centroids(fixture: &Fixture) -> Vec<f16> {
+    if let Some(kept) = &fixture.kept_centroids {
+        return kept.clone();
+    }
     let dim = fixture.spec.dim;
     let mut all = Vec::new();
     for (i, list) in fixture.lists.iter().enumerate() {

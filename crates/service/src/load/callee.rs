@@ -2,7 +2,7 @@
 
 use super::command::Command;
 use super::link::{QUARANTINE, State, Word, change, read};
-use super::outcome::encode_outcome;
+use super::outcome::{Reply, encode_outcome};
 use super::region::LoadRegion;
 use omen_gpu::GpuError;
 use std::sync::atomic::Ordering;
@@ -80,7 +80,7 @@ impl Callee {
     }
 
     /// Answers the command; an error ends the load, as does `is_last`. Of what ends nothing is held any more.
-    pub(super) fn answer(&mut self, outcome: &Result<(), GpuError>, is_last: bool) {
+    pub(super) fn answer(&mut self, outcome: &Result<Reply, GpuError>, is_last: bool) {
         let header = self.region.header();
         for (to, word) in header.answer.iter().zip(encode_outcome(outcome)) {
             to.store(word, Ordering::Relaxed);

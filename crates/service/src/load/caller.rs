@@ -2,7 +2,7 @@
 
 use super::command::Command;
 use super::link::{Pause, State, Word, change, read};
-use super::outcome::decode_outcome;
+use super::outcome::{Reply, decode_outcome};
 use super::region::{Header, LoadRegion};
 use omen_gpu::GpuError;
 use omen_gpu::context::Wait;
@@ -82,7 +82,7 @@ impl Caller {
         &self,
         wait: &mut Wait<'_>,
         poll: &mut Poll<'_>,
-    ) -> Result<Result<(), GpuError>, GpuError> {
+    ) -> Result<Result<Reply, GpuError>, GpuError> {
         let mut pause = Pause::default();
         loop {
             if let Some(outcome) = self.answer() {
@@ -103,7 +103,7 @@ impl Caller {
         }
     }
 
-    fn answer(&self) -> Option<Result<(), GpuError>> {
+    fn answer(&self) -> Option<Result<Reply, GpuError>> {
         let header = self.header();
         let number = self.word.number(self.n);
         let is_answered = header.answered.load(Ordering::Acquire) == number;

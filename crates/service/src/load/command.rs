@@ -1,5 +1,6 @@
 //! Commands as words.
 
+use super::outcome::Reply;
 use super::region::COMMAND_WORDS;
 use crate::message::TierKey;
 use omen_gpu::memory::Parts;
@@ -22,10 +23,35 @@ pub struct Wanted {
     pub byte_limit: u64,
 }
 
+/// The tier that a refresh has found, besides its lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) parts: Parts,
+    pub(super) n_slots: u64,
+    pub(super) byte_limit: u64,
+}
+
+impl Found {
+    pub(super) fn encode(self) -> Reply {
+        [parts_number(self.parts), self.n_slots, self.byte_limit]
+    }
+
+    /// Errors: `Other` for what is none.
+    pub(super) fn decode([parts, n_slots, byte_limit]: Reply) -> Result<Self, GpuError> {
+        Ok(Self {
+            parts: parts_of(parts)?,
+            n_slots,
+            byte_limit,
+        })
+    }
+}
+
 /// What the host is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     Begin(Wanted),
+    /// Lists of a tier that is there are to be replaced. The tier's go into [`LISTS_AREA`], the answer is a [`Found`].
+    Refresh(TierKey),
     /// Copies bytes `start..start + len` of an area to byte `at` of the tier.
     Write {
         which: usize,
@@ -51,12 +77,23 @@ pub(super) enum Command {
     },
 }
 
+const PARTS: [Parts; 3] = [Parts::Rows, Parts::RowsAndCodes, Parts::Codes];
+
 fn parts_number(parts: Parts) -> u64 {
     match parts {
         Parts::Rows => 1,
         Parts::RowsAndCodes => 2,
         Parts::Codes => 3,
     }
+}
+
+fn parts_of(number: u64) -> Result<Parts, GpuError> {
+    let parts = PARTS.into_iter().find(|p| parts_number(*p) == number);
+    parts.ok_or_else(broken)
+}
+
+fn broken() -> GpuError {
+    GpuError::Other("a load command that is none".into())
 }
 
 impl Command {
@@ -102,6 +139,7 @@ impl Command {
                 3,
                 &[which, used, items_at, n_groups, n_rows].map(|x| x as u64),
             ),
+            Self::Refresh(key) => put(7, &bytemuck::cast::<TierKey, [u64; 4]>(key)),
             Self::EndWrites => put(4, &[]),
             Self::Rotation { seed } => put(5, &[seed]),
             Self::Finish {
@@ -114,7 +152,6 @@ impl Command {
 
     /// Errors: `Other` for words that are none.
     pub(super) fn decode(words: &[u64; COMMAND_WORDS]) -> Result<Self, GpuError> {
-        let broken = || GpuError::Other("a load command that is none".into());
         let size = |i: usize| usize::try_from(words[i]).map_err(|_| broken());
         Ok(match words[0] {
             1 => {
@@ -131,12 +168,7 @@ impl Command {
                         dim: within(6, MAX_DIM)?,
                         n_lists: within(7, MAX_LISTS)?,
                     },
-                    parts: match words[8] {
-                        1 => Parts::Rows,
-                        2 => Parts::RowsAndCodes,
-                        3 => Parts::Codes,
-                        _ => return Err(broken()),
-                    },
+                    parts: parts_of(words[8])?,
                     n_slots: words[9],
                     byte_limit: words[10],
                 })
@@ -160,11 +192,14 @@ impl Command {
                 which: size(1)?,
                 has_centroids: words[2] != 0,
             },
+            7 => Self::Refresh(bytemuck::cast([words[1], words[2], words[3], words[4]])),
             _ => return Err(broken()),
         })
     }
 }
 
+/// Lists are told in this area.
+pub(super) const LISTS_AREA: usize = 0;
 /// Bytes of a list among the lists at the end of a load. An area, 1 MB and more, holds those of any index.
 pub(super) const LIST_BYTES: usize = 16;
 const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 1 << 20);
@@ -191,6 +226,19 @@ pub(super) fn decode_list(bytes: &[u8; LIST_BYTES]) -> Option<TierList> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_refresh_found_comes_back() {
+        for parts in PARTS {
+            let found = Found {
+                parts,
+                n_slots: 1 << 31,
+                byte_limit: u64::MAX,
+            };
+            assert_eq!(Found::decode(found.encode()), Ok(found));
+        }
+        assert!(Found::decode([0, 1, 2]).is_err());
+    }
 
     #[test]
     fn commands_come_back_and_others_are_refused() {
@@ -228,6 +276,7 @@ mod tests {
                 n_rows: 9,
             },
             Command::EndWrites,
+            Command::Refresh(wanted.key),
             Command::Rotation { seed: 10 },
             Command::Finish {
                 which: 11,

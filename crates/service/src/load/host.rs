@@ -1,14 +1,15 @@
 //! The server's end: a thread that writes tiers as their loaders say.
 
 use super::callee::{Callee, Seen};
-use super::command::{Command, Wanted};
+use super::command::{Command, Found, Wanted};
 use super::link::Pause;
+use super::outcome::Reply;
 use super::region::{LoadRegion, Room};
 use super::writing::Load;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Gpu, GpuError, Tier};
+use omen_gpu::{Gpu, GpuError, Refresh, Tier, TierList};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
@@ -27,12 +28,25 @@ const SLOW_TURN: Duration = Duration::from_millis(1);
 /// thread, which waits for it, within some seconds.
 pub type RoomFor = Box<dyn FnMut(&TierKey, u64) -> u64 + Send>;
 
+/// Begins the refresh of the tier of this key, if there is one; a number of the tier that no other has had. Called as [`RoomFor`].
+pub type RefreshOf = Box<dyn FnMut(&TierKey) -> Option<(u64, Refresh)> + Send>;
+
+/// What a load has come to.
+pub enum Loaded {
+    /// A tier, in place of one of the same key.
+    Tier(TierKey, Box<Tier>),
+    /// Lists in place of those of the tier of this key, if it still is the one of this number.
+    Lists(TierKey, u64, Vec<Option<TierList>>),
+}
+
 /// How a host goes about it.
 pub struct HostOptions {
     /// A load whose loader gives no command for so long has failed.
     pub patience: Duration,
     /// None: what [`LoadRegion::set_room`] leaves.
     pub room: Option<RoomFor>,
+    /// None: no tier is refreshed.
+    pub refresh: Option<RefreshOf>,
 }
 
 impl Default for HostOptions {
@@ -40,6 +54,7 @@ impl Default for HostOptions {
         Self {
             patience: Duration::from_secs(60),
             room: None,
+            refresh: None,
         }
     }
 }
@@ -53,12 +68,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts the thread; with signals blocked, if signals are the main thread's business. One host a region. Tiers that are loaded are
-    /// sent to `tiers`. Errors: of the system.
+    /// Starts the thread; with signals blocked, if signals are the main thread's business. One host a region. What is loaded is sent to
+    /// `tiers`. Errors: of the system.
     pub fn start(
         region: LoadRegion,
         gpu: Gpu,
-        tiers: Sender<(TierKey, Tier)>,
+        tiers: Sender<Loaded>,
         options: HostOptions,
     ) -> std::io::Result<Self> {
         let (ends, lost) = <(Arc<AtomicBool>, Arc<OnceLock<GpuError>>)>::default();
@@ -126,7 +141,7 @@ struct Work {
     callee: Callee,
     region: LoadRegion,
     gpu: Gpu,
-    tiers: Sender<(TierKey, Tier)>,
+    tiers: Sender<Loaded>,
     options: HostOptions,
     ends: Arc<AtomicBool>,
     lost: Arc<OnceLock<GpuError>>,
@@ -180,19 +195,34 @@ impl Work {
         }
     }
 
-    fn execute(&mut self, command: Command) -> Result<(), GpuError> {
-        if let Command::Begin(wanted) = command {
-            self.load = None;
-            self.load = Some(self.begin(wanted)?);
-            return Ok(());
+    fn execute(&mut self, command: Command) -> Result<Reply, GpuError> {
+        match command {
+            Command::Begin(wanted) => {
+                self.load = None;
+                self.load = Some(self.begin(wanted)?);
+                Ok(Reply::default())
+            }
+            Command::Refresh(key) => {
+                self.load = None;
+                let (load, found) = self.begin_refresh(key)?;
+                self.load = Some(load);
+                Ok(found.encode())
+            }
+            Command::Finish {
+                which,
+                has_centroids,
+            } => {
+                self.finish(which, has_centroids)?;
+                Ok(Reply::default())
+            }
+            command => {
+                self.write(command)?;
+                Ok(Reply::default())
+            }
         }
-        if let Command::Finish {
-            which,
-            has_centroids,
-        } = command
-        {
-            return self.finish(which, has_centroids);
-        }
+    }
+
+    fn write(&mut self, command: Command) -> Result<(), GpuError> {
         let load = self.load.as_mut().ok_or_else(no_load)?;
         let (callee, ends) = (&self.callee, &self.ends);
         let mut wait = Wait {
@@ -225,16 +255,22 @@ impl Work {
         Load::begin(&self.gpu, self.region, wanted, byte_limit)
     }
 
-    /// Makes the tier and hands it over.
+    fn begin_refresh(&mut self, key: TierKey) -> Result<(Load, Found), GpuError> {
+        let begun = self.options.refresh.as_mut().and_then(|begin| begin(&key));
+        let none = || GpuError::Unsupported("refreshing a tier that is not there".into());
+        let (number, refresh) = begun.ok_or_else(none)?;
+        Load::begin_refresh(self.region, key, number, refresh)
+    }
+
+    /// Hands over what was loaded.
     fn finish(&mut self, which: usize, has_centroids: bool) -> Result<(), GpuError> {
         let load = self.load.take().ok_or_else(no_load)?;
-        let key = load.wanted.key;
-        let tier = load.finish(which, has_centroids)?;
+        let loaded = load.finish(which, has_centroids)?;
         // Should it be cancelled later, the tier serves all the same.
         if !self.callee.is_wanted() {
             return Err(GpuError::Interrupted);
         }
         let gone = |_| GpuError::Other("the server takes no tiers".into());
-        self.tiers.send((key, tier)).map_err(gone)
+        self.tiers.send(loaded).map_err(gone)
     }
 }

@@ -1,28 +1,39 @@
-//! Answers to commands as words: they are answers as those to searches are, without candidates.
+//! Answers to commands as words: they are answers as those to searches are, without candidates, and numbers behind them.
 
 use super::region::ANSWER_WORDS;
 use crate::message::{Refusal, Status, decode_answer, encode_error, encode_status};
 use omen_gpu::GpuError;
 
+/// Numbers that an answer has.
+const REPLY_WORDS: usize = 3;
+/// What a command that succeeded is answered, all zero where nothing is to be told.
+pub(super) type Reply = [u64; REPLY_WORDS];
+
 /// An outcome as words; a text is cut to what fits.
-pub(super) fn encode_outcome(outcome: &Result<(), GpuError>) -> [u64; ANSWER_WORDS] {
+pub(super) fn encode_outcome(outcome: &Result<Reply, GpuError>) -> [u64; ANSWER_WORDS] {
     let mut words = [0; ANSWER_WORDS];
-    let payload: &mut [u8] = bytemuck::cast_slice_mut::<u64, u8>(&mut words);
+    let (payload, numbers) = words.split_at_mut(ANSWER_WORDS - REPLY_WORDS);
+    let payload: &mut [u8] = bytemuck::cast_slice_mut::<u64, u8>(payload);
     match outcome {
-        Ok(()) => encode_status(Status::Ok, "", payload),
+        Ok(reply) => {
+            numbers.copy_from_slice(reply);
+            encode_status(Status::Ok, "", payload)
+        }
         Err(error) => encode_error(error, payload),
     };
     words
 }
 
 /// The outcome; of words that are none, an error.
-pub(super) fn decode_outcome(words: &[u64; ANSWER_WORDS]) -> Result<(), GpuError> {
+pub(super) fn decode_outcome(words: &[u64; ANSWER_WORDS]) -> Result<Reply, GpuError> {
     let other = |text: String| GpuError::Other(text);
-    let answer = decode_answer(bytemuck::cast_slice(words)).map_err(|e| other(e.to_string()))?;
+    let (payload, numbers) = words.split_at(ANSWER_WORDS - REPLY_WORDS);
+    let answer = decode_answer(bytemuck::cast_slice(payload)).map_err(|e| other(e.to_string()))?;
     answer.outcome().map_err(|refusal| match refusal {
         Refusal::Gpu(error) => error,
         refusal => other(refusal.to_string()),
-    })
+    })?;
+    Ok(std::array::from_fn(|i| numbers[i]))
 }
 
 #[cfg(test)]
@@ -49,7 +60,8 @@ mod tests {
             let words = encode_outcome(&Err(error.clone()));
             assert_eq!(decode_outcome(&words), Err(error));
         }
-        assert_eq!(decode_outcome(&encode_outcome(&Ok(()))), Ok(()));
+        let reply = [1, u64::MAX, 3];
+        assert_eq!(decode_outcome(&encode_outcome(&Ok(reply))), Ok(reply));
         let long = format!("x{}", "ä".repeat(200));
         let words = encode_outcome(&Err(GpuError::Other(long.clone())));
         let Err(GpuError::Other(text)) = decode_outcome(&words) else {

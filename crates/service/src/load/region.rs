@@ -17,7 +17,7 @@ const AREAS_AT: usize = 4096;
 /// What the region's address is a multiple of.
 const ALIGN: usize = 64;
 pub(super) const COMMAND_WORDS: usize = 16;
-pub(super) const ANSWER_WORDS: usize = 32;
+pub(super) const ANSWER_WORDS: usize = 35;
 
 /// The start of the region. Any bits are valid.
 #[repr(C)]

@@ -5,12 +5,14 @@
 #![allow(unsafe_code)]
 
 use super::caller::Caller;
-use super::command::{Command, LIST_BYTES, Wanted, encode_list};
+use super::command::{Command, Found, LIST_BYTES, LISTS_AREA, Wanted, decode_list, encode_list};
+use super::outcome::Reply;
 use super::region::LoadRegion;
+use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{LoadShape, TierWriter, Unpack};
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Copiers, GpuError, TierBuilder, TierList, Written};
+use omen_gpu::{Copiers, GpuError, TierBuilder, TierList, TierSpec, Written};
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -31,21 +33,40 @@ pub fn begin(
     owner: u32,
     wanted: Wanted,
     copiers: Copiers,
-    mut check: Check,
+    check: Check,
 ) -> Result<TierBuilder<RemoteWriter>, GpuError> {
     let plan = TierPlan::new(&wanted.spec, wanted.parts, wanted.n_slots)?;
-    let caller = Caller::open(*region, owner, check.as_mut())?;
-    let mut writer = RemoteWriter {
-        region: *region,
-        caller,
-        check,
-        pending: None,
-        failed: None,
-        has_codes: wanted.parts.codes(),
-    };
+    let mut writer = RemoteWriter::open(region, owner, check)?;
+    writer.has_codes = wanted.parts.codes();
     writer.ask(None, Command::Begin(wanted))?;
     let (writer, limit) = (Box::new(writer), wanted.byte_limit);
     Ok(TierBuilder::over(writer, wanted.spec, plan, limit, copiers))
+}
+
+/// Begins to refresh lists of a tier that the server has: those that are loaded replace those of the same number, while the tier is being
+/// searched, when [`finish`] ends it. The builder knows the tier's lists.
+///
+/// Errors: as for [`begin`]; `Unsupported` if the server has no such tier.
+pub fn begin_refresh(
+    region: &LoadRegion,
+    owner: u32,
+    key: &TierKey,
+    spec: TierSpec,
+    copiers: Copiers,
+    check: Check,
+) -> Result<TierBuilder<RemoteWriter>, GpuError> {
+    let mut writer = RemoteWriter::open(region, owner, check)?;
+    let reply = writer.ask(Some(LISTS_AREA), Command::Refresh(*key))?;
+    let Found {
+        parts,
+        n_slots,
+        byte_limit,
+    } = Found::decode(reply)?;
+    writer.has_codes = parts.codes();
+    let plan = TierPlan::new(&spec, parts, n_slots)?;
+    let (lists, _) = writer.stage_open(LISTS_AREA)?.as_chunks::<LIST_BYTES>();
+    let lists = lists.iter().take(spec.n_lists).map(decode_list).collect();
+    TierBuilder::refresh(Box::new(writer), spec, plan, byte_limit, copiers, lists)
 }
 
 /// The server has been sent a tier. Until this is dropped nobody else loads: who looks for the tier before the server has taken it over finds
@@ -54,7 +75,7 @@ pub struct Finished {
     _writer: Box<RemoteWriter>,
 }
 
-/// Copies what is left and has the server take the tier. Errors: those of any command; then the server has no new tier.
+/// Copies what is left and has the server take the tier, or the lists of one. Errors: those of any command; then the server has no new tier.
 pub fn finish(builder: TierBuilder<RemoteWriter>) -> Result<Finished, GpuError> {
     let Written {
         mut writer,
@@ -87,17 +108,29 @@ fn bounded<R>(f: impl FnOnce(&mut Wait<'_>) -> R) -> R {
 }
 
 impl RemoteWriter {
-    /// Waits for the outcome of the command under way.
-    fn settle(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
+    fn open(region: &LoadRegion, owner: u32, mut check: Check) -> Result<Self, GpuError> {
+        let caller = Caller::open(*region, owner, check.as_mut())?;
+        Ok(Self {
+            region: *region,
+            caller,
+            check,
+            pending: None,
+            failed: None,
+            has_codes: false,
+        })
+    }
+
+    /// Waits for the outcome of the command under way; what it was answered.
+    fn settle(&mut self, wait: &mut Wait<'_>) -> Result<Reply, GpuError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if self.pending.is_some() {
-            let outcome = self.caller.outcome(wait, self.check.as_mut())?;
-            self.pending = None;
-            self.note(outcome)?;
+        if self.pending.is_none() {
+            return Ok(Reply::default());
         }
-        Ok(())
+        let outcome = self.caller.outcome(wait, self.check.as_mut())?;
+        self.pending = None;
+        self.note(outcome)
     }
 
     /// Gives a command, about this area, when the one before is done.
@@ -110,12 +143,12 @@ impl RemoteWriter {
     }
 
     /// The same, and waits until it is done.
-    fn ask(&mut self, area: Option<usize>, command: Command) -> Result<(), GpuError> {
+    fn ask(&mut self, area: Option<usize>, command: Command) -> Result<Reply, GpuError> {
         self.post(area, command)?;
         bounded(|wait| self.settle(wait))
     }
 
-    fn note(&mut self, outcome: Result<(), GpuError>) -> Result<(), GpuError> {
+    fn note<T>(&mut self, outcome: Result<T, GpuError>) -> Result<T, GpuError> {
         if let Err(error) = &outcome {
             self.failed = Some(error.clone());
         }
@@ -123,7 +156,7 @@ impl RemoteWriter {
     }
 
     fn finish(&mut self, lists: &[Option<TierList>], has_centroids: bool) -> Result<(), GpuError> {
-        let which = 0;
+        let which = LISTS_AREA;
         let area = bounded(|wait| self.stage(which, wait))?;
         let places = area.chunks_exact_mut(LIST_BYTES);
         for (place, list) in places.zip(lists) {
@@ -133,7 +166,7 @@ impl RemoteWriter {
             which,
             has_centroids,
         };
-        self.ask(Some(which), command)
+        self.ask(Some(which), command).map(|_| ())
     }
 }
 
@@ -192,7 +225,7 @@ impl TierWriter for RemoteWriter {
 
     fn end_writes(&mut self, wait: &mut Wait<'_>) -> Result<(), GpuError> {
         self.post(None, Command::EndWrites)?;
-        self.settle(wait)
+        self.settle(wait).map(|_| ())
     }
 
     fn set_rotation(&mut self, rotation: &Rotation, wait: &mut Wait<'_>) -> Result<(), GpuError> {
@@ -201,6 +234,6 @@ impl TierWriter for RemoteWriter {
         }
         let seed = rotation.seed();
         self.post(None, Command::Rotation { seed })?;
-        self.settle(wait)
+        self.settle(wait).map(|_| ())
     }
 }

@@ -6,15 +6,21 @@ use super::callee::Callee;
 use super::caller::Caller;
 use super::command::{Command, Wanted};
 use super::region::{LoadRegion, Room};
-use super::{Host, HostOptions};
+use super::{Host, HostOptions, Loaded};
 use crate::message::TierKey;
 use bytemuck::Zeroable;
+use half::f16;
 use omen_gpu::context::Wait;
-use omen_gpu::memory::Parts;
-use omen_gpu::{Gpu, GpuError, TierSpec};
-use omen_ivf::Metric;
+use omen_gpu::memory::{Parts, TierPlan};
+use omen_gpu::tier_image::TierImage;
+use omen_gpu::{Copiers, Gpu, GpuError, Tier, TierBuilder, TierList, TierSpec};
+use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::rabitq::Encoder;
+use omen_ivf::rotation::Rotation;
+use omen_ivf::{Metric, Tid};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
@@ -59,9 +65,41 @@ fn outcome(caller: &Caller, time: Duration) -> Result<(), GpuError> {
     caller
         .outcome(&mut wait, &mut || Ok(()))
         .expect("nobody interrupts")
+        .map(|_| ())
 }
 
 const LONG: Duration = Duration::from_secs(10);
+
+/// A tier of random entries, with slots that are free between its lists and after them.
+fn tier(rng: &mut ChaCha8Rng, gpu: &Gpu) -> Tier {
+    let spec = wanted().spec;
+    let mut builder = TierBuilder::with_parts(
+        gpu,
+        spec,
+        Parts::RowsAndCodes,
+        1000,
+        1 << 30,
+        Copiers::none(),
+    )
+    .unwrap();
+    let shape = GroupShape::new(Filter::OneBit, spec.dim as u32);
+    let rotation = Rotation::new(3, spec.dim, shape.code_dim as usize);
+    let centroid = vec![f16::ZERO; spec.dim];
+    let encoder = Encoder::new(spec.metric, Filter::OneBit, &rotation, &centroid);
+    for list in [0, 1, 3] {
+        builder.begin_list(list);
+        for slot in 0..150 {
+            let row: Vec<f16> = (0..spec.dim).map(|_| f16::from_f32(rng.random())).collect();
+            builder.push(slot, Tid::new(slot, 1), rng.random(), 0.0, &row);
+        }
+        builder.end_list_encoded(150, 1, 1, &encoder).unwrap();
+    }
+    let mut tier = builder.finish().unwrap();
+    let mut lists = tier.lists().to_vec();
+    lists[1] = None;
+    tier.end_refresh(lists).unwrap();
+    tier
+}
 
 fn any_command(rng: &mut ChaCha8Rng) -> Command {
     let mut size = |most: usize| match rng.random_range(0..12) {
@@ -81,7 +119,17 @@ fn any_command(rng: &mut ChaCha8Rng) -> Command {
             which,
             has_centroids: true,
         },
-        3..8 => Command::Write {
+        3..6 => {
+            // About live bits.
+            let plan = TierPlan::new(&wanted().spec, wanted().parts, 1000).unwrap();
+            Command::Write {
+                which,
+                start,
+                len: len % 5 * 4,
+                at: plan.live + at % 35 * 4 + usize::from(rng.random_ratio(1, 8)),
+            }
+        }
+        6..9 => Command::Write {
             which,
             start,
             len: if rng.random() { len } else { len >> 4 },
@@ -115,12 +163,24 @@ fn no_command_harms_the_host() {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let (region, gpu) = (region(), Gpu::open_simulated());
     let (sender, tiers) = channel();
-    let host = Host::start(region, gpu.clone(), sender, HostOptions::default()).unwrap();
+    let tier = Arc::new(tier(&mut rng, &gpu));
+    let (refreshed, before) = (tier.clone(), tier.read_back().unwrap());
+    let options = HostOptions {
+        refresh: Some(Box::new(move |_| {
+            Some((1, refreshed.begin_refresh().ok()?))
+        })),
+        ..HostOptions::default()
+    };
+    let host = Host::start(region, gpu.clone(), sender, options).unwrap();
     let (mut fine, mut refused) = (0, 0);
-    for _ in 0..400 {
+    for round in 0..600 {
         let mut caller = Caller::open(region, 1, &mut || Ok(())).unwrap();
         if rng.random_bool(0.95) {
-            caller.post(&Command::Begin(wanted())).unwrap();
+            let first = match round % 3 {
+                0 => Command::Refresh(wanted().key),
+                _ => Command::Begin(wanted()),
+            };
+            caller.post(&first).unwrap();
             host.wake();
             outcome(&caller, LONG).unwrap();
         }
@@ -155,11 +215,84 @@ fn no_command_harms_the_host() {
         }
     }
     println!("{fine} commands were executed, {refused} refused");
-    assert!(refused > 200 && fine > 0);
+    assert!(refused > 300 && fine > 0);
     assert_eq!(host.lost(), None);
-    while tiers.try_recv().is_ok() {}
-    drop(host);
+    let mut n_lists = 0;
+    while let Ok(loaded) = tiers.try_recv() {
+        n_lists += usize::from(matches!(loaded, Loaded::Lists(..)));
+    }
+    println!("{n_lists} refreshes ended");
+    // What was in use is as it was.
+    let after = tier.read_back().unwrap();
+    let in_use = |image: &TierImage| -> Vec<u8> {
+        let arrays = image.arrays();
+        let of = |list: &TierList| {
+            let slots = list.slots();
+            let live = slots
+                .clone()
+                .map(|s| (arrays.live[s / 32] >> (s % 32) & 1) as u8);
+            let rows = &arrays.rows[slots.start * arrays.pitch..slots.end * arrays.pitch];
+            let codes =
+                &arrays.codes[slots.start * arrays.code_pitch..slots.end * arrays.code_pitch];
+            let parts: [&[u8]; 4] = [
+                bytemuck::cast_slice(rows),
+                bytemuck::cast_slice(codes),
+                bytemuck::cast_slice(&arrays.err[slots.clone()]),
+                bytemuck::cast_slice(&arrays.tids[slots]),
+            ];
+            live.chain(parts.concat()).collect::<Vec<u8>>()
+        };
+        tier.lists().iter().flatten().flat_map(of).collect()
+    };
+    assert!(
+        in_use(&after) == in_use(&before),
+        "lists in use were written to"
+    );
+    drop((host, tier));
     assert_eq!(gpu.allocated(), 0);
+}
+
+#[test]
+fn a_refresh_writes_to_free_slots_alone() {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let (region, gpu) = (region(), Gpu::open_simulated());
+    let tier = tier(&mut rng, &gpu);
+    let plan = TierPlan::new(&wanted().spec, wanted().parts, 1000).unwrap();
+    let (sender, _tiers) = channel();
+    let options = HostOptions {
+        refresh: Some(Box::new(move |_| Some((1, tier.begin_refresh().ok()?)))),
+        ..HostOptions::default()
+    };
+    let host = Host::start(region, gpu, sender, options).unwrap();
+    // Lists have the slots from 0 to 150 and from 300 to 450.
+    for (at, len, is_free) in [
+        (plan.live + 5 * 4, 16, true),
+        (plan.live + 15 * 4, 17 * 4, true),
+        (plan.live + 4 * 4, 4, false),
+        (plan.live + 9 * 4, 4, false),
+        (plan.live + 14 * 4, 8, false),
+        (plan.live + 5 * 4, 20, false),
+        (plan.live + 5 * 4 + 1, 4, false),
+        (plan.live + 5 * 4, 5, false),
+        (plan.live + 15 * 4, 18 * 4, false),
+        (plan.live - 4, 4, false),
+        (plan.rows + 160 * 2 * plan.pitch, 2 * plan.pitch, false),
+        (plan.centroids, 8, false),
+    ] {
+        let mut caller = Caller::open(region, 1, &mut || Ok(())).unwrap();
+        caller.post(&Command::Refresh(wanted().key)).unwrap();
+        host.wake();
+        outcome(&caller, LONG).unwrap();
+        let (which, start) = (0, 0);
+        let write = Command::Write {
+            which,
+            start,
+            len,
+            at,
+        };
+        caller.post(&write).unwrap();
+        assert_eq!(outcome(&caller, LONG).is_ok(), is_free, "{write:?}");
+    }
 }
 
 #[test]

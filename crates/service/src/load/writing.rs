@@ -2,13 +2,16 @@
 
 #![allow(unsafe_code)]
 
-use super::command::{Command, LIST_BYTES, Wanted, decode_list};
+use super::command::{Command, Found, LIST_BYTES, LISTS_AREA, Wanted, decode_list, encode_list};
+use super::host::Loaded;
 use super::region::LoadRegion;
+use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{Engine, LoadShape, StageShape, Unpack};
+use omen_gpu::free_slots::FreeSlots;
 use omen_gpu::launch::unpack::Items;
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Gpu, GpuError, Tier, Written};
+use omen_gpu::{Gpu, GpuError, Refresh, Tier, TierList, TierSpec, Written};
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
@@ -16,11 +19,16 @@ use std::ops::Range;
 /// A load under way. Dropping it frees what it holds.
 pub(super) struct Load {
     region: LoadRegion,
-    pub(super) wanted: Wanted,
+    key: TierKey,
+    spec: TierSpec,
     plan: TierPlan,
     byte_limit: u64,
     shape: StageShape,
     engine: Box<dyn Engine>,
+    /// Slots it may write to.
+    free: FreeSlots,
+    /// Number of the tier that is refreshed, and its lists as they were; `None`: it is a new tier.
+    refreshed: Option<(u64, Vec<Option<TierList>>)>,
     /// Whether all writes were waited for.
     is_written: bool,
 }
@@ -35,41 +43,105 @@ impl Load {
     ) -> Result<Self, GpuError> {
         let (spec, parts) = (wanted.spec, wanted.parts);
         let (plan, mut engine) = gpu.tier_engine(&spec, parts, wanted.n_slots, byte_limit)?;
-        engine.set_load_shape(LoadShape {
-            n_areas: region.n_areas(),
-            area_bytes: region.area_bytes(),
-            ..LoadShape::DEFAULT
-        });
+        engine.set_load_shape(shape_of(&region));
         Ok(Self {
             region,
+            key: wanted.key,
+            spec,
             shape: StageShape::new(&spec, parts),
-            wanted,
+            free: FreeSlots::all(plan.n_slots),
             plan,
             byte_limit,
             engine,
+            refreshed: None,
             is_written: false,
         })
     }
 
-    /// The tier, whose lists are in area `which`.
-    pub(super) fn finish(self, which: usize, has_centroids: bool) -> Result<Tier, GpuError> {
+    /// Begins to refresh a tier, whose lists it puts into [`LISTS_AREA`].
+    pub(super) fn begin_refresh(
+        region: LoadRegion,
+        key: TierKey,
+        number: u64,
+        refresh: Refresh,
+    ) -> Result<(Self, Found), GpuError> {
+        let Refresh {
+            writer: mut engine,
+            spec,
+            plan,
+            byte_limit,
+            lists,
+        } = refresh;
+        engine.set_load_shape(shape_of(&region));
+        let told: Vec<u8> = lists.iter().flat_map(encode_list).collect();
+        copy_in(&region, LISTS_AREA, &told)?;
+        let found = Found {
+            parts: plan.parts,
+            n_slots: plan.n_slots as u64,
+            byte_limit,
+        };
+        let load = Self {
+            region,
+            key,
+            spec,
+            shape: StageShape::new(&spec, plan.parts),
+            free: FreeSlots::beside(&lists, plan.n_slots)?,
+            plan,
+            byte_limit,
+            engine,
+            refreshed: Some((number, lists)),
+            is_written: false,
+        };
+        Ok((load, found))
+    }
+
+    /// What was loaded; its lists are in area `which`.
+    pub(super) fn finish(self, which: usize, has_centroids: bool) -> Result<Loaded, GpuError> {
         if !self.is_written {
             return Err(GpuError::Other(
                 "the end of a load that is not written".into(),
             ));
         }
-        let bytes = self.wanted.spec.n_lists * LIST_BYTES;
+        let bytes = self.spec.n_lists * LIST_BYTES;
         let mut lists = vec![0u8; bytes];
         copy_out(&self.region, which, 0..bytes, &mut lists)?;
         let (lists, _) = lists.as_chunks::<LIST_BYTES>();
-        Tier::new(Written {
+        let lists: Vec<_> = lists.iter().map(decode_list).collect();
+        if let Some((number, before)) = self.refreshed {
+            let is_kept = |(new, old): (&Option<TierList>, &Option<TierList>)| {
+                new == old || new.is_some_and(|new| self.free.has(&new.slots()))
+            };
+            if !lists.iter().zip(&before).all(is_kept) {
+                return Err(GpuError::Other("lists in slots that were not free".into()));
+            }
+            return Ok(Loaded::Lists(self.key, number, lists));
+        }
+        let tier = Tier::new(Written {
             writer: self.engine,
-            spec: self.wanted.spec,
+            spec: self.spec,
             plan: self.plan,
             byte_limit: self.byte_limit,
-            lists: lists.iter().map(decode_list).collect(),
+            lists,
             has_centroids,
-        })
+        })?;
+        Ok(Loaded::Tier(self.key, Box::new(tier)))
+    }
+
+    /// Whether `len` bytes at `at` of the tier may be written to: all of a new tier, else live bits of slots that are free.
+    fn may_write(&self, at: usize, len: usize) -> bool {
+        let Some(end) = at.checked_add(len).filter(|&end| end <= self.plan.bytes) else {
+            return false;
+        };
+        if self.refreshed.is_none() {
+            return true;
+        }
+        let (from, words) = (self.plan.live, self.plan.n_slots.div_ceil(32));
+        let is_live = from <= at && end <= from + words * 4 && (at - from).is_multiple_of(4);
+        let slots = |at: usize| (at - from) * 8;
+        is_live && len.is_multiple_of(4) && {
+            let to = slots(end).min(self.plan.n_slots);
+            self.free.has(&(slots(at)..to))
+        }
     }
 
     /// Executes a command other than the first and the last. Errors: of the device; `Other` for what is out of bounds or order; what
@@ -82,9 +154,8 @@ impl Load {
                 len,
                 at,
             } => {
-                let end = at.checked_add(len);
-                if self.is_written || end.is_none_or(|end| end > self.plan.bytes) {
-                    return Err(GpuError::Other("a write beyond the tier".into()));
+                if self.is_written || !self.may_write(at, len) {
+                    return Err(GpuError::Other("a write to what is not free".into()));
                 }
                 let range = start..start.saturating_add(len);
                 self.region.area(which)?;
@@ -118,7 +189,7 @@ impl Load {
                 self.region.area(which)?;
                 let area = self.engine.stage(which, wait)?;
                 copy_out(&self.region, which, 0..used, area)?;
-                work.check(area, &self.plan)?;
+                work.check(area, self.plan.parts, &self.free)?;
                 self.engine.unpack(which, &work)
             }
             Command::EndWrites => {
@@ -127,16 +198,40 @@ impl Load {
                 Ok(())
             }
             Command::Rotation { seed } => {
-                let dim = self.wanted.spec.dim;
+                if self.refreshed.is_some() {
+                    return Err(GpuError::Other("a tier has its rotation".into()));
+                }
+                let dim = self.spec.dim;
                 let code_dim = GroupShape::new(Filter::OneBit, dim as u32).code_dim as usize;
                 let rotation = Rotation::new(seed, dim, code_dim);
                 self.engine.set_rotation(&rotation, wait)
             }
-            Command::Begin(_) | Command::Finish { .. } => {
+            Command::Begin(_) | Command::Refresh(_) | Command::Finish { .. } => {
                 Err(GpuError::Other("not a command that writes".into()))
             }
         }
     }
+}
+
+/// As areas are cut in the region.
+fn shape_of(region: &LoadRegion) -> LoadShape {
+    LoadShape {
+        n_areas: region.n_areas(),
+        area_bytes: region.area_bytes(),
+        ..LoadShape::DEFAULT
+    }
+}
+
+/// Copies `from` to the start of an area. Errors: `Other` if it is larger.
+fn copy_in(region: &LoadRegion, which: usize, from: &[u8]) -> Result<(), GpuError> {
+    let to = region.area(which)?;
+    if from.len() > region.area_bytes() {
+        return Err(GpuError::Other("beyond the staging area".into()));
+    }
+    // SAFETY: the bytes are within the region. The loader waits for the command that this answers, and neither reads nor writes the area
+    // until then; should it, then what it reads is of no worth.
+    unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) };
+    Ok(())
 }
 
 /// Copies part of an area to the start of `to`. Errors: `Other` for what is not within both.

@@ -1,12 +1,14 @@
 //! A tier of the server, and what the server knows of it.
 
-use crate::message::{ChosenList, StaleList, TierKey};
-use omen_gpu::{BatchFound, Tier};
+use crate::message::{ChosenList, STALE, StaleList, TierKey};
+use omen_gpu::{BatchFound, Tier, TierList};
 use std::time::Instant;
 
 /// A tier of the server.
 pub(super) struct Hosted {
     pub(super) tier: Tier,
+    /// No other tier has had it.
+    pub(super) number: u64,
     /// `[n_lists]`: lists that have changed since they were loaded.
     is_stale: Vec<bool>,
     /// The same, by number.
@@ -31,8 +33,9 @@ pub struct TierUse {
 }
 
 impl Hosted {
-    pub(super) fn new(tier: Tier) -> Self {
+    pub(super) fn new(tier: Tier, number: u64) -> Self {
         Self {
+            number,
             is_stale: vec![false; tier.lists().len()],
             stale: Vec::new(),
             last_used: Instant::now(),
@@ -49,6 +52,22 @@ impl Hosted {
             n_requests: self.n_requests,
             n_stale: self.stale.len(),
         }
+    }
+
+    /// Takes over lists that were written; how many are new. `None`: they do not fit.
+    pub(super) fn refresh(&mut self, lists: Vec<Option<TierList>>) -> Option<usize> {
+        let before = self.tier.lists().to_vec();
+        self.tier.end_refresh(lists).ok()?;
+        let mut n_new = 0;
+        for (at, (old, new)) in before.iter().zip(self.tier.lists()).enumerate() {
+            if old != new {
+                n_new += 1;
+                self.is_stale[at] = false;
+            }
+        }
+        let is_stale = &self.is_stale;
+        self.stale.retain(|&list| is_stale[list as usize]);
+        Some(n_new)
     }
 
     /// Lists that the tier has in another state than the index are not searched any more.
@@ -78,6 +97,7 @@ impl Hosted {
             searched.map_or(
                 ChosenList {
                     list,
+                    delete_gen: if here.is_some() { STALE } else { 0 },
                     ..ChosenList::default()
                 },
                 |l| ChosenList {

@@ -12,7 +12,7 @@ use omen_gpu::{
 use omen_ivf::Metric;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::group::Filter;
-use omen_service::load::{Check, Host, HostOptions, LoadRegion, RegionError, Room, Wanted};
+use omen_service::load::{Check, Host, HostOptions, LoadRegion, Loaded, RegionError, Room, Wanted};
 use omen_service::message::TierKey;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -72,8 +72,8 @@ pub struct Server {
     pub region: LoadRegion,
     pub gpu: Gpu,
     pub room: Room,
-    pub tiers: Receiver<(TierKey, Tier)>,
-    sender: Sender<(TierKey, Tier)>,
+    pub tiers: Receiver<Loaded>,
+    sender: Sender<Loaded>,
     served: LoadRegion,
     _memory: Memory,
 }
@@ -111,6 +111,14 @@ impl Server {
     pub fn start(&mut self, options: HostOptions) {
         let (gpu, sender) = (self.gpu.clone(), self.sender.clone());
         self.host = Some(Host::start(self.served, gpu, sender, options).unwrap());
+    }
+
+    /// The tier that was loaded.
+    pub fn tier(&self) -> (TierKey, Tier) {
+        match self.tiers.try_recv() {
+            Ok(Loaded::Tier(key, tier)) => (key, *tier),
+            _ => panic!("no tier"),
+        }
     }
 
     pub fn stop(&mut self) {

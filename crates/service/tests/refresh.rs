@@ -1,0 +1,175 @@
+//! Lists of a tier that a server has are refreshed by another process, while the tier is searched. Loader and host are threads over one piece
+//! of memory.
+
+#[path = "../../ivf/tests/store_world/mod.rs"]
+mod store_world;
+#[path = "load/world.rs"]
+mod world;
+
+use omen_gpu::memory::Parts;
+use omen_gpu::params::Found;
+use omen_gpu::{Copiers, Gpu, GpuError, Tier, TierBuilder, TierList};
+use omen_ivf::Metric;
+use omen_ivf::index::read_entries;
+use omen_service::load::{HostOptions, Loaded, begin_refresh, finish};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use store_world::{World, seed};
+use world::{Server, choices, direct, go_on, search, until, wanted};
+
+const LIMIT: u64 = 1 << 32;
+const NUMBER: u64 = 7;
+
+type Shared = Arc<Mutex<Option<Tier>>>;
+
+/// A server whose tier can be refreshed.
+fn server_with(tier: &Shared) -> Server {
+    let mut server = Server::new((2, 1 << 20));
+    server.stop();
+    let shared = tier.clone();
+    server.start(HostOptions {
+        refresh: Some(Box::new(move |_| {
+            let tier = shared.lock().unwrap();
+            Some((NUMBER, tier.as_ref()?.begin_refresh().ok()?))
+        })),
+        ..HostOptions::default()
+    });
+    server
+}
+
+/// A tier of all lists, with room for some more entries.
+fn tier_with_room(gpu: &Gpu, world: &World, parts: Parts) -> Tier {
+    let wanted = wanted(world, parts, LIMIT);
+    let n_slots = wanted.n_slots * 3 / 2 + 200;
+    let copiers = Copiers::none();
+    let mut builder =
+        TierBuilder::with_parts(gpu, wanted.spec, parts, n_slots, LIMIT, copiers).unwrap();
+    let lists: Vec<u32> = (0..world.index.n_lists()).collect();
+    builder.load_centroids(&world.store, &world.index).unwrap();
+    builder
+        .load_lists(&world.store, &world.index, &lists)
+        .unwrap();
+    builder.finish().unwrap()
+}
+
+/// The lists that a tier has otherwise than the index.
+fn stale(lists: &[Option<TierList>], world: &World) -> Vec<u32> {
+    let all: Vec<u32> = (0..world.index.n_lists()).collect();
+    let entries = read_entries(&world.store, &world.index, &all).unwrap();
+    let is_stale = |&list: &u32| {
+        let entry = entries[list as usize];
+        lists[list as usize]
+            .is_none_or(|l| (l.layout_gen, l.delete_gen) != (entry.layout_gen, entry.delete_gen))
+    };
+    all.into_iter().filter(is_stale).collect()
+}
+
+fn answers(tier: &Tier, world: &World, seed: u64) -> Vec<Vec<Found>> {
+    let found = search(tier, world, seed).unwrap();
+    (0..4).map(|q| found.of(q).to_vec()).collect()
+}
+
+#[test]
+fn refreshed_lists_are_those_of_the_index() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    for (dim, n) in [(3, 3000), (513, 500), (768, 400)] {
+        for metric in [Metric::L2, Metric::NegIp, Metric::Cosine] {
+            let n_lists = rng.random_range(4..12);
+            let mut world = World::new(metric, dim, n_lists, n, rng.random());
+            let all: Vec<u32> = (0..n_lists).collect();
+            let filter = world.index.meta.shape().filter;
+            for &parts in choices(filter).iter().filter(|parts| parts.rows()) {
+                let shared = Shared::default();
+                let server = server_with(&shared);
+                *shared.lock().unwrap() = Some(tier_with_room(&server.gpu, &world, parts));
+                let what = format!("{} {dim} {filter:?} {parts:?}", metric.name());
+                let (key, mut n_refreshed) = (wanted(&world, parts, LIMIT).key, 0);
+                for _ in 0..6 {
+                    for _ in 0..rng.random_range(0..60) {
+                        world.insert();
+                    }
+                    world.delete(0.03);
+                    for _ in 0..3 {
+                        world.fold();
+                    }
+                    let tier = shared.lock().unwrap().take().unwrap();
+                    let (old, spec) = (tier.lists().to_vec(), tier.spec());
+                    *shared.lock().unwrap() = Some(tier);
+                    let copiers = Copiers::with_threads(rng.random_range(0..2));
+                    let mut builder =
+                        begin_refresh(&server.region, 5, &key, spec, copiers, go_on()).unwrap();
+                    assert_eq!(builder.lists(), old, "{what}");
+                    let wanted = stale(builder.lists(), &world);
+                    builder
+                        .load_lists(&world.store, &world.index, &wanted)
+                        .unwrap();
+                    let finished = finish(builder).unwrap();
+                    let Ok(Loaded::Lists(of, NUMBER, lists)) = server.tiers.try_recv() else {
+                        panic!("{what}: no lists");
+                    };
+                    assert_eq!(of, key);
+                    let mut tier = shared.lock().unwrap().take().unwrap();
+                    tier.end_refresh(lists).unwrap();
+                    drop(finished);
+                    let left: BTreeSet<u32> = stale(tier.lists(), &world).into_iter().collect();
+                    n_refreshed += wanted.len() - left.len();
+                    assert!(left.iter().all(|list| wanted.contains(list)), "{what}");
+                    if left.is_empty() {
+                        let anew = direct(&server.gpu, &world, &all, parts, LIMIT);
+                        let seed = rng.random();
+                        let (found, right) =
+                            (answers(&tier, &world, seed), answers(&anew, &world, seed));
+                        assert_eq!(found, right, "{what}");
+                    }
+                    *shared.lock().unwrap() = Some(tier);
+                    until("the region is free", || server.region.owner().is_none());
+                }
+                assert!(n_refreshed > 6, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_there_is_not_refreshed() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let world = World::new(Metric::L2, 20, 4, 500, rng.random());
+    let wanted = wanted(&world, Parts::Rows, LIMIT);
+    let shared = Shared::default();
+    let server = server_with(&shared);
+    let refused = |spec| {
+        let outcome = begin_refresh(
+            &server.region,
+            5,
+            &wanted.key,
+            spec,
+            Copiers::none(),
+            go_on(),
+        );
+        until("the region is free", || server.region.owner().is_none());
+        outcome.err().expect("refused")
+    };
+    assert!(matches!(refused(wanted.spec), GpuError::Unsupported(_)));
+    *shared.lock().unwrap() = Some(tier_with_room(&server.gpu, &world, Parts::Rows));
+    // Of an index of another shape; its loader may not have noticed.
+    let mut other = wanted.spec;
+    other.n_lists = 5;
+    assert!(matches!(refused(other), GpuError::Other(_)));
+    // Dropped: nothing comes of it.
+    let key = &wanted.key;
+    let builder = begin_refresh(
+        &server.region,
+        5,
+        key,
+        wanted.spec,
+        Copiers::none(),
+        go_on(),
+    );
+    drop(builder.unwrap());
+    until("the region is free", || server.region.owner().is_none());
+    assert!(server.tiers.try_recv().is_err());
+    *shared.lock().unwrap() = None;
+    until("all is free", || server.gpu.allocated() == 0);
+}

@@ -1,0 +1,132 @@
+"""Lists of the shared service's tiers that are out of date are written again one by one, while searches go on; no tier is loaded anew for them."""
+
+import threading
+import time
+
+import numpy as np
+
+from lib import vectors
+from lib.churn import fold_beside
+from lib.db import BY_INDEX, BY_SORT, assert_same, knn, last_scan, make_index, make_table, put
+from lib.service import GPU, WAIT, loaders, searches, stat, wait_for, wait_until
+
+DIM, LISTS = 48, 24
+
+
+def catch_up(conn, rows, least: int, what: str):
+    """Searches until so many refreshes are counted and no list is searched on pages any more."""
+    def is_current():
+        knn(conn, "l2", rows[1], 10)
+        scan = last_scan(conn)
+        return scan["engine"] == "gpu" and stat(conn)["refreshes"] >= least and scan["candidates"] == scan["reranked"] and not loaders(conn)
+    wait_until(is_current, what, WAIT)
+
+
+def check(conn, exact, rows):
+    for i in range(0, len(rows), max(1, len(rows) // 10)):
+        assert_same(knn(conn, "l2", rows[i], 10), knn(exact, "l2", rows[i], 10), complete_ties=False)
+
+
+def test_few_lists(first, rng):
+    """A few rows are deleted: their lists alone are written again, and not before a second has passed since the last time."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        before = wait_for(conn, loads=1, refreshes=0)
+        for round in range(1, 4):
+            conn.execute("DELETE FROM t WHERE id %% 500 = %s", (round,))
+            conn.execute("VACUUM t")
+            check(conn, exact, rows)
+            catch_up(conn, rows, round, "the tier stays out of date")
+            check(conn, exact, rows)
+        after = stat(conn)
+        assert after["loads"] == 1 and after["failed_loads"] == 0 and after["starts"] == before["starts"]
+        # Nothing is out of date: nothing is done.
+        n = after["loaders"]
+        for _ in range(20):
+            check(conn, exact, rows)
+        time.sleep(1.5)
+        check(conn, exact, rows)
+        assert stat(conn)["loaders"] == n
+
+
+def test_much_changes(first, rng):
+    """Most of the lists get many new rows and lose others: they are brought up to date all the same, in several rounds."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, loads=1)
+        conn.execute("DELETE FROM t WHERE id % 3 = 0")
+        conn.execute("VACUUM t")
+        vectors.copy_rows(conn, "t", np.arange(10_000, 11_000), vectors.clustered(rng, 1000, DIM))
+        conn.execute("VACUUM t")
+        check(conn, exact, rows)
+        catch_up(conn, rows, 1, "the tier stays out of date")
+        check(conn, exact, rows)
+        assert stat(conn)["loads"] == 1
+
+
+def test_more_than_there_is_room_for(first, rng):
+    """Where the index has outgrown its tier, all of it is loaded anew."""
+    rows = vectors.clustered(rng, 2000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, loads=1)
+        vectors.copy_rows(conn, "t", np.arange(10_000, 18_000), vectors.clustered(rng, 8000, DIM))
+        conn.execute("VACUUM t")
+        check(conn, exact, rows)
+        wait_until(lambda: knn(conn, "l2", rows[1], 10) and stat(conn)["loads"] == 2 and not loaders(conn), "the tier is not loaded anew")
+        check(conn, exact, rows)
+        assert last_scan(conn)["engine"] == "gpu"
+
+
+def test_while_rows_come_and_go(first, rng):
+    """Searches, changes and refreshes at once: every answer is exact."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, loads=1)
+        put(exact, enable_seqscan="on", enable_sort="on")
+        end, n = time.monotonic() + 8, 0
+        thread, failed = fold_beside(first, rows[5], "refresh", end)
+        while time.monotonic() < end:
+            with conn.transaction():
+                conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                found = knn(conn, "l2", rows[5], 20)
+                n += last_scan(conn)["engine"] == "gpu"
+                put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
+                wanted = knn(conn, "l2", rows[5], 20)
+                put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
+            assert [d for _, d in found] == [d for _, d in wanted]
+        thread.join()
+        assert not failed, failed
+        row = stat(conn)
+        assert n > 20 and row["refreshes"] >= 2 and row["loads"] <= 3, (n, row)
+
+
+def test_dropped_meanwhile(first, rng):
+    """An index that is evicted, rebuilt or dropped while its lists are written leaves nothing behind."""
+    rows = vectors.clustered(rng, 2000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_table(conn, rows)
+        for round in range(6):
+            make_index(conn, lists=LISTS)
+            knn(conn, "l2", rows[1], 10)
+            conn.execute("DELETE FROM t WHERE id %% 100 = %s", (round,))
+            conn.execute("VACUUM t")
+            knn(conn, "l2", rows[1], 10)
+            time.sleep(float(rng.uniform(0, 0.2)))
+            done = {0: "SELECT omen_evict('t_v_idx')", 1: "REINDEX INDEX t_v_idx", 2: "SELECT omen_load('t_v_idx')"}
+            conn.execute(done[round % 3])
+            check(conn, exact, rows)
+            conn.execute("DROP INDEX t_v_idx")
+        wait_until(lambda: not loaders(conn), "a loader goes on")
+        wait_for(conn, hot_tiers=0, hot_bytes=0, failed_loads=0)

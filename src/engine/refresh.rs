@@ -1,0 +1,49 @@
+//! Bringing a hot tier up to date: the lists that the index has otherwise by now are written again, beside the others.
+
+use omen_gpu::engine::TierWriter;
+use omen_gpu::{LoadError, TierBuilder, TierList};
+use omen_ivf::index::{Index, read_entries};
+use omen_ivf::layout::directory::ListEntry;
+
+use crate::storage::IndexPages;
+
+/// Rounds of a refresh: each has the room that those before gave back.
+pub(crate) const MAX_ROUNDS: usize = 8;
+
+/// What a round of a refresh did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Round {
+    /// Lists that were out of date.
+    pub(crate) n_stale: usize,
+    /// Those of them that were written.
+    pub(crate) n_written: usize,
+}
+
+/// Writes lists of a tier again that are out of date, as far as there is room; the largest first, which leaves the least room unused.
+pub(crate) fn write_stale<W: TierWriter + ?Sized>(
+    builder: &mut TierBuilder<W>,
+    pages: &IndexPages,
+    index: &Index,
+) -> Result<Round, LoadError> {
+    let numbers: Vec<u32> = (0..index.n_lists()).collect();
+    let entries = read_entries(pages, index, &numbers)?;
+    let before = builder.lists().to_vec();
+    let is_stale = |&list: &u32| {
+        before[list as usize].is_some_and(|l| is_outdated(&l, &entries[list as usize]))
+    };
+    let mut stale: Vec<u32> = numbers.into_iter().filter(is_stale).collect();
+    stale.sort_by_key(|&list| std::cmp::Reverse(entries[list as usize].frozen_count));
+    builder.load_lists(pages, index, &stale)?;
+    let is_written = |list: &&u32| {
+        let at = **list as usize;
+        builder.lists()[at] != before[at]
+    };
+    Ok(Round {
+        n_stale: stale.len(),
+        n_written: stale.iter().filter(is_written).count(),
+    })
+}
+
+fn is_outdated(list: &TierList, entry: &ListEntry) -> bool {
+    (list.layout_gen, list.delete_gen) != (entry.layout_gen, entry.delete_gen)
+}
