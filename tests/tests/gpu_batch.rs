@@ -144,7 +144,7 @@ fn codes_leave_out_nothing_that_counts() {
                 let tier = fixture.load_with_codes(&gpu, 8 << 30).unwrap();
                 for k in [1, 10, 100] {
                     let queries = fixture.queries(&mut rng, batch, k);
-                    queries.losses.set(1 + batch * k / 500);
+                    queries.losses.allow(1 + batch * k / 500);
                     let lists = Lists::Nearest {
                         probes: rng.random_range(5..=39),
                         spread: f32::INFINITY,

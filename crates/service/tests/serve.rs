@@ -88,7 +88,7 @@ impl Index {
         let mut one = Queries {
             items: vec![queries.items.swap_remove(query)],
             k: request.k as usize,
-            losses: 0.into(),
+            losses: gpu::Losses::default(),
         };
         let what = format!("{request:?}");
         let n_lists = self.n_lists();
@@ -121,7 +121,7 @@ impl Index {
         one.items[0].lists = chosen;
         one.items[0].lists.retain(|l| !self.stale.contains(l));
         if self.has_codes {
-            one.losses.set(1 + one.k / 500);
+            one.losses.allow(1 + one.k / 500);
         } else {
             assert_eq!(reply.found, direct.of(0), "{what}");
         }
