@@ -12,6 +12,7 @@ use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
 use crate::error::{PgError, Result};
+use crate::gpu_service::loading::Fit;
 use crate::gpu_service::{Service, session};
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
@@ -58,7 +59,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
     }
     if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages, index);
-        return match service_tiers::load(service, pages, index, &key, is_owner) {
+        return match service_tiers::load(service, pages, index, &key, Fit::Asked, is_owner) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

@@ -20,6 +20,8 @@ pub struct Wanted {
     pub n_slots: u64,
     /// Bytes that tier and scratch may take; the server may allow less.
     pub byte_limit: u64,
+    /// Whether it is worth tiers that are to go last.
+    pub displaces_last: bool,
 }
 
 /// What the host is asked to do.
@@ -83,6 +85,7 @@ impl Command {
                         parts_number(wanted.parts),
                         wanted.n_slots,
                         wanted.byte_limit,
+                        u64::from(wanted.displaces_last),
                     ],
                 );
             }
@@ -139,6 +142,7 @@ impl Command {
                     },
                     n_slots: words[9],
                     byte_limit: words[10],
+                    displaces_last: words[11] != 0,
                 })
             }
             2 => Self::Write {
@@ -211,6 +215,7 @@ mod tests {
             parts: Parts::Codes,
             n_slots: 1 << 40,
             byte_limit: u64::MAX,
+            displaces_last: true,
         };
         for command in [
             Command::Begin(wanted),
