@@ -6,7 +6,7 @@ mod gpu;
 mod region;
 mod serving;
 
-use gpu::{Fixture, Flavour, METRICS, Queries, check, search_batch, sizes};
+use gpu::{Fixture, Flavour, Losses, METRICS, Queries, check, search_batch, sizes};
 use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use omen_ivf::topk::{Candidate, Candidates};
@@ -88,7 +88,7 @@ impl Index {
         let mut one = Queries {
             items: vec![queries.items.swap_remove(query)],
             k: request.k as usize,
-            losses: gpu::Losses::default(),
+            losses: Losses::default(),
         };
         let what = format!("{request:?}");
         let n_lists = self.n_lists();
