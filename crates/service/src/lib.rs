@@ -6,7 +6,7 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `queue` | the memory's layout: slots and their states |
+//! | `queue` | the memory's layout: slots and their states; fair shares of them |
 //! | `client` | claiming a slot, waiting, giving up |
 //! | `message` | the forms of requests and answers |
 //! | `take` | which of the ready requests are taken |
