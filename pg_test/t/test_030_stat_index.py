@@ -7,6 +7,7 @@ from psycopg.rows import dict_row
 
 from lib import vectors
 from lib.db import BY_INDEX, CPU, REAL_GPU, assert_fails, knn, last_scan, make_database, make_index, make_table, put
+from lib.server import major
 from lib.service import GPU, WAIT, stat, wait_for, wait_until
 
 DIM, LISTS = 48, 24
@@ -241,6 +242,15 @@ def test_more_indexes_than_have_figures(first):
         counts = dict(conn.execute("SELECT indexrelname, scans FROM omen_stat_index").fetchall())
         assert sum(counts.values()) == 1024
         assert [counts[f"s_{i}"] for i in range(n)] == [0] * 16 + [1] * 1024
+
+
+@pytest.mark.every_major
+def test_the_idle_service_waits_by_name(first):
+    """In pg_stat_activity; extensions have names of their own since PostgreSQL 17."""
+    name = "OmenGpuServiceMain" if major() >= 17 else "Extension"
+    with first.connect() as conn:
+        event = "SELECT wait_event_type, wait_event FROM pg_stat_activity WHERE backend_type = 'pg_omen GPU service'"
+        wait_until(lambda: conn.execute(event).fetchone() == ("Extension", name), f"not {name}")
 
 
 def test_not_preloaded(db, rng):
