@@ -3,7 +3,7 @@
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, REAL_GPU, knn, last_scan, make_index, make_table, put
+from lib.db import BY_INDEX, REAL_GPU, assert_fails, knn, last_scan, make_index, make_table, put
 from lib.service import GPU, stat, wait_for, wait_until
 
 DIM = 128
@@ -99,6 +99,11 @@ def test_omen_load_pushes_it_out(tight):
     option(conn, "a", "on")
     assert search(conn, rows, "a") == "gpu"
     assert search(conn, rows, "b") == "cpu" and hot(conn) == {"a"}
+    # By who may only read it, it is a wish like a search's.
+    conn.execute("CREATE ROLE reader; GRANT SELECT ON b TO reader; SET ROLE reader")
+    assert_fails(conn, "53200", "omen_evict", "SELECT omen_load('b_idx')")
+    conn.execute("RESET ROLE")
+    assert hot(conn) == {"a"}
     load(conn, "b")
     assert hot(conn) == {"b"} and search(conn, rows, "b") == "gpu"
     # What was pushed out comes back, as the other has not the option.

@@ -22,7 +22,7 @@ const TAKEOVER: Duration = Duration::from_secs(5);
 /// How much of an index is to be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// What fits best, other tiers going where they must, those of `hot = on` too: a user asks for it.
+    /// What fits best, other tiers going where they must, those of `hot = on` too: the owner asks for it.
     Asked,
     /// What fits best, other tiers going where they must, but for those of `hot = on`.
     Best,
