@@ -459,9 +459,44 @@ REVOKE ALL ON FUNCTION omen_stat_get_gpu_fallbacks() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION omen_stat_get_gpu_fallbacks() TO pg_monitor;
 GRANT SELECT ON omen_stat_gpu_fallbacks TO pg_monitor;
 
+CREATE FUNCTION omen_stat_get_index(
+	index oid,
+	OUT gpu_scans bigint,
+	OUT cpu_scans bigint,
+	OUT mixed_scans bigint,
+	OUT fallbacks bigint,
+	OUT search_calls bigint,
+	OUT rows_returned bigint,
+	OUT candidates bigint,
+	OUT last_scan timestamptz,
+	OUT hot boolean,
+	OUT hot_bytes bigint,
+	OUT hot_lists bigint,
+	OUT stale_lists bigint,
+	OUT loads bigint,
+	OUT last_load timestamptz,
+	OUT refreshes bigint
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_stat_get_index_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED ROWS 1;
+COMMENT ON FUNCTION omen_stat_get_index(oid) IS 'searches of an index by all sessions, and its hot tier in the shared GPU service; no row unless the library was preloaded';
+
+-- Like pg_stat_all_indexes, for everyone to see.
+CREATE VIEW omen_stat_index AS
+	SELECT t.oid AS relid, i.oid AS indexrelid, n.nspname AS schemaname, t.relname, i.relname AS indexrelname,
+		s.gpu_scans + s.cpu_scans + s.mixed_scans AS scans, s.*
+	FROM pg_catalog.pg_index x
+		JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid
+		JOIN pg_catalog.pg_class t ON t.oid = x.indrelid
+		JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+		JOIN pg_catalog.pg_am a ON a.oid = i.relam
+		LEFT JOIN LATERAL omen_stat_get_index(i.oid) s ON true
+	WHERE a.amname = 'omen' AND i.relkind = 'i';
+COMMENT ON VIEW omen_stat_index IS 'searches of each omen index of the database by all sessions, and its hot tier in the shared GPU service';
+GRANT SELECT ON omen_stat_index TO PUBLIC;
+
 CREATE FUNCTION omen_stat_reset() RETURNS void
 	AS 'MODULE_PATHNAME', 'omen_stat_reset_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
-COMMENT ON FUNCTION omen_stat_reset() IS 'has the figures of omen_stat_gpu and omen_stat_gpu_fallbacks count from zero again';
+COMMENT ON FUNCTION omen_stat_reset() IS 'has the figures of omen_stat_gpu, omen_stat_gpu_fallbacks and omen_stat_index count from zero again';
 REVOKE ALL ON FUNCTION omen_stat_reset() FROM PUBLIC;
 
 CREATE FUNCTION omen_index_status(

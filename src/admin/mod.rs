@@ -7,3 +7,4 @@ mod hot_tier;
 mod index_status;
 mod last_scan;
 mod service_status;
+mod stat_index;

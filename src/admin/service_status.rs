@@ -9,11 +9,12 @@ use crate::engine::fallback::REASONS;
 use crate::gpu_service::control::{State, get};
 use crate::gpu_service::service;
 
-/// Has the figures of `omen_stat_gpu` count from zero again.
+/// Has the figures of `omen_stat_gpu`, `omen_stat_gpu_fallbacks` and `omen_stat_index` count from zero again.
 #[pg_extern(sql = false)]
 fn omen_stat_reset() {
     if let Some(service) = service() {
         service.control.reset_figures();
+        service.indexes.reset();
     }
 }
 

@@ -7,7 +7,7 @@ use omen_ivf::index::Index;
 use omen_ivf::probes::Reach;
 use omen_ivf::topk::Candidates;
 
-use super::stats::{self, Engine, ScanRecord};
+use super::stats::{Engine, ScanRecord};
 use super::{SearchRequest, gpu_batch, heat, search_cpu};
 use crate::error::Result;
 use crate::storage::IndexPages;
@@ -53,14 +53,14 @@ pub(crate) fn search_batch(
             ..*request
         };
         if let Some(answers) = gpu_batch::search(&rest, record)? {
-            stats::count_searches(record.engine, answers.len() as u64);
+            record.count_round(record.engine, answers.len() as u64);
             found.extend(answers);
             continue;
         }
         let here = &rest.vectors[..n_on_cpu.min(rest.vectors.len())];
         n_on_cpu *= 4;
         found.extend(search_on_cpu(&rest, here, record)?);
-        stats::count_searches(Engine::Cpu, here.len() as u64);
+        record.count_round(Engine::Cpu, here.len() as u64);
     }
     Ok(found)
 }

@@ -60,6 +60,7 @@ pub(super) fn try_service<T>(
     attempt: impl FnOnce(EngineSetting, &mut ScanRecord) -> Attempt<T>,
 ) -> Result<Option<T>> {
     let setting = guc::engine();
+    service.note_option(pages);
     if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }

@@ -84,7 +84,7 @@ pub(crate) fn search(request: &SearchRequest, record: &mut ScanRecord) -> Result
 fn note_round(k: usize, record: &mut ScanRecord) {
     record.rounds += 1;
     record.k = k as u64;
-    stats::count_searches(record.engine, 1);
+    record.count_round(record.engine, 1);
 }
 
 fn search_cpu(request: &SearchRequest, record: &mut ScanRecord) -> Result<Candidates> {

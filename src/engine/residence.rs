@@ -12,6 +12,7 @@ use super::service_tiers::{self, Serving, who_serves};
 use super::tiers::{self, Device, Stop};
 use crate::compat::FileId;
 use crate::error::{PgError, Result};
+use crate::gpu_service::loading::Fit;
 use crate::gpu_service::{Service, session};
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
@@ -40,7 +41,8 @@ pub(super) fn load_tier(
 }
 
 /// Loads the tier of the index `name` now, unless all of it is there, rows included, as the index is. Returns its bytes of device memory.
-/// Of the shared service, which has it for others too, an owner has it loaded anew, others only if it is not there.
+/// Of the shared service, which has it for others too, an owner has it loaded anew, and in place of tiers that go last, others only if it is not
+/// there, and beside these.
 /// Errors: searches may not use the GPU, or it cannot hold the tier.
 pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool) -> Result<u64> {
     let unwanted = |why: String, hint: String| {
@@ -61,7 +63,8 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
     }
     if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages, index);
-        return match service_tiers::load(service, pages, index, &key, is_owner) {
+        let fit = if is_owner { Fit::Asked } else { Fit::Best };
+        return match service_tiers::load(service, pages, index, &key, fit, is_owner) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

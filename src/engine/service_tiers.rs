@@ -80,15 +80,16 @@ pub(super) fn leaves_loading(
     Ok(true)
 }
 
-/// This session loads the tier of an index, what fits best of it; with `again` in place of one that is there. Errors: as [`loading::load`].
+/// This session loads the tier of an index, with `again` in place of one that is there. Errors: as [`loading::load`].
 pub(super) fn load(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    fit: Fit,
     again: bool,
 ) -> std::result::Result<(), Stop> {
-    let outcome = loading::load(service, pages, index, key, Fit::Best, again);
+    let outcome = loading::load(service, pages, index, key, fit, again);
     match &outcome {
         Ok(()) => {
             loader::note_load(service, pages, None);
@@ -148,7 +149,7 @@ fn load_again_now(
     // Others that find the same leave it to this session.
     loader::rest(service, pages, Duration::ZERO);
     let began = Instant::now();
-    let outcome = load(service, pages, index, key, true);
+    let outcome = load(service, pages, index, key, Fit::Best, true);
     record.load += began.elapsed();
     outcome?;
     loader::rest(service, pages, began.elapsed() * REFRESH_FACTOR);

@@ -1,10 +1,12 @@
-//! What the searches of this session did.
+//! What the searches of this session did; with the library preloaded it is counted for all sessions too.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use omen_ivf::scan_list::SearchStats;
+
+use crate::gpu_service;
 
 /// Scans deeper than this are not remembered as such.
 const MAX_DEPTH: u64 = 4096;
@@ -48,6 +50,9 @@ pub(crate) struct ScanRecord {
     pub k: u64,
     /// Searches.
     pub rounds: u64,
+    /// Those of them that the GPU answered, and the CPU; of a batch each counts for every query.
+    pub gpu_rounds: u64,
+    pub cpu_rounds: u64,
     /// Rows handed to the executor.
     pub rows: u64,
     /// Entries looked at.
@@ -76,6 +81,18 @@ impl ScanRecord {
         self.candidates += did.filtered + did.candidates;
         self.reranked += did.candidates;
         self.restarts += did.restarts;
+    }
+
+    /// A round of so many queries has been answered.
+    pub(crate) fn count_round(&mut self, engine: Engine, n_queries: u64) {
+        match engine {
+            Engine::Cpu => self.cpu_rounds += n_queries,
+            Engine::Gpu => self.gpu_rounds += n_queries,
+        }
+        SESSION.with_borrow_mut(|session| match engine {
+            Engine::Cpu => session.counters.cpu += n_queries,
+            Engine::Gpu => session.counters.gpu += n_queries,
+        });
     }
 }
 
@@ -112,19 +129,17 @@ pub(crate) fn finish(record: &ScanRecord) {
         *depth = record.rows.min(MAX_DEPTH).max(*depth / 2);
         session.last = Some(record.clone());
     });
+    if let Some(service) = gpu_service::service() {
+        service.note_search(record, false);
+    }
 }
 
 /// A batch has ended: the last thing done, though no scan.
 pub(crate) fn finish_batch(record: &ScanRecord) {
     SESSION.with_borrow_mut(|session| session.last = Some(record.clone()));
-}
-
-/// A round of so many queries has been answered.
-pub(crate) fn count_searches(engine: Engine, n_queries: u64) {
-    SESSION.with_borrow_mut(|session| match engine {
-        Engine::Cpu => session.counters.cpu += n_queries,
-        Engine::Gpu => session.counters.gpu += n_queries,
-    });
+    if let Some(service) = gpu_service::service() {
+        service.note_search(record, true);
+    }
 }
 
 /// A round fell back to the CPU. Returns how often that happened before for this reason.

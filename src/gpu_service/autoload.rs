@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use omen_service::message::TierKey;
 use omen_service::serve::Server;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
@@ -102,11 +101,7 @@ impl Autoload {
 
     /// Writes the file, if it is out of date. What is still to be loaded counts as hot.
     pub(super) fn write(&mut self, server: &Server) {
-        let id = |key: &TierKey| IndexId {
-            database: key.database,
-            index: key.index,
-        };
-        let mut hot: Vec<IndexId> = server.keys().map(id).collect();
+        let mut hot: Vec<IndexId> = server.keys().map(IndexId::of_tier).collect();
         hot.extend(self.wanted.iter().map(|wanted| wanted.id));
         hot.sort_unstable();
         hot.dedup();

@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use omen_service::message::TierKey;
 use pgrx::pg_sys;
 
 use super::breaker::{micros, now};
@@ -44,15 +45,29 @@ pub(crate) struct IndexId {
 impl IndexId {
     /// The index in `pages`, of this session's database.
     pub(super) fn of(pages: &IndexPages) -> Self {
+        Self::here(pages.relation().to_u32())
+    }
+
+    /// The index with this OID of this session's database.
+    pub(super) fn here(index: u32) -> Self {
         // SAFETY: reads a variable of the session.
         let database = unsafe { pg_sys::MyDatabaseId };
         Self {
             database: database.to_u32(),
-            index: pages.relation().to_u32(),
+            index,
         }
     }
 
-    fn word(self) -> u64 {
+    /// The index of a tier.
+    pub(super) fn of_tier(key: &TierKey) -> Self {
+        Self {
+            database: key.database,
+            index: key.index,
+        }
+    }
+
+    /// One number for it.
+    pub(super) fn word(self) -> u64 {
         u64::from(self.database) << 32 | u64::from(self.index)
     }
 }

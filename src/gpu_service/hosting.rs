@@ -1,13 +1,13 @@
 //! Tiers in the worker: sessions load them; those of dropped or rewritten indexes go, and the one unused for longest where another needs its
-//! room. What is loaded is written by a thread of `omen_service::load`, so that searches go on meanwhile.
+//! room, those of indexes with `hot = on` last. What is loaded is written by a thread of `omen_service::load`, so that searches go on meanwhile.
 
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
 use omen_gpu::{GpuError, Refresh};
-use omen_service::load::{Host, HostOptions, Loaded, Room};
+use omen_service::load::{Host, HostOptions, Loaded, Room, Wanted};
 use omen_service::message::TierKey;
-use omen_service::serve::Server;
+use omen_service::serve::{RoomWanted, Server, make_way};
 
 use super::autoload::Autoload;
 use super::control::{MAX_TIERS, add};
@@ -23,7 +23,7 @@ const ROOM_TIME: Duration = Duration::from_secs(5);
 
 /// A load wants room for so many bytes; what it may take is sent back.
 struct WantsRoom {
-    key: TierKey,
+    wanted: Wanted,
     needed: u64,
     asked: Instant,
     answer: SyncSender<u64>,
@@ -50,10 +50,10 @@ impl Hosting {
     pub(super) fn start(service: &Service, server: &Server) -> Result<Self, GpuError> {
         let (tiers, loaded) = channel();
         let (asks, wants_room) = channel();
-        let room = move |key: &TierKey, needed: u64| {
+        let room = move |wanted: &Wanted, needed: u64| {
             let (answer, granted) = sync_channel(1);
             let wants = WantsRoom {
-                key: *key,
+                wanted: *wanted,
                 needed,
                 asked: Instant::now(),
                 answer,
@@ -98,13 +98,16 @@ impl Hosting {
     ) -> Result<bool, GpuError> {
         for wants in self.wants_room.try_iter() {
             let most = limit(server.gpu(), server.bytes())?;
-            if wants.needed <= most && wants.asked.elapsed() < ROOM_TIME {
-                // What it replaces makes room first.
-                server.remove(&wants.key);
-                make_room(service, server, wants.needed, most);
-            }
+            let is_late = wants.asked.elapsed() >= ROOM_TIME;
+            let is_made = !is_late && make_room(service, server, &wants, most);
+            let left = most.saturating_sub(server.bytes());
+            let granted = if is_made {
+                left
+            } else {
+                left.min(wants.needed.saturating_sub(1))
+            };
             // A loader that has given up does not read it.
-            let _ = wants.answer.send(most.saturating_sub(server.bytes()));
+            let _ = wants.answer.send(granted);
         }
         for loaded in self.loaded.try_iter() {
             take_over(service, server, loaded);
@@ -153,26 +156,34 @@ fn take_over(service: &Service, server: &mut Server, loaded: Loaded) {
             remove_of_file(server, &key);
             server.insert(key, *tier);
             add(&service.control.loads, 1);
+            service.note_tier(&key);
             publish(service, server);
         }
         Loaded::Lists(key, number, lists) => {
-            if server.end_refresh(&key, number, lists).is_some() {
+            if let Some(n_new) = server.end_refresh(&key, number, lists) {
                 add(&service.control.refreshes, 1);
+                service.note_refresh(&key, n_new);
+                publish(service, server);
             }
         }
     }
 }
 
-/// Drops tiers, the one unused for longest first, until `needed` bytes fit into `limit`, and there is a place for one more.
-fn make_room(service: &Service, server: &mut Server, needed: u64, limit: u64) {
-    for tier in server.uses() {
-        let fits = server.bytes().saturating_add(needed) <= limit;
-        if fits && server.keys().count() < MAX_TIERS {
-            break;
-        }
-        server.remove(&tier.key);
-    }
+/// Drops tiers until what is wanted fits into `limit`, and there is a place for one more. `false`: none, as that cannot be.
+fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u64) -> bool {
+    let wanted = RoomWanted {
+        key: wants.wanted.key,
+        bytes: wants.needed,
+        displaces_last: wants.wanted.displaces_last,
+        limit,
+        max_tiers: MAX_TIERS,
+    };
+    let Some(going) = make_way(&server.uses(), &wanted, |key| service.goes_last(key)) else {
+        return false;
+    };
+    server.remove_where(|key| going.contains(key));
     publish(service, server);
+    true
 }
 
 /// Lets everyone know which tiers there are.
@@ -183,6 +194,7 @@ fn publish(service: &Service, server: &Server) {
     service
         .control
         .set_tiers(uses.iter().map(|tier| (tier.key, tier.bytes)));
+    service.publish_hot(server);
     let used = server.bytes();
     // Should the device not say, loads are refused until it does.
     let limit = limit(server.gpu(), used).unwrap_or(0);

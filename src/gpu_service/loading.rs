@@ -23,21 +23,24 @@ const TAKEOVER: Duration = Duration::from_secs(5);
 /// How much of an index is to be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fit {
-    /// What fits best, other tiers going where they must.
+    /// What fits best, other tiers going where they must, those of `hot = on` too: the owner asks for it.
+    Asked,
+    /// What fits best, other tiers going where they must, but for those of `hot = on`.
     Best,
-    /// All of it.
+    /// All of it, likewise.
     Whole,
     /// All of it, beside all other tiers.
     WholeBesideOthers,
 }
 
-/// Whether all of an index fits what the service may take. Errors: `Lost` without a service.
+/// Whether all of an index fits what the service may take, beside the tiers that do not make way for it. Errors: `Lost` without a service.
 pub(crate) fn fits_whole(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
 ) -> Result<bool, Stop> {
     let limit = service.load.room()?.limit;
+    let limit = limit.saturating_sub(service.last_bytes_beside(pages));
     let choice = Choice::new(pages, index, limit, false)?;
     Ok(choice.lists.len() == choice.spec.n_lists && choice.plan.bytes_needed() <= limit)
 }
@@ -54,23 +57,30 @@ pub(crate) fn load(
     again: bool,
 ) -> Result<(), Stop> {
     session::release_at_exit();
+    service.note_option(pages);
     let room = service.load.room()?;
+    let kept = match fit {
+        Fit::Asked => 0,
+        _ => service.last_bytes_beside(pages),
+    };
+    let limit = room.limit.saturating_sub(kept);
     // Answers name entries by their tids, which codes alone do not have.
     let Choice {
         spec,
         parts,
         lists,
         plan,
-    } = Choice::new(pages, index, room.limit, false)?;
+    } = Choice::new(pages, index, limit, false)?;
     let available = match fit {
-        Fit::Best | Fit::Whole => room.limit,
+        Fit::Asked | Fit::Best | Fit::Whole => limit,
         Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
     };
     let needed = plan.bytes_needed();
     if needed > available {
         return Err(GpuError::OutOfMemory { needed, available }.into());
     }
-    if fit != Fit::Best && lists.len() < spec.n_lists {
+    let is_whole = matches!(fit, Fit::Whole | Fit::WholeBesideOthers);
+    if is_whole && lists.len() < spec.n_lists {
         return Err(GpuError::Unsupported("not all of the index fits".into()).into());
     }
     let wanted = Wanted {
@@ -79,6 +89,7 @@ pub(crate) fn load(
         parts,
         n_slots: plan.n_slots as u64,
         byte_limit: room.limit,
+        displaces_last: fit == Fit::Asked,
     };
     // Another may have loaded it while this process looked at the index; who ends in between has let the tier be known.
     let is_busy = service.load.is_loading();

@@ -1,8 +1,9 @@
-//! The shared memory of the service: the control block, the queue, and the region that tiers are loaded through.
+//! The shared memory of the service: the control block, figures of indexes, the queue, and the region that tiers are loaded through.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use omen_service::indexes::Indexes;
 use omen_service::load::LoadRegion;
 use omen_service::queue::Queue;
 use pgrx::{pg_guard, pg_sys};
@@ -19,18 +20,21 @@ const MAX_SLOTS: usize = 1024;
 /// Areas through which tiers are loaded.
 const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
-/// Where the queue begins: the control block and what it may grow by.
-const QUEUE_AT: usize = 8192;
+/// Where the figures of indexes begin: the control block and what it may grow by.
+const INDEXES_AT: usize = 8192;
+const QUEUE_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
 
 /// AddinShmemInitLock's place among the server's locks, the same in all majors (`lwlocknames`).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
 
-const _: () = assert!(size_of::<Control>() <= QUEUE_AT);
+const _: () = assert!(size_of::<Control>() <= INDEXES_AT);
 
 /// The service, as this process sees it.
 pub(crate) struct Service {
     /// State and figures.
     pub(crate) control: &'static Control,
+    /// Figures of each index.
+    pub(crate) indexes: &'static Indexes,
     /// Requests and answers.
     pub(crate) queue: Queue,
     /// Where tiers are loaded through.
@@ -134,6 +138,7 @@ fn attach() -> Option<Service> {
         let (queue, load) = (start.add(QUEUE_AT), start.add(load_at(n_slots)));
         Some(Service {
             control: &*start.cast::<Control>(),
+            indexes: &*start.add(INDEXES_AT).cast::<Indexes>(),
             queue: Queue::attach(queue, Queue::bytes(n_slots, SLOT_BYTES)).ok()?,
             load: LoadRegion::attach(load, LoadRegion::bytes(LOAD_AREAS, LOAD_AREA_BYTES)).ok()?,
         })

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `memory.rs` | the shared memory: asked for at start, attached by each process |
 //! | `control.rs` | state and figures of the service that everyone reads |
+//! | `figures.rs` | what is counted for each index, and whether its tier goes last |
 //! | `breaker.rs` | sessions leave a service alone that does not answer |
 //! | `worker.rs` | the worker process |
 //! | `session.rs` | a session asks for the nearest entries, waits, or gives up |
@@ -22,6 +23,7 @@ mod autoload;
 pub(crate) mod breaker;
 pub(crate) mod claim;
 pub(crate) mod control;
+mod figures;
 mod hosting;
 mod hot_file;
 pub(crate) mod loader;

@@ -295,6 +295,7 @@ impl Service {
         self.queue.fail_all(Status::Down, wake::wake);
         self.load.set_server_down();
         control.set_tiers(std::iter::empty());
+        self.indexes.set_hot(&[]);
         control.note_evicted();
     }
 }

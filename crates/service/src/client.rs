@@ -34,8 +34,11 @@ struct Held {
 }
 
 /// Claims a free slot for `owner` (the number that `wake` gets, of which no two living clients have the same), whose request will count for
-/// `role`. None if all slots are in use: search without the server.
+/// `role`. None if all slots are in use, or as many by this role as it may hold (`queue/share.rs`): search without the server.
 pub fn claim(queue: &Queue, owner: u32, role: u32) -> Option<Claim> {
+    if !queue.may_hold(role, 1) {
+        return None;
+    }
     let slots = queue.slots();
     // Owners start at different places, so that they seldom want the same slot.
     let start = owner.wrapping_mul(0x9E37_79B9) as usize % slots.len();
@@ -63,9 +66,16 @@ pub fn claim(queue: &Queue, owner: u32, role: u32) -> Option<Claim> {
                 owner,
                 ticket,
             };
-            return Some(Claim { held });
+            let claim = Claim { held };
+            // Others of the role may have claimed at the same time.
+            if !queue.may_hold(role, 0) {
+                claim.give_up();
+                return None;
+            }
+            return Some(claim);
         }
     }
+    queue.note_refused(role);
     None
 }
 

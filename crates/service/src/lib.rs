@@ -6,14 +6,16 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | `queue` | the memory's layout: slots and their states |
+//! | `queue` | the memory's layout: slots and their states; fair shares of them |
 //! | `client` | claiming a slot, waiting, giving up |
 //! | `message` | the forms of requests and answers |
 //! | `take` | which of the ready requests are taken |
 //! | `serve` | the server: tiers, batches, answers |
+//! | `indexes` | figures of each index, and whether its tier goes last |
 //! | `load` | a tier of the server is loaded by another process |
 
 pub mod client;
+pub mod indexes;
 pub mod load;
 pub mod message;
 pub mod queue;

@@ -19,6 +19,7 @@
 
 #![allow(unsafe_code)]
 
+mod share;
 mod steps;
 
 pub(crate) use steps::give_up;
@@ -39,7 +40,7 @@ pub const MAX_SLOT_BYTES: usize = 1 << 30;
 pub const LINE: usize = 64;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"omen svc");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 pub(crate) const FREE: u32 = 0;
 pub(crate) const CLAIMED: u32 = 1;
@@ -86,6 +87,7 @@ pub(crate) struct Header {
     pub(crate) last_role: AtomicU32,
     pub(crate) server_sleeps: Line<AtomicU32>,
     next_ticket: Line<AtomicU64>,
+    refused: share::Refused,
 }
 
 #[repr(C, align(64))]

@@ -3,8 +3,10 @@
 mod admit;
 mod hosted;
 mod owed;
+mod room;
 
 pub use hosted::TierUse;
+pub use room::{RoomWanted, make_way};
 
 use crate::message::{Answer, Refusal, Request, Status, TierKey, encode_error, encode_status};
 use crate::queue::{Queue, Taken};

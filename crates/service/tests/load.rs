@@ -142,6 +142,7 @@ impl Clusters {
             parts: Parts::RowsAndCodes,
             n_slots: (N_LISTS * LIST_ROWS) as u64,
             byte_limit: LIMIT,
+            displaces_last: false,
         }
     }
 

@@ -185,8 +185,8 @@ fn the_server_can_make_room_and_loaders_can_be_interrupted_meanwhile() {
     server.stop();
     server.region.set_room(Room::default());
     server.start(HostOptions {
-        room: Some(Box::new(move |key, needed| {
-            asked.send((*key, needed)).unwrap();
+        room: Some(Box::new(move |wanted, needed| {
+            asked.send((wanted.key, needed)).unwrap();
             answers.recv_timeout(Duration::from_secs(10)).unwrap()
         })),
         ..HostOptions::default()

@@ -25,6 +25,7 @@ use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge, service_tiers};
 use crate::gpu_service::Service;
+use crate::gpu_service::loading::Fit;
 use crate::gpu_service::session::{self, Answered};
 use crate::guc::{self, EngineSetting};
 
@@ -63,7 +64,7 @@ pub(super) fn attempt(
             return Ok(None);
         }
         let began = Instant::now();
-        let outcome = service_tiers::load(service, pages, index, &key, false);
+        let outcome = service_tiers::load(service, pages, index, &key, Fit::Best, false);
         record.load += began.elapsed();
         outcome?;
     }

@@ -21,6 +21,8 @@ pub struct Wanted {
     pub n_slots: u64,
     /// Bytes that tier and scratch may take; the server may allow less.
     pub byte_limit: u64,
+    /// Whether it is worth tiers that are to go last.
+    pub displaces_last: bool,
 }
 
 /// The tier that a refresh has found, besides its lists.
@@ -120,6 +122,7 @@ impl Command {
                         parts_number(wanted.parts),
                         wanted.n_slots,
                         wanted.byte_limit,
+                        u64::from(wanted.displaces_last),
                     ],
                 );
             }
@@ -171,6 +174,7 @@ impl Command {
                     parts: parts_of(words[8])?,
                     n_slots: words[9],
                     byte_limit: words[10],
+                    displaces_last: words[11] != 0,
                 })
             }
             2 => Self::Write {
@@ -259,6 +263,7 @@ mod tests {
             parts: Parts::Codes,
             n_slots: 1 << 40,
             byte_limit: u64::MAX,
+            displaces_last: true,
         };
         for command in [
             Command::Begin(wanted),

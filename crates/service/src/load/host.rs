@@ -24,9 +24,9 @@ const IDLE_TURN: Duration = Duration::from_millis(20);
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 const SLOW_TURN: Duration = Duration::from_millis(1);
 
-/// Makes room for a tier of this key that needs so many bytes, by dropping others or not; how many it may take. Called by the host's
+/// Makes room for a tier that needs so many bytes, by dropping others or not; how many it may take. Called by the host's
 /// thread, which waits for it, within some seconds.
-pub type RoomFor = Box<dyn FnMut(&TierKey, u64) -> u64 + Send>;
+pub type RoomFor = Box<dyn FnMut(&Wanted, u64) -> u64 + Send>;
 
 /// Begins the refresh of the tier of this key, if there is one; a number of the tier that no other has had. Called as [`RoomFor`].
 pub type RefreshOf = Box<dyn FnMut(&TierKey) -> Option<(u64, Refresh)> + Send>;
@@ -237,7 +237,6 @@ impl Work {
 
     fn begin(&mut self, wanted: Wanted) -> Result<Load, GpuError> {
         let Wanted {
-            key,
             spec,
             parts,
             n_slots,
@@ -245,7 +244,7 @@ impl Work {
         } = wanted;
         let needed = TierPlan::new(&spec, parts, n_slots)?.bytes_needed();
         let room = match &mut self.options.room {
-            Some(room) => room(&key, needed),
+            Some(room) => room(&wanted, needed),
             None => {
                 let Room { limit, used } = self.region.last_room();
                 limit.saturating_sub(used)

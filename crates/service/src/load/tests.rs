@@ -53,6 +53,7 @@ fn wanted() -> Wanted {
         parts: Parts::RowsAndCodes,
         n_slots: 1000,
         byte_limit: 1 << 30,
+        displaces_last: false,
     }
 }
 

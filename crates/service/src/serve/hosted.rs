@@ -15,6 +15,8 @@ pub(super) struct Hosted {
     pub(super) stale: Vec<u32>,
     pub(super) last_used: Instant,
     pub(super) n_requests: u64,
+    /// Lists that the tier holds.
+    n_lists: usize,
 }
 
 /// What a tier costs and is worth.
@@ -28,7 +30,9 @@ pub struct TierUse {
     pub last_used: Instant,
     /// Requests answered from it.
     pub n_requests: u64,
-    /// Lists that are not searched any more.
+    /// Lists it holds.
+    pub n_lists: usize,
+    /// Those of them that are not searched any more.
     pub n_stale: usize,
 }
 
@@ -40,6 +44,7 @@ impl Hosted {
             stale: Vec::new(),
             last_used: Instant::now(),
             n_requests: 0,
+            n_lists: tier.lists().iter().flatten().count(),
             tier,
         }
     }
@@ -50,6 +55,7 @@ impl Hosted {
             bytes: self.tier.bytes(),
             last_used: self.last_used,
             n_requests: self.n_requests,
+            n_lists: self.n_lists,
             n_stale: self.stale.len(),
         }
     }

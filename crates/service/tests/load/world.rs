@@ -187,6 +187,7 @@ pub fn wanted(world: &World, parts: Parts, byte_limit: u64) -> Wanted {
         parts,
         n_slots: entries.iter().map(|e| u64::from(e.frozen_count)).sum(),
         byte_limit,
+        displaces_last: false,
     }
 }
 

@@ -1,0 +1,22 @@
+-- The view omen_stat_index, as everyone sees it; its figures are those of a preloaded library, which this server has not.
+CREATE TABLE items (id int, v vector(3));
+INSERT INTO items SELECT i, ARRAY[i % 10, i / 10 % 10, i / 100]::real[]::vector FROM generate_series(0, 999) i;
+CREATE INDEX items_v ON items USING omen (v vector_l2_ops) WITH (lists = 10);
+CREATE INDEX items_id ON items (id);
+CREATE SCHEMA other;
+CREATE TABLE other.items (v vector(2));
+INSERT INTO other.items SELECT ARRAY[i, 1]::real[]::vector FROM generate_series(1, 100) i;
+CREATE INDEX items_v ON other.items USING omen (v vector_cosine_ops) WITH (lists = 2);
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'omen_stat_index'::regclass AND attnum > 0 ORDER BY attnum;
+CREATE ROLE regress_omen_plain;
+SET ROLE regress_omen_plain;
+SELECT schemaname, relname, indexrelname, scans, rows_returned, last_scan, hot, hot_bytes, stale_lists, loads, refreshes FROM omen_stat_index ORDER BY 1;
+SELECT omen_stat_reset();
+RESET ROLE;
+SELECT relid::regclass, indexrelid::regclass FROM omen_stat_index WHERE schemaname = 'other';
+SELECT omen_stat_reset();
+SELECT * FROM omen_stat_get_index('items'::regclass);
+DROP TABLE items, other.items;
+SELECT count(*) FROM omen_stat_index;
+DROP SCHEMA other;
+DROP ROLE regress_omen_plain;
