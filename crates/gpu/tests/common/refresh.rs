@@ -134,7 +134,7 @@ pub fn check_refreshes(rng: &mut ChaCha8Rng, gpu: &Gpu, total: usize) {
             let (mut stale, mut n_refreshed) = (BTreeSet::new(), 0);
             for generation in 2..7 {
                 let what = format!("{} {parts:?} generation {generation}", metric.name());
-                let n_changed = rng.random_range(1..12);
+                let n_changed = rng.random_range(4..12);
                 stale.extend(change(rng, &mut fixture, n_changed));
                 let changed: Vec<u32> = stale.iter().copied().collect();
                 let refresh = tier.begin_refresh().unwrap();
