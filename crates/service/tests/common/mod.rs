@@ -141,8 +141,10 @@ pub fn assert_all_free(queue: &Queue) {
     let mut n = 0;
     while let Some(claim) = omen_service::client::claim(queue, owner, 0) {
         n += 1;
+        assert_eq!(queue.n_used(), n);
         drop(claim);
     }
     queue.release_all_of(owner);
     assert_eq!(n, queue.n_slots(), "slots were lost");
+    assert_eq!(queue.n_used(), 0);
 }
