@@ -11,6 +11,7 @@ use omen_service::serve::Server;
 
 use super::autoload::Autoload;
 use super::control::{MAX_TIERS, add};
+use super::faults;
 use super::memory::Service;
 use crate::compat::{self, FileId};
 use crate::engine::load::limit;
@@ -87,8 +88,9 @@ impl Hosting {
                 server.remove(&wants.key);
                 make_room(service, server, wants.needed, most);
             }
+            let left = most.saturating_sub(server.bytes());
             // A loader that has given up does not read it.
-            let _ = wants.answer.send(most.saturating_sub(server.bytes()));
+            let _ = wants.answer.send(faults::room(left));
         }
         for (key, tier) in self.loaded.try_iter() {
             remove_of_file(server, &key);

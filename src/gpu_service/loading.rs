@@ -6,13 +6,11 @@ use omen_gpu::GpuError;
 use omen_ivf::index::Index;
 use omen_service::load::{Wanted, begin, finish};
 use omen_service::message::TierKey;
-use pgrx::PgSqlErrorCode;
 
 use super::memory::Service;
 use super::{session, wake};
 use crate::engine::load::{Choice, copiers_for};
 use crate::engine::tiers::Stop;
-use crate::error::PgError;
 use crate::guc::{self, Fault};
 use crate::storage::IndexPages;
 
@@ -117,19 +115,14 @@ pub(crate) fn load(
 }
 
 /// In test builds, loads may be told to fail, or to take until they are told otherwise.
-fn inject_faults() -> Result<(), Stop> {
+fn inject_faults() -> Result<(), GpuError> {
     if guc::inject_fault() == Fault::FailLoad {
-        let code = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
-        return Err(Stop::Query(PgError::new(code, "injected fault")));
+        return Err(GpuError::Other("injected fault".into()));
     }
     while guc::inject_fault() == Fault::SlowLoad {
         session::doze();
-        // SAFETY: on the main thread; sessions read settings between statements, background workers whenever they like.
-        unsafe {
-            if !pgrx::pg_sys::MyBgworkerEntry.is_null() {
-                pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP);
-            }
-        }
+        // SAFETY: on the main thread. A session would else not see that this is over before its statement is.
+        unsafe { pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP) }
     }
     Ok(())
 }
