@@ -83,6 +83,8 @@ pub(crate) struct Control {
     pub(crate) failures: AtomicU64,
     /// Hot tiers loaded so far.
     pub(crate) loads: AtomicU64,
+    /// The same since the server was started, whatever figures are reset.
+    pub(super) takeovers: AtomicU64,
     /// Hot tiers there are.
     pub(crate) n_tiers: AtomicU64,
     /// Searches that were not answered in time.

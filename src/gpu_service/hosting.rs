@@ -84,8 +84,10 @@ impl Hosting {
         for wants in self.wants_room.try_iter() {
             let most = limit(server.gpu(), server.bytes())?;
             if wants.needed <= most && wants.asked.elapsed() < ROOM_TIME {
-                // What it replaces makes room first.
-                server.remove(&wants.key);
+                // What it replaces makes room first. Where there is room for both, it serves until then.
+                if server.bytes().saturating_add(wants.needed) > most {
+                    server.remove(&wants.key);
+                }
                 make_room(service, server, wants.needed, most);
             }
             let left = most.saturating_sub(server.bytes());
@@ -97,6 +99,7 @@ impl Hosting {
             server.insert(key, tier);
             add(&service.control.loads, 1);
             publish(service, server);
+            add(&service.control.takeovers, 1);
         }
         self.look_after(service, server);
         self.autoload.step(service);

@@ -7,6 +7,7 @@ use omen_ivf::index::Index;
 use omen_service::load::{Wanted, begin, finish};
 use omen_service::message::TierKey;
 
+use super::control::get;
 use super::memory::Service;
 use super::{session, wake};
 use crate::engine::load::{Choice, copiers_for};
@@ -99,10 +100,12 @@ pub(crate) fn load(
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index)?;
     builder.load_lists(pages, index, &lists)?;
+    let taken_before = get(&service.control.takeovers);
     let _finished = finish(builder)?;
     let until = Instant::now() + TAKEOVER;
     service.wake_worker();
-    while !service.control.has_tier(key) {
+    // Nobody else's load ends meanwhile. The tier itself need not be there any more: it may have been evicted at once.
+    while get(&service.control.takeovers) == taken_before {
         if !session::is_up(service) {
             return Err(GpuError::Lost("the GPU service has ended".into()).into());
         }
