@@ -1,7 +1,5 @@
 """Many clients search through the shared GPU service while rows come and go: a history in which every answer is checked."""
 
-import pytest
-
 from lib.churn import Churn, fill
 from lib.db import CPU
 from lib.service import GPU, stat
@@ -9,7 +7,6 @@ from lib.service import GPU, stat
 AUTO = {"omen__engine": "auto"}
 
 
-@pytest.mark.every_major
 def test_checked_history(first):
     """The tier is loaded anew and goes out of date all the time; most answers are the service's."""
     fill(first, 4000)
