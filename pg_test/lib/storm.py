@@ -90,7 +90,7 @@ class Client(threading.Thread):
         self.put(statement_timeout=0)
         self.put(**TABLES[table], statement_timeout=int(rng.integers(1, 12)) if action == "timeout" else 0)
         first = int(rng.integers(N_QUERIES - PER_STATEMENT))
-        does = rng.choice(["search", "search", "search", "load", "evict"])
+        does = rng.choice(["search", "search", "search", "load", "load", "evict"])
         wanted = [[i] for i in self.storm.wanted[first:first + PER_STATEMENT].ravel()] if does == "search" else None
         sql = {"search": f"SELECT n.id FROM (SELECT * FROM q WHERE no >= {first} ORDER BY no LIMIT {PER_STATEMENT}) q, "
                          f"LATERAL (SELECT id FROM {table} ORDER BY v <-> q.v LIMIT {K}) n",
@@ -148,7 +148,7 @@ class Storm:
         self.problems: list[str] = []
         self.counts: dict[str, int] = {}
         self.lock = threading.Lock()
-        self.left = self.n_runs = self.crashes = 0
+        self.left = self.n_runs = self.crashes = self.wanted_crashes = 0
         self.is_crashing = False
         # Bytes of the session that is kept through a run, as time goes by.
         self.session_memory: list[int] = []
@@ -176,10 +176,11 @@ class Storm:
     def next_round(self) -> bool:
         with self.lock:
             self.left -= 1
-            return self.left >= 0 and not self.problems
+            return (self.left >= 0 or self.crashes < self.wanted_crashes) and not self.problems
 
     def run(self, rounds: int, crashes: int = 0):
-        """So many rounds, in the midst of which so many processes are killed, each of which has the whole server start anew."""
+        """So many rounds, or more until so many processes have been killed in the midst of them, each of which has the whole server start anew."""
+        self.wanted_crashes = self.crashes + crashes
         self.left, self.n_runs, self.session_memory = rounds, self.n_runs + 1, []
         clients = [Client(self, number) for number in range(self.n_clients)]
         for client in clients:
