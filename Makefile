@@ -27,9 +27,10 @@ demo: package
 	@tools/setup.sh server 15
 	@tools/demo.sh $(DEMO)
 
-# Inserts, deletions, VACUUM and searches at once for SECONDS, every answer checked.
+# Inserts, deletions, VACUUM and searches at once for SECONDS, every answer checked: 64 searchers through the shared GPU service, 4 inserters.
+# SOAK="--searchers N --inserters N", or SOAK="--mode sessions|faults|storm": see pg_test/soak.py.
 soak:
-	@tools/test.sh --soak $(or $(SECONDS),600) $(PG)
+	@SOAK='$(SOAK)' tools/test.sh --soak $(or $(SECONDS),600) $(PG)
 
 # make bench BENCH="--data FILE.hdf5 --metric l2" PEERS=DIR; without them: the demo's data, omen alone.
 bench: package

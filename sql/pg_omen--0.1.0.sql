@@ -423,6 +423,7 @@ CREATE FUNCTION omen_stat_get_gpu(
 	OUT max_batch bigint,
 	OUT queued bigint,
 	OUT queue_slots bigint,
+	OUT queue_slots_used bigint,
 	OUT busy_us bigint,
 	OUT device_us bigint,
 	OUT refused bigint,

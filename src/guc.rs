@@ -62,6 +62,15 @@ pub(crate) enum Fault {
     /// It does not come back from a call.
     #[name = c"stuck"]
     Stuck,
+    /// It has no memory for searches and tiers.
+    #[name = c"out_of_memory"]
+    OutOfMemory,
+    /// Its batches fail.
+    #[name = c"fail_launch"]
+    FailLaunch,
+    /// Every other time, they do.
+    #[name = c"flaky_launch"]
+    FlakyLaunch,
     /// Loads take until this is over.
     #[name = c"slow_load"]
     SlowLoad,

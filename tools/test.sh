@@ -2,7 +2,7 @@
 # Everything that can be checked on this machine; the last line is "N passed, N failed, N skipped".
 #
 #   tools/test.sh [MAJOR...]                the PostgreSQL majors whose servers are tested (default 15)
-#   tools/test.sh --soak SECONDS [MAJOR]    only the churn test, for so long
+#   tools/test.sh --soak SECONDS [MAJOR]    only pg_test/soak.py, for so long; SOAK holds its options
 #   ONLY="static crates kernels server" tools/test.sh    some of the parts
 #   PYTEST_ARGS='-k crash' ONLY=server tools/test.sh     some of the server tests
 # shellcheck source=tools/env.sh
@@ -73,7 +73,9 @@ tools/setup.sh python
 if [[ -n $soak ]]; then
   tools/setup.sh server "${majors[0]}"
   tools/build.sh test "${majors[0]}"
-  server_env "${majors[0]}" "$VENV/bin/python" pg_test/soak.py "$soak"
+  mkdir -p "$RUN_ROOT/t/${majors[0]}"
+  # shellcheck disable=SC2086  # words are meant to be split
+  server_env "${majors[0]}" "$VENV/bin/python" pg_test/soak.py "$soak" ${SOAK:-}
   exit
 fi
 

@@ -1,5 +1,10 @@
-"""Inserters, deleters, VACUUM and searchers at once on one table; every answer is checked while it all runs."""
+"""Inserters, deleters, VACUUM and searchers at once on one table; every answer is checked while it all runs.
 
+Rows lie in two places far from each other, and slots of the heap that VACUUM frees in one are used again for rows of the other: an entry of
+a hot tier that is out of date then shows as a row of the wrong place, as a row that comes twice, or as a lower bound that was none.
+"""
+
+import re
 import threading
 import time
 
@@ -7,40 +12,75 @@ import numpy as np
 import psycopg
 
 from . import vectors
-from .db import BY_INDEX, BY_SORT, Db, index_status, knn, last_scan, put
+from .db import BY_INDEX, BY_SORT, CPU, Db, index_status, knn, last_scan, make_index, make_table, put
+from .service import load
 
 DIM = 24
+PLACES = (0.0, 8.0)
+LISTS = 24
+
+
+def rows_of(rng: np.random.Generator, n: int, place: float) -> np.ndarray:
+    """`n` rows about one of the places."""
+    return vectors.clustered(rng, n, DIM) + np.float32(place)
+
+
+def fill(db: Db, n: int):
+    """Table t of `n` rows, half in each place, and its index."""
+    rng = vectors.rng_for("churn")
+    with db.connect() as conn:
+        make_table(conn, np.concatenate([rows_of(rng, n // 2, place) for place in PLACES]))
+        make_index(conn, lists=LISTS)
 
 
 class Churn:
-    """Runs the threads for some seconds; `problems` holds what was wrong, `counts` how much of each was done."""
+    """Runs the threads for some seconds; `problems` holds what was wrong, `counts` how much of each was done.
 
-    def __init__(self, db: Db, seconds: float, gpu_settings: dict):
-        self.db, self.gpu_settings = db, gpu_settings
-        self.end = time.monotonic() + seconds
+    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time.
+    """
+
+    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False):
+        self.db, self.seconds = db, seconds
         self.problems: list[str] = []
         self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "searches": 0, "by gpu": 0}
+        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,)]
+        jobs += [(self.search, settings, number) for number, settings in enumerate(searchers)]
+        if reloads:
+            jobs.append((self.reload,))
+            self.counts["reloads"] = 0
+        self.threads = [threading.Thread(target=self._guarded, args=job, daemon=True) for job in jobs]
         self.lock = threading.Lock()
 
     def count(self, what: str, n: int = 1):
         with self.lock:
-            self.counts[what] += n
+            self.counts[what] = self.counts.get(what, 0) + n
 
     def going(self) -> bool:
         return time.monotonic() < self.end and not self.problems
 
-    def run(self):
-        """Starts two inserters, a deleter, a vacuumer, two searchers on the CPU and one on the tier; waits for them."""
-        jobs = [(self.insert, 0), (self.insert, 1), (self.delete,), (self.vacuum,),
-                (self.search, {"omen__engine": "cpu"}, 0), (self.search, {"omen__engine": "cpu"}, 1), (self.search, self.gpu_settings, 2)]
-        threads = [threading.Thread(target=self._guarded, args=job, daemon=True) for job in jobs]
-        for thread in threads:
+    def start(self):
+        """Starts all threads."""
+        self.end = time.monotonic() + self.seconds
+        for thread in self.threads:
             thread.start()
-        for thread in threads:
-            thread.join(self.end - time.monotonic() + 120)
+        return self
+
+    def stop(self):
+        """Has the threads end before their time."""
+        self.end = 0
+        return self
+
+    def wait(self):
+        """Waits until all threads have ended."""
+        for thread in self.threads:
+            thread.join(max(self.end - time.monotonic(), 0) + 120)
             if thread.is_alive():
                 self.problems.append("a session hangs")
         return self
+
+    def run(self):
+        """All of it."""
+        return self.start().wait()
 
     def _guarded(self, job, *args):
         try:
@@ -54,15 +94,17 @@ class Churn:
         with self.db.connect() as conn:
             while self.going():
                 n = int(rng.integers(1, 60))
-                vectors.copy_rows(conn, "t", np.arange(next_id, next_id + n), vectors.clustered(rng, n, DIM))
+                vectors.copy_rows(conn, "t", np.arange(next_id, next_id + n), rows_of(rng, n, rng.choice(PLACES)))
                 next_id += n
                 self.count("inserted", n)
+                # Faster, the table would grow until a sort takes seconds.
+                time.sleep(0.02)
 
     def delete(self):
         rng = vectors.rng_for("churn delete")
         with self.db.connect() as conn:
             while self.going():
-                done = conn.execute("DELETE FROM t WHERE mod(id, 211) = %s", (int(rng.integers(211)),)).rowcount
+                done = conn.execute("DELETE FROM t WHERE mod(id, 53) = %s", (int(rng.integers(53)),)).rowcount
                 self.count("deleted", done)
                 time.sleep(0.05)
 
@@ -73,31 +115,63 @@ class Churn:
                 self.count("vacuums")
                 time.sleep(0.1)
 
+    def reload(self):
+        with self.db.connect() as conn:
+            while self.going():
+                load(conn)
+                self.count("reloads")
+                time.sleep(0.2)
+
     def search(self, settings, number):
-        """In one snapshot, the answers of a scan, of a batch and of a sort must be the same; probes are exact, so every row counts."""
         rng = vectors.rng_for(f"churn search {number}")
         with self.db.connect(**BY_INDEX, **settings) as conn:
-            put(conn, omen__probes=index_status(conn)["lists"])
+            lists = index_status(conn)["lists"]
+            put(conn, omen__probes=lists)
             while self.going():
-                query, k = vectors.clustered(rng, 1, DIM)[0], int(rng.choice([1, 10, 200]))
+                query, k = rows_of(rng, 1, rng.choice(PLACES))[0], int(rng.choice([1, 10, 200]))
                 with conn.transaction():
                     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                    found = knn(conn, "l2", query, k)
-                    engine = last_scan(conn)["engine"]
-                    in_batch = conn.execute(
-                        "SELECT id, distance FROM omen_search('t_v_idx', ARRAY[%s, %s]::vector[], %s) s JOIN t ON t.ctid = s.ctid "
-                        "WHERE query_no = 2 ORDER BY distance", (vectors.text(-query), vectors.text(query), k)).fetchall()
-                    put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
-                    wanted = knn(conn, "l2", query, k)
-                    put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
-                self.count("searches")
-                self.count("by gpu", engine == "gpu")
-                if [d for _, d in found] != [d for _, d in wanted] or len({i for i, _ in found}) != len(found):
-                    self.problems.append(f"{engine}, k = {k}, seed {vectors.SEED}: {found[:5]}... instead of {wanted[:5]}...")
-                # A batch orders by the stored form: the same distances, up to its rounding.
-                nearly = np.allclose([d for _, d in in_batch], [d for _, d in wanted], atol=0.03) if len(in_batch) == len(wanted) else False
-                if not nearly or len({i for i, _ in in_batch}) != len(wanted):
-                    self.problems.append(f"batch, k = {k}, seed {vectors.SEED}: {in_batch[:5]}... instead of {wanted[:5]}...")
+                    self.check_exact(conn, query, k, settings["omen__engine"])
+                    if rng.integers(8) == 0:
+                        self.check_few_lists(conn, query, settings)
+                        put(conn, omen__probes=lists)
+
+    def check_exact(self, conn, query, k, engine):
+        """In one snapshot, the answers of a scan, of a batch and of a sort must be the same; probes are exact, so every row counts."""
+        found = knn(conn, "l2", query, k)
+        scan = last_scan(conn)
+        in_batch = conn.execute(
+            "SELECT id, distance FROM omen_search('t_v_idx', ARRAY[%s, %s]::vector[], %s) s JOIN t ON t.ctid = s.ctid "
+            "WHERE query_no = 2 ORDER BY distance", (vectors.text(-query), vectors.text(query), k)).fetchall()
+        put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
+        wanted = knn(conn, "l2", query, k)
+        put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
+        self.count("searches")
+        self.count("by gpu", scan["engine"] == "gpu")
+        if engine == "gpu":
+            self.count("wanted by gpu")
+        if scan["fallback_reason"]:
+            self.count(re.sub(r"\d+", "N", scan["fallback_reason"]))
+        if [d for _, d in found] != [d for _, d in wanted] or len({i for i, _ in found}) != len(found):
+            self.problems.append(f"{scan['engine']}, k = {k}, seed {vectors.SEED}: {found[:5]}... instead of {wanted[:5]}...")
+        # A batch orders by the stored form: the same distances, up to its rounding.
+        nearly = np.allclose([d for _, d in in_batch], [d for _, d in wanted], atol=0.03) if len(in_batch) == len(wanted) else False
+        if not nearly or len({i for i, _ in in_batch}) != len(wanted):
+            self.problems.append(f"batch, k = {k}, seed {vectors.SEED}: {in_batch[:5]}... instead of {wanted[:5]}...")
+
+    def check_few_lists(self, conn, query, settings):
+        """All rows of few lists: those of the nearest list by the CPU, and none beyond four. Which lists are the nearest is a matter of rounding
+        where they are as good as equally far, so not exactly those of two."""
+        ids = {}
+        put(conn, omen__iterative_scan="off")
+        for lists, engine in ((1, CPU), (2, settings), (4, CPU)):
+            put(conn, omen__probes=lists, **engine)
+            ids[lists] = [i for i, _ in knn(conn, "l2", query, None)]
+        put(conn, omen__iterative_scan="strict_order", **settings)
+        least, found, most = (set(ids[lists]) for lists in (1, 2, 4))
+        if not least <= found <= most or len(found) != len(ids[2]):
+            self.problems.append(f"few lists, seed {vectors.SEED}: lacks {list(least - found)[:5]}, has {list(found - most)[:5]} of no list, "
+                                 f"{len(ids[2])} rows of which {len(found)} are different")
 
     def check_end(self):
         """When all is quiet: index and table hold the same rows."""

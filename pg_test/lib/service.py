@@ -1,7 +1,9 @@
 """Servers with the shared GPU service, and what the tests ask it."""
 
 import time
+from contextlib import suppress
 
+import psycopg
 from psycopg.rows import dict_row
 
 from .db import REAL_GPU
@@ -51,6 +53,14 @@ def inject(conn, fault: str):
     """Has processes of the service make a mistake (test builds)."""
     conn.execute("ALTER SYSTEM SET omen.inject_fault = '%s'" % fault)
     conn.execute("SELECT pg_reload_conf()")
+
+
+def load(conn, index: str = "t_v_idx", seconds: float = WAIT):
+    """omen_load(), as soon as nobody else loads, and the service is up and as well as it should be."""
+    def is_loaded():
+        with suppress(psycopg.errors.SystemError, psycopg.errors.OutOfMemory):
+            return conn.execute("SELECT omen_load(%s::regclass)", (index,)).rowcount
+    wait_until(is_loaded, f"{index} is not loaded", seconds)
 
 
 def loaders(conn) -> list[int]:

@@ -61,13 +61,14 @@ def load_tier(searcher, query):
     raise AssertionError(f"the hot tier is not used: {last_scan(searcher)}")
 
 
-def scenario(writer_db, reader_db, rng, catch_up):
-    """Several rounds of refilling on `writer_db` under a loaded tier in one session of `reader_db`."""
+def scenario(writer_db, reader_db, rng, catch_up=lambda: None, renew=lambda searcher: None):
+    """Several rounds of refilling on `writer_db` under a loaded tier, which `renew` loads anew, for one session of `reader_db`."""
     queries = vectors.clustered(rng, 8, DIM)
     with (writer_db.connect() as writer, reader_db.connect(**BY_INDEX, **GPU) as searcher,
           reader_db.connect(**BY_SORT) as oracle):
         put(searcher, omen__probes=index_status(searcher)["lists"])
         for step, query in enumerate(queries):
+            renew(searcher)
             load_tier(searcher, query)
             reused = refill(writer, rng, query, step)
             assert reused > 50, f"only {reused} slots were reused: the test would prove nothing"
@@ -87,7 +88,13 @@ def prepare(db, rng):
 @pytest.mark.every_major
 def test_no_stale_rows_in_a_loaded_session(db, rng):
     prepare(db, rng)
-    scenario(db, db, rng, lambda: None)
+    scenario(db, db, rng)
+
+
+def test_no_stale_rows_in_the_service(first, rng):
+    """As above, with the tier of the shared service: by itself that is loaded anew twice a minute at most."""
+    prepare(first, rng)
+    scenario(first, first, rng, renew=lambda searcher: searcher.execute("SELECT omen_load('t_v_idx')"))
 
 
 def test_no_stale_rows_on_a_standby(make_server, rng):

@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 
 from lib import vectors
-from lib.churn import DIM, Churn
-from lib.db import BY_INDEX, GPU, knn, make_index, make_table, put
+from lib.churn import Churn, fill
+from lib.db import BY_INDEX, CPU, GPU, knn, make_index, make_table, put
 
 
 @pytest.mark.every_major
-def test_everything_at_once(db, rng):
-    with db.connect() as conn:
-        make_table(conn, vectors.clustered(rng, 4000, DIM))
-        make_index(conn, lists=24)
-    churn = Churn(db, 12, GPU).run()
+def test_everything_at_once(db):
+    fill(db, 4000)
+    churn = Churn(db, 12, [CPU, CPU, GPU]).run()
     churn.check_end()
     print(churn.counts)
     assert not churn.problems, "\n".join(churn.problems)

@@ -10,8 +10,6 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.churn import DIM as CHURN_DIM
-from lib.churn import Churn
 from lib.db import (BY_INDEX, BY_SORT, CPU, REAL_GPU, Db, assert_fails, assert_same, knn, last_scan, make_database, make_index, make_table,
                     put)
 from lib.exact import OPERATORS, recall
@@ -269,19 +267,6 @@ def test_a_session_that_dies_leaves_no_slot(make_server, rng):
             knn(conn, "l2", rows[2], 5)
             assert time.monotonic() < end, last_scan(conn)
             time.sleep(0.05)
-
-
-def test_everything_at_once(first, rng):
-    """Inserts, deletes, VACUUM and searches, every answer of the service checked against its snapshot."""
-    with first.connect() as conn:
-        make_table(conn, vectors.clustered(rng, 4000, CHURN_DIM))
-        make_index(conn, lists=24)
-    churn = Churn(first, 10, GPU).run()
-    churn.check_end()
-    assert not churn.problems, "\n".join(churn.problems)
-    assert all(churn.counts.values()), churn.counts
-    with first.connect() as conn:
-        assert stat(conn)["queued"] == 0
 
 
 def test_standby(make_server, rng):

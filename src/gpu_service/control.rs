@@ -83,6 +83,8 @@ pub(crate) struct Control {
     pub(crate) failures: AtomicU64,
     /// Hot tiers loaded so far.
     pub(crate) loads: AtomicU64,
+    /// The same since the server was started, whatever figures are reset.
+    pub(super) takeovers: AtomicU64,
     /// Times that lists of hot tiers were refreshed.
     pub(crate) refreshes: AtomicU64,
     /// Hot tiers there are.

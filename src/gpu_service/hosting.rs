@@ -11,6 +11,7 @@ use omen_service::serve::{RoomWanted, Server, make_way};
 
 use super::autoload::Autoload;
 use super::control::{MAX_TIERS, add};
+use super::faults;
 use super::memory::Service;
 use crate::compat::{self, FileId};
 use crate::engine::load::limit;
@@ -107,7 +108,7 @@ impl Hosting {
                 left.min(wants.needed.saturating_sub(1))
             };
             // A loader that has given up does not read it.
-            let _ = wants.answer.send(granted);
+            let _ = wants.answer.send(faults::room(granted));
         }
         for loaded in self.loaded.try_iter() {
             take_over(service, server, loaded);
@@ -158,6 +159,7 @@ fn take_over(service: &Service, server: &mut Server, loaded: Loaded) {
             add(&service.control.loads, 1);
             service.note_tier(&key);
             publish(service, server);
+            add(&service.control.takeovers, 1);
         }
         Loaded::Lists(key, number, lists) => {
             if let Some(n_new) = server.end_refresh(&key, number, lists) {

@@ -6,14 +6,13 @@ use omen_gpu::{Copiers, GpuError};
 use omen_ivf::index::Index;
 use omen_service::load::{Check, Wanted, begin, begin_refresh, finish};
 use omen_service::message::TierKey;
-use pgrx::PgSqlErrorCode;
 
+use super::control::get;
 use super::memory::Service;
 use super::{session, wake};
 use crate::engine::load::{Choice, copiers_for, spec_of};
 use crate::engine::refresh::{MAX_ROUNDS, write_stale};
 use crate::engine::tiers::Stop;
-use crate::error::PgError;
 use crate::guc::{self, Fault};
 use crate::storage::IndexPages;
 
@@ -105,10 +104,12 @@ pub(crate) fn load(
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index)?;
     builder.load_lists(pages, index, &lists)?;
+    let taken_before = get(&service.control.takeovers);
     let _finished = finish(builder)?;
     let until = Instant::now() + TAKEOVER;
     service.wake_worker();
-    while !service.control.has_tier(key) {
+    // Nobody else's load ends meanwhile. The tier itself need not be there any more: it may have been evicted at once.
+    while get(&service.control.takeovers) == taken_before {
         if !session::is_up(service) {
             return Err(GpuError::Lost("the GPU service has ended".into()).into());
         }
@@ -165,19 +166,14 @@ fn check() -> Check {
 }
 
 /// In test builds, loads may be told to fail, or to take until they are told otherwise.
-fn inject_faults() -> Result<(), Stop> {
+fn inject_faults() -> Result<(), GpuError> {
     if guc::inject_fault() == Fault::FailLoad {
-        let code = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
-        return Err(Stop::Query(PgError::new(code, "injected fault")));
+        return Err(GpuError::Other("injected fault".into()));
     }
     while guc::inject_fault() == Fault::SlowLoad {
         session::doze();
-        // SAFETY: on the main thread; sessions read settings between statements, background workers whenever they like.
-        unsafe {
-            if !pgrx::pg_sys::MyBgworkerEntry.is_null() {
-                pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP);
-            }
-        }
+        // SAFETY: on the main thread. A session would else not see that this is over before its statement is.
+        unsafe { pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP) }
     }
     Ok(())
 }

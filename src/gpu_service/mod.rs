@@ -15,6 +15,7 @@
 //! | `claim.rs` | whose turn it is to load, and what rests after a load that failed |
 //! | `hosting.rs` | the tiers of the worker come and go |
 //! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
+//! | `faults.rs` | mistakes that the worker makes on demand, in test builds |
 //! | `watchdog.rs` | ends the worker when the driver does not come back |
 //! | `wake.rs` | waking processes, and waiting to be woken |
 #![allow(unsafe_code)]
@@ -23,6 +24,7 @@ mod autoload;
 pub(crate) mod breaker;
 pub(crate) mod claim;
 pub(crate) mod control;
+mod faults;
 mod figures;
 mod hosting;
 mod hot_file;

@@ -15,13 +15,14 @@ use pgrx::bgworkers::{
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 
 use super::control::{State, add};
+use super::faults;
 use super::hosting::Hosting;
 use super::memory::{self, Service};
 use super::wake::{self, Event};
 use super::watchdog::Watchdog;
 use crate::engine::devices;
 use crate::error::PgError;
-use crate::guc::{self, Fault};
+use crate::guc;
 
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen GPU service";
@@ -152,23 +153,11 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
             Ok(is_loading) => is_loading,
             Err(error) => end(&error),
         };
-        match guc::inject_fault() {
-            Fault::None | Fault::SlowLoad | Fault::FailLoad | Fault::LoseLoader => {}
-            Fault::Exit => end(&GpuError::Other("injected fault".into())),
-            Fault::Lost => end(&GpuError::Lost("injected fault".into())),
-            Fault::Stuck => {
-                beat();
-                loop {
-                    std::thread::sleep(NAP);
-                }
-            }
-            Fault::Hang => {
-                wake::wait(Duration::from_millis(20), Event::Idle.number());
-                continue;
-            }
+        if faults::hangs(&mut beat) {
+            continue;
         }
         let began = Instant::now();
-        let served = server.serve(deadline, &mut beat, &mut |owner| wake::wake(owner));
+        let served = faults::serve(&mut server, deadline, &mut beat, &mut wake::wake);
         watchdog.rest();
         if up_at.elapsed() > LONG_UP {
             control.failed_starts.store(0, Ordering::Relaxed);
@@ -243,7 +232,7 @@ fn wait_for(pause: Duration) {
 }
 
 /// Ends the process so that it is started again.
-fn end(error: &GpuError) -> ! {
+pub(super) fn end(error: &GpuError) -> ! {
     log(format!("{NAME} ends and is started again: {error}"));
     exit()
 }

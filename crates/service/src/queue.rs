@@ -247,6 +247,12 @@ impl Queue {
         self.n_slots
     }
 
+    /// Slots that are not free: searches that wait or are answered, and those given up that the server has not noticed yet.
+    pub fn n_used(&self) -> usize {
+        let is_used = |slot: &&Slot| slot.word.load(Relaxed) != u64::from(FREE);
+        self.slots().iter().filter(is_used).count()
+    }
+
     /// Bytes of a slot's payload.
     pub fn slot_bytes(&self) -> usize {
         self.slot_bytes

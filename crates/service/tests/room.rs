@@ -58,7 +58,9 @@ fn what_goes_last_goes_only_where_it_is_told_to() {
     assert_eq!(way(9, 41, true), Some(vec![1, 3, 0]));
     assert_eq!(way(9, 100, true), Some(vec![1, 3, 0, 2]));
     assert_eq!(way(9, 101, true), None);
-    // A tier that is replaced goes in any case, first, and only if there will be room.
+    // A tier that is replaced stays if there is room for both; else it goes first, and only if there will be room.
+    assert_eq!(way(2, 10, false), Some(vec![]));
+    assert_eq!(way(2, 11, false), Some(vec![2]));
     assert_eq!(way(2, 40, false), Some(vec![2]));
     assert_eq!(way(2, 70, false), Some(vec![2, 1, 3]));
     assert_eq!(way(2, 71, false), None);
@@ -72,7 +74,7 @@ fn no_more_tiers_than_there_may_be() {
         make_way(&uses, &wanted(number, 1, false), is_last).map(|keys| keys.len())
     };
     assert_eq!(way(9, |_| false), Some(1));
-    assert_eq!(way(3, |_| true), Some(1));
+    assert_eq!(way(3, |_| true), Some(0));
     assert_eq!(way(9, |_| true), None);
 }
 
@@ -92,17 +94,25 @@ fn there_is_room_afterwards_and_no_tier_goes_for_nothing() {
         let is_last = |key: &TierKey| last[key.number as usize];
         let stays = |going: &[TierKey]| {
             let here = uses.iter().filter(|tier| !going.contains(&tier.key));
-            here.fold((0, 0), |(bytes, n), tier| (bytes + tier.bytes, n + 1))
+            let n_other = |tier: &TierUse| usize::from(tier.key != asked.key);
+            here.fold((0, 0), |(bytes, n), tier| {
+                (bytes + tier.bytes, n + n_other(tier))
+            })
         };
         let fits = |(bytes, n)| bytes + asked.bytes <= asked.limit && n < asked.max_tiers;
         match make_way(&uses, &asked, is_last) {
             Some(going) => {
                 assert!(fits(stays(&going)));
                 let others: Vec<&TierKey> = going.iter().filter(|k| **k != asked.key).collect();
+                assert!(
+                    going[..going.len() - others.len()]
+                        .iter()
+                        .all(|key| *key == asked.key)
+                );
                 assert!(asked.displaces_last || !others.iter().any(|key| is_last(key)));
                 let order = |key: &TierKey| (is_last(key), key.number);
                 assert!(others.windows(2).all(|k| order(k[0]) < order(k[1])));
-                if !others.is_empty() {
+                if !going.is_empty() {
                     assert!(!fits(stays(&going[..going.len() - 1])), "one too many");
                 }
             }

@@ -18,7 +18,7 @@ pub struct RoomWanted {
     pub max_tiers: usize,
 }
 
-/// The tiers that are to go: the one to be replaced, then of `uses` (as [`super::Server::uses`] has them) the first, those that `goes_last` names
+/// The tiers that are to go: none where there is room for all, so that the one to be replaced serves until then; else that one, then of `uses` (as [`super::Server::uses`] has them) the first, those that `goes_last` names
 /// after all others. `None`: what may go is not enough, so that nothing should.
 pub fn make_way(
     uses: &[TierUse],
@@ -36,14 +36,14 @@ pub fn make_way(
     } else {
         Vec::new()
     };
-    let mut bytes: u64 = others.iter().map(|tier| tier.bytes).sum();
-    let mut n_tiers = others.len();
-    let mut going: Vec<TierKey> = replaced.iter().map(|tier| tier.key).collect();
-    let mut next = first.into_iter().chain(last);
-    while bytes.saturating_add(wanted.bytes) > wanted.limit || n_tiers >= wanted.max_tiers {
+    let mut bytes: u64 = uses.iter().map(|tier| tier.bytes).sum();
+    let mut n_others = others.len();
+    let mut going = Vec::new();
+    let mut next = replaced.into_iter().chain(first).chain(last);
+    while bytes.saturating_add(wanted.bytes) > wanted.limit || n_others >= wanted.max_tiers {
         let tier = next.next()?;
         bytes -= tier.bytes;
-        n_tiers -= 1;
+        n_others -= usize::from(tier.key != wanted.key);
         going.push(tier.key);
     }
     Some(going)

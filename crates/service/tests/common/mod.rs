@@ -142,8 +142,10 @@ pub fn assert_all_free(queue: &Queue) {
     // Each by a role of its own: of one slot none is kept, whoever was refused before.
     while let Some(claim) = omen_service::client::claim(queue, owner, owner + n as u32) {
         n += 1;
+        assert_eq!(queue.n_used(), n);
         drop(claim);
     }
     queue.release_all_of(owner);
     assert_eq!(n, queue.n_slots(), "slots were lost");
+    assert_eq!(queue.n_used(), 0);
 }
