@@ -136,6 +136,9 @@ def service_table(s: dict) -> list[str]:
     for line in s.get("clients_writing", []):
         out.append(f"{line['clients']} clients while 4 insert ({number(line['inserts']['tps'])} a second) and VACUUM ran {line['vacuums']} times: "
                    f"{number(line['tps'])} tps, {number(100 * (line['share'] or 0))} % of {number(line['alone'])} alone; {line['errors'] or 'no errors'}")
+    for line in s.get("clients_refresh", []):
+        out.append(f"{100 * line['deleted']:g} % of the rows deleted, VACUUM: {line['most_stale']} lists out of date, none after {number(line['seconds_until_current'], 2)} s by "
+                   f"{line['refreshes']} refreshes and {line['loads']} loads; 8 clients meanwhile {number(line['tps'])} tps, {line['errors'] or 'no errors'}")
     return out
 
 

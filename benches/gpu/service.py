@@ -5,7 +5,8 @@
 pgbench, prepared, `SELECT id FROM bench ORDER BY embedding <-> q LIMIT 10` where q is read from a table of the queries by its number
 (pgbench has no binary parameters), on the service, on the CPU, and from one client on a GPU context of its own; beside it two limits:
 `pgbench -S`, and the read of ten rows by key with their vectors detoasted. Then more clients than the machine has memory for contexts,
-and a search while four clients insert and VACUUM runs. Prints JSON lines.
+a search while four clients insert and VACUUM runs, and how long it takes until lists with deleted rows are on the device again.
+Prints JSON lines.
 """
 
 import argparse
@@ -79,8 +80,8 @@ class Service:
                 "errors": (err.strip().splitlines() or [""])[-1] if run.returncode else None}
 
     def stats(self, conn) -> dict:
-        cur = conn.execute("SELECT searches, batches, mean_batch, max_batch, busy_us, device_us, refused, abandoned, timeouts, failed_batches, breaker "
-                           "FROM omen_stat_gpu")
+        cur = conn.execute("SELECT searches, batches, mean_batch, max_batch, busy_us, device_us, refused, abandoned, timeouts, failed_batches, breaker, "
+                           "loads, refreshes, (SELECT stale_lists FROM omen_stat_index WHERE indexrelname = 'bench_idx') AS stale_lists FROM omen_stat_gpu")
         row = cur.fetchone() or ()
         return {c.name: v if isinstance(v, (int, str, type(None))) else float(v) for c, v in zip(cur.description, row)}
 
@@ -157,6 +158,24 @@ class Service:
         self.line("clients_writing", clients=clients, alone=alone["tps"], share=found["tps"] and alone["tps"] and found["tps"] / alone["tps"],
                   inserts=written, vacuums=n_vacuums, **found, **stats)
 
+    def refresh(self, share: float = 0.01):
+        """Some rows of nearly every list die: how long until the tier is as the index is, and what searches do meanwhile."""
+        with connect() as conn:
+            conn.execute("SELECT omen_stat_reset()")
+            conn.execute("DELETE FROM bench WHERE id < %s", (int(self.data.n * share),))
+            conn.execute("VACUUM bench")
+            run = self.pgbench("-f", str(self.scripts / "search"), clients=8, settings={"omen.engine": "gpu"}, seconds=8)
+            began, most, seconds = time.monotonic(), 0, None
+            while run.poll() is None:
+                stats = self.stats(conn)
+                stale = stats.get("stale_lists") or 0
+                most = max(most, stale)
+                if most and not stale and seconds is None:
+                    seconds = time.monotonic() - began
+                time.sleep(0.005)
+            found, stats = self.outcome(run), self.stats(conn)
+        self.line("clients_refresh", deleted=share, most_stale=most, seconds_until_current=seconds, **found, **stats)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,7 +191,7 @@ def main():
         service.prepare()
         service.recall()
         counts = [int(n) for n in args.clients.split(",")]
-        for what in (*(lambda n=n: service.rates(n) for n in counts), service.many, lambda: service.while_writing(counts[-1])):
+        for what in (*(lambda n=n: service.rates(n) for n in counts), service.many, lambda: service.while_writing(counts[-1]), service.refresh):
             if service.until - time.monotonic() < 8 * args.seconds:
                 service.line("note", text="clients: no time for the rest")
                 break

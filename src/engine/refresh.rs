@@ -8,7 +8,7 @@ use omen_ivf::layout::directory::ListEntry;
 use crate::storage::IndexPages;
 
 /// Rounds of a refresh: each has the room that those before gave back.
-pub(crate) const MAX_ROUNDS: usize = 8;
+pub(crate) const MAX_ROUNDS: usize = 16;
 
 /// What a round of a refresh did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub(crate) struct Round {
     pub(crate) n_written: usize,
 }
 
-/// Writes lists of a tier again that are out of date, as far as there is room; the largest first, which leaves the least room unused.
+/// Writes lists of a tier again that are out of date, as far as there is room; in the order of their slots, so that what they leave is in one
+/// piece.
 pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     builder: &mut TierBuilder<W>,
     pages: &IndexPages,
@@ -32,7 +33,7 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         before[list as usize].is_some_and(|l| is_outdated(&l, &entries[list as usize]))
     };
     let mut stale: Vec<u32> = numbers.into_iter().filter(is_stale).collect();
-    stale.sort_by_key(|&list| std::cmp::Reverse(entries[list as usize].frozen_count));
+    stale.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
     builder.load_lists(pages, index, &stale)?;
     let is_written = |list: &&u32| {
         let at = **list as usize;

@@ -64,7 +64,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
     if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages, index);
         let fit = if is_owner { Fit::Asked } else { Fit::Best };
-        return match service_tiers::load(service, pages, index, &key, fit, is_owner) {
+        return match service_tiers::load_on_request(service, pages, index, &key, fit, is_owner) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use omen_gpu::GpuError;
 use omen_ivf::index::Index;
 use omen_service::message::TierKey;
 
@@ -11,10 +12,13 @@ use super::stats::ScanRecord;
 use super::tiers::Stop;
 use crate::error::Result;
 use crate::gpu_service::loading::{self, Fit};
-use crate::gpu_service::{self, Service, loader};
+use crate::gpu_service::{self, Service, loader, session};
 use crate::guc::{self, ContextSetting, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
+
+/// A user's wish to load waits so long for other loads.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Whose GPU context answers this session's scans.
 pub(crate) enum Serving {
@@ -99,6 +103,24 @@ pub(super) fn load(
         Err(_) => {}
     }
     outcome
+}
+
+/// As [`load`], for a user who says so: waits while another process loads.
+pub(super) fn load_on_request(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+    fit: Fit,
+    again: bool,
+) -> std::result::Result<(), Stop> {
+    let until = Instant::now() + LONGEST_WAIT;
+    loop {
+        match load(service, pages, index, key, fit, again) {
+            Err(Stop::Gpu(GpuError::Busy)) if Instant::now() < until => session::doze(),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// What of a search's lists the service's tier does not have as the index does.
