@@ -2,7 +2,6 @@
 //! to answer, it chooses them in the same call that searches them (`nearest/device.rs`).
 
 mod device;
-mod shared;
 
 use std::time::Instant;
 
@@ -19,12 +18,11 @@ use super::lists::entries_of;
 use super::service_tiers::{Serving, who_serves};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{Device, Stop};
-use super::{SearchRequest, choice, heat, note_round, search, search_cpu};
+use super::{SearchRequest, choice, heat, note_round, search, search_cpu, shared};
 use crate::error::Result;
 use crate::guc::EngineSetting;
 use crate::storage::IndexPages;
 use device::search_tier;
-pub(super) use device::unranked;
 
 /// A round over the lists nearest to the query.
 #[derive(Clone, Copy)]
@@ -78,7 +76,8 @@ pub(crate) fn search_nearest(
             attempt(device, setting, request, query, record)
         })?,
         Serving::Service(service) => try_service(service, pages, record, |setting, record| {
-            shared::attempt(service, setting, request, query, record)
+            let found = shared::one::attempt(service, setting, request, query, record)?;
+            Ok(found.map(Outcome::Found))
         })?,
     };
     let is_for_cpu = outcome.is_none();

@@ -14,11 +14,11 @@ use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier};
 use owed::Owed;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Most requests of a round, hence of a batch.
+/// Most queries of a round, hence of a batch.
 pub const MAX_BATCH: usize = 256;
 /// After so long the server's other duties have their turn.
 const MAX_TIME: Duration = Duration::from_millis(50);
@@ -40,13 +40,15 @@ pub struct Server {
 pub struct Served {
     /// Requests taken, all of which have been answered.
     pub n_requests: usize,
+    /// Queries of those that a tier could answer.
+    pub n_queries: usize,
     /// Calls of the device.
     pub n_batches: usize,
     /// Those that failed.
     pub n_failed: usize,
-    /// Requests of the largest.
+    /// Queries of the largest.
     pub largest_batch: usize,
-    /// Most requests that were ready at the same time.
+    /// Most clients that waited at the same time.
     pub largest_round: usize,
     /// What those that did not fail took, their waits for the device included.
     pub device: Duration,
@@ -67,6 +69,19 @@ impl Admitted {
         let form = |r: &Request| (r.key, r.probes, r.spread.to_bits(), r.rounding.to_bits());
         form(&self.head) == form(&other.head)
     }
+
+    fn n_queries(&self) -> usize {
+        self.head.n_queries as usize
+    }
+}
+
+fn n_queries_of(group: &[Admitted]) -> usize {
+    group.iter().map(Admitted::n_queries).sum()
+}
+
+fn n_owners_of(taken: &[Taken]) -> usize {
+    let owners: HashSet<u32> = taken.iter().map(Taken::owner).collect();
+    owners.len()
 }
 
 impl Server {
@@ -128,7 +143,7 @@ impl Server {
         uses
     }
 
-    /// Answers what is ready, at most [`MAX_BATCH`] requests at once, and what has become ready meanwhile. `deadline` is that of each batch,
+    /// Answers what is ready, at most [`MAX_BATCH`] queries at once, and what has become ready meanwhile. `deadline` is that of each batch,
     /// before which `beat` is called; `wake` gets the numbers of owners that sleep.
     pub fn serve(
         &mut self,
@@ -159,8 +174,9 @@ impl Server {
                 break;
             }
             served.n_requests += taken.len();
-            served.largest_round = served.largest_round.max(taken.len());
+            served.largest_round = served.largest_round.max(n_owners_of(&taken));
             for group in self.groups(taken, wake) {
+                served.n_queries += n_queries_of(&group);
                 self.serve_group(group, search, &mut owed, wake, &mut served);
             }
         }
@@ -170,11 +186,13 @@ impl Server {
         served
     }
 
-    /// The requests that their tiers can answer, those together that one batch can answer; the others are refused.
+    /// The requests that their tiers can answer, those together that one batch can answer; the others are refused. Groups with requests of
+    /// many queries come last.
     fn groups(&mut self, taken: Vec<Taken>, wake: &mut dyn FnMut(u32)) -> Vec<Vec<Admitted>> {
         let mut groups: Vec<Vec<Admitted>> = Vec::new();
         for taken in taken {
-            let head = match admit(&mut self.tiers, self.queue.request(&taken)) {
+            let (payload, n_queries) = (self.queue.request(&taken), taken.n_queries());
+            let head = match admit(&mut self.tiers, payload, n_queries) {
                 Ok(head) => head,
                 Err(refusal) => {
                     self.refuse(taken, &refusal, wake);
@@ -187,6 +205,7 @@ impl Server {
                 None => groups.push(vec![request]),
             }
         }
+        groups.sort_by_key(|group| group.iter().any(|request| request.n_queries() > 1));
         groups
     }
 
@@ -210,7 +229,7 @@ impl Server {
             None => Err(Refusal::NotLoaded),
             Some(hosted) => {
                 served.n_batches += 1;
-                served.largest_batch = served.largest_batch.max(group.len());
+                served.largest_batch = served.largest_batch.max(n_queries_of(&group));
                 let start = Instant::now();
                 hosted.last_used = start;
                 let queue = &self.queue;
@@ -228,14 +247,18 @@ impl Server {
             Ok((hosted, found, took)) => {
                 let us = took.as_micros();
                 served.device += took;
+                let n_queries = n_queries_of(&group);
                 let batch = Answer {
-                    batch_size: group.len() as u32,
+                    batch_size: n_queries as u32,
                     device_us: u32::try_from(us).unwrap_or(u32::MAX),
                     ..Answer::default()
                 };
-                hosted.n_requests += group.len() as u64;
-                for (q, request) in group.into_iter().enumerate() {
-                    owed.push_back(Owed::new(request, hosted, found.clone(), q, batch));
+                hosted.n_requests += n_queries as u64;
+                let mut first = 0;
+                for request in group {
+                    let queries = first..first + request.n_queries();
+                    first = queries.end;
+                    owed.push_back(Owed::new(request, hosted, found.clone(), queries, batch));
                 }
             }
             // One of them may be the reason: it alone gets the error.
@@ -277,14 +300,29 @@ fn search_group(
     meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
     let (tier, form) = (&hosted.tier, group[0].head);
+    let dim = tier.spec().dim;
     let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
-        let rows = raw.chunks_exact_mut(tier.spec().dim).zip(bounds);
-        for ((row, bound), request) in rows.zip(&group[first..]) {
-            *bound = request.head.bound;
+        let (wanted, mut at) = (first..first + bounds.len(), 0);
+        for request in group {
+            let queries = at..at + request.n_queries();
+            at = queries.end;
+            let (from, to) = (wanted.start.max(queries.start), wanted.end.min(queries.end));
+            if from >= to {
+                continue;
+            }
+            let here = from - wanted.start..to - wanted.start;
+            let there = from - queries.start..to - queries.start;
+            let raw = &mut raw[here.start * dim..here.end * dim];
             match request.head.arrays(queue.request(&request.taken)) {
-                Ok((vector, _)) if vector.len() == row.len() => row.copy_from_slice(vector),
+                Ok(asked) if asked.vectors.len() == request.n_queries() * dim => {
+                    raw.copy_from_slice(&asked.vectors[there.start * dim..there.end * dim]);
+                    bounds[here].copy_from_slice(&asked.bounds[there]);
+                }
                 // Impossible, as both were checked; whatever it is, it disturbs nobody else.
-                _ => row.fill(0.0),
+                _ => {
+                    raw.fill(0.0);
+                    bounds[here].fill(QueryBound::default());
+                }
             }
         }
     };
@@ -298,7 +336,7 @@ fn search_group(
         }
     };
     let mut batch = Batch {
-        n_queries: group.len(),
+        n_queries: n_queries_of(group),
         source: Source::Fill(&mut fill),
         lists,
         skipped: &hosted.stale,

@@ -1,7 +1,7 @@
 //! Which requests a tier can answer: the others get their own error before they can spoil a batch.
 
 use super::Hosted;
-use crate::message::{Refusal, Request, TierKey, decode_request};
+use crate::message::{MAX_QUERIES, Refusal, Request, TierKey, decode_request};
 use omen_gpu::GpuError;
 use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
 use omen_gpu::batch::tuning::Tuning;
@@ -15,20 +15,24 @@ const MAX_ABS: f32 = (1u64 << 56) as f32;
 const SURE_K: u32 = 1024;
 
 /// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists.
+/// `n_queries`: how many queries it was taken for.
 pub(super) fn admit(
     tiers: &mut HashMap<TierKey, Hosted>,
     payload: &[u8],
+    n_queries: usize,
 ) -> Result<Request, Refusal> {
     let request = decode_request(payload).map_err(|e| GpuError::Other(e.to_string()))?;
     let mut head = request.head;
     let hosted = tiers.get_mut(&head.key).ok_or(Refusal::NotLoaded)?;
     let spec = hosted.tier.spec();
-    if request.vector.len() != spec.dim {
+    if head.dim as usize != spec.dim {
         return unsupported(format!(
             "query of {} dimensions, index of {}",
-            request.vector.len(),
-            spec.dim
+            head.dim, spec.dim
         ));
+    }
+    if !(1..=n_queries.min(MAX_QUERIES)).contains(&(head.n_queries as usize)) {
+        return unsupported(format!("{} queries in a request", head.n_queries));
     }
     hosted.note_stale(request.stale);
     if head.k == 0 || head.k > SURE_K && !can_find(head.k as usize) {
@@ -43,10 +47,10 @@ pub(super) fn admit(
     }
     head.probes = head.probes.min(spec.n_lists as u32);
     let bears = |x: &f32| x.abs() <= MAX_ABS;
-    let in_range = request.vector.iter().all(bears)
-        && [head.bound.q_norm, head.bound.q_err]
-            .iter()
-            .all(|x| *x >= 0.0 && x.is_finite());
+    let is_radius = |x: f32| x >= 0.0 && x.is_finite();
+    let mut bounds = request.bounds.iter();
+    let in_range = request.vectors.iter().all(bears)
+        && bounds.all(|bound| is_radius(bound.q_norm) && is_radius(bound.q_err));
     if !in_range {
         return unsupported("query out of range".into());
     }

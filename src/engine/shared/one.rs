@@ -1,0 +1,159 @@
+//! A round of one query over the lists nearest to it, which the service chooses.
+
+use std::time::{Duration, Instant};
+
+use omen_gpu::GpuError;
+use omen_gpu::params::QueryBound;
+use omen_ivf::index::read_entries;
+use omen_ivf::query::Query;
+use omen_ivf::topk::TopK;
+use omen_service::message::{Request, StaleList};
+
+use super::{MAX_ASKED, Part, Tier, check_lists, is_searched, out_of_date};
+use crate::engine::fallback::Attempt;
+use crate::engine::lists::entries_of;
+use crate::engine::nearest::{Nearest, NearestRequest};
+use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
+use crate::engine::stats::ScanRecord;
+use crate::engine::tiers::Stop;
+use crate::engine::{choice, heat, merge};
+use crate::gpu_service::Service;
+use crate::guc::EngineSetting;
+
+/// A round's answer by the service. `None`: the CPU is to answer.
+pub(in crate::engine) fn attempt(
+    service: &Service,
+    setting: EngineSetting,
+    request: &NearestRequest,
+    query: &mut Query,
+    record: &mut ScanRecord,
+) -> Attempt<Nearest> {
+    let NearestRequest {
+        pages,
+        index,
+        reach,
+        k,
+        ..
+    } = *request;
+    if !query.is_ordinary() {
+        return Ok(None);
+    }
+    let (tier, file) = (Tier::new(service, pages, index), pages.file());
+    let n_lists = reach.probes.min(index.n_lists()) as usize;
+    tier.queries_of_message(k, n_lists)?;
+    let prefers_gpu = |few_search| {
+        if few_search {
+            choice::prefers_gpu(file, index, n_lists)
+        } else {
+            choice::prefers_crowded_gpu(file, n_lists)
+        }
+    };
+    if !tier.is_to_answer(setting, 0.0, prefers_gpu, || Ok(()), record)? {
+        return Ok(None);
+    }
+    let asked = Request {
+        probes: reach.probes,
+        k: k as u32,
+        spread: reach.spread,
+        rounding: query.bound().rounding(),
+        ..Request::default()
+    };
+    let began = Instant::now();
+    let mut stale = Vec::new();
+    for _ in 0..MAX_ASKED {
+        let sent = Instant::now();
+        let (parts, outcome) = tier.ask(&asked, 1, 1, &stale, &mut |_, vector, bound| {
+            vector.copy_from_slice(query.vector());
+            bound.fill(QueryBound::from(query.bound()));
+        });
+        record.gpu += sent.elapsed();
+        outcome?;
+        match complete(request, query, parts, record)? {
+            Completed::Found {
+                nearest,
+                stale_time,
+                n_absent,
+            } => {
+                choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
+                tier.look_after(n_absent, nearest.lists.len(), record)?;
+                return Ok(Some(nearest));
+            }
+            Completed::OutOfDate(lists) => stale = lists,
+        }
+    }
+    Err(GpuError::Other("lists change faster than the GPU service can be told".into()).into())
+}
+
+/// What became of an answer.
+enum Completed {
+    /// It counts.
+    Found {
+        nearest: Nearest,
+        /// What lists took that the device does not have, or has of old; and their number.
+        stale_time: Duration,
+        n_absent: usize,
+    },
+    /// These lists have other generations than the tier.
+    OutOfDate(Vec<StaleList>),
+}
+
+/// Adds to an answer what pages hold beside it.
+fn complete(
+    request: &NearestRequest,
+    query: &mut Query,
+    mut parts: Vec<Part>,
+    record: &mut ScanRecord,
+) -> Result<Completed, Stop> {
+    let NearestRequest {
+        pages,
+        index,
+        k,
+        exact,
+        ..
+    } = *request;
+    let began = Instant::now();
+    let answer = parts.pop().and_then(|mut part| {
+        let query = part.queries.pop()?;
+        Some((part.lists, query.candidates))
+    });
+    let Some((chosen, on_device)) = answer else {
+        return Err(GpuError::Other("no answer to a query".into()).into());
+    };
+    check_lists(&chosen, index)?;
+    let lists: Vec<u32> = chosen.iter().map(|chosen| chosen.list).collect();
+    // Not before the device has searched.
+    let entries = read_entries(pages, index, &lists)?;
+    let both = || chosen.iter().zip(&entries);
+    let stale: Vec<StaleList> = both()
+        .filter_map(|(chosen, entry)| out_of_date(chosen, entry))
+        .collect();
+    if !stale.is_empty() {
+        return Ok(Completed::OutOfDate(stale));
+    }
+    let fresh = both()
+        .filter(|(chosen, _)| is_searched(chosen))
+        .map(|(chosen, entry)| (chosen.list, entry));
+    let mut top = TopK::new(k);
+    if !scan_all_appended(pages, index, query, fresh, &mut top, record)? {
+        // A list is being rewritten: its new generations will show.
+        return Ok(Completed::OutOfDate(Vec::new()));
+    }
+    heat::note(pages, index, lists.iter().copied());
+    let n_slots: u64 = chosen.iter().map(|l| u64::from(l.n_slots)).sum();
+    record.candidates += n_slots;
+    record.reranked += n_slots;
+    let absent = chosen.iter().filter(|chosen| !is_searched(chosen));
+    let absent: Vec<u32> = absent.map(|chosen| chosen.list).collect();
+    let stale_time = scan_stale(pages, index, query, &absent, exact, &mut top, record)?;
+    record.cpu += began.elapsed();
+    Ok(Completed::Found {
+        nearest: Nearest {
+            n_entries: entries_of(&entries),
+            lists: lists.into_iter().map(unranked).collect(),
+            is_ranked: false,
+            found: merge(on_device, top.into_candidates()),
+        },
+        stale_time,
+        n_absent: absent.len(),
+    })
+}
