@@ -53,6 +53,14 @@ def inject(conn, fault: str):
     conn.execute("SELECT pg_reload_conf()")
 
 
+def vacuum_dead(conn, table: str = "t"):
+    """VACUUM until no dead row is left: what another process looks up in the catalog, a loader for one, may hold it back."""
+    def is_done():
+        conn.execute(f"VACUUM {table}")
+        return conn.execute("SELECT pg_stat_get_dead_tuples(%s::regclass)", (table,)).fetchone()[0] == 0
+    wait_until(is_done, "dead rows are kept")
+
+
 def loaders(conn) -> list[int]:
     """Process ids of the loaders there are."""
     return [pid for (pid,) in conn.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_omen loader'").fetchall()]

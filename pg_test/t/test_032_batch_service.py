@@ -13,7 +13,7 @@ from lib.churn import DIM as CHURN_DIM
 from lib.churn import Churn
 from lib.db import BY_INDEX, CPU, REAL_GPU, assert_same, knn, last_scan, make_database, make_index, make_table, put
 from lib.exact import OPERATORS
-from lib.service import GPU, PRELOADED, WAIT, inject, searches, stat, wait_for, wait_until
+from lib.service import GPU, PRELOADED, WAIT, inject, searches, stat, vacuum_dead, wait_for, wait_until
 
 ROWS = 3000
 
@@ -156,7 +156,7 @@ def test_reused_slots(first, session, table, rng):
             near = [i for i, _ in exact(writer, "l2", query, 80)]
             writer.execute("CREATE TEMP TABLE gone AS SELECT ctid AS slot FROM t WHERE id = ANY(%s)", (near,))
             writer.execute("DELETE FROM t WHERE id = ANY(%s)", (near,))
-            writer.execute("VACUUM t")
+            vacuum_dead(writer)
             first_id = 20_000 + 1000 * step
             far = (query - 40 + vectors.uniform(rng, 80, DIM)).astype(np.float32)
             vectors.copy_rows(writer, "t", np.arange(first_id, first_id + 80), far)

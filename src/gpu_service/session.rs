@@ -44,6 +44,8 @@ thread_local! {
 pub(crate) struct Questions<'a> {
     /// What is asked of each. How many queries a message has is set here.
     pub(crate) request: Request,
+    /// Lists to search; none: the device chooses the nearest.
+    pub(crate) lists: &'a [u32],
     /// Lists that the service should know to be out of date.
     pub(crate) stale: &'a [StaleList],
     /// Queries of a message, at most.
@@ -170,7 +172,8 @@ fn send(
         return Ok(None);
     };
     let room = |n_queries: usize| {
-        let bytes = Request::bytes(n_queries, questions.request.dim as usize, 0);
+        let (dim, n_lists) = (questions.request.dim as usize, questions.lists.len());
+        let bytes = Request::bytes(n_queries, dim, n_lists, 0);
         service.queue.slot_bytes().saturating_sub(bytes) / size_of::<StaleList>()
     };
     let mut n_queries = queries.len().min(questions.in_message);
@@ -185,7 +188,7 @@ fn send(
     };
     let these = queries.start..queries.start + n_queries;
     let fill = |vectors: &mut [f32], bounds: &mut [QueryBound]| fill(these, vectors, bounds);
-    if let Err(error) = request.encode(stale, claim.payload(), fill) {
+    if let Err(error) = request.encode(stale, questions.lists, claim.payload(), fill) {
         claim.give_up();
         return Err(other(error));
     }

@@ -1,18 +1,18 @@
 //! The server: takes what is ready, searches together what can be one batch, answers.
 
 mod admit;
+mod call;
 mod hosted;
 mod owed;
 
+pub use call::Call;
 pub use hosted::TierUse;
 
 use crate::message::{Answer, Refusal, Request, Status, TierKey, encode_error, encode_status};
 use crate::queue::{Queue, Taken};
 use admit::admit;
 use hosted::Hosted;
-use omen_gpu::batch::tuning::Tuning;
-use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Source, Tier};
+use omen_gpu::{BatchFound, Gpu, GpuError, Tier};
 use owed::Owed;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -23,10 +23,10 @@ pub const MAX_BATCH: usize = 256;
 /// After so long the server's other duties have their turn.
 const MAX_TIME: Duration = Duration::from_millis(50);
 
-/// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g, and what is to be called again and
-/// again while the device works.
+/// Searches a tier: [`Call::make`] with a deadline. Arguments: the tier, the call, the index's g, and what is to be called again and again while
+/// the device works.
 pub type Search<'a> =
-    dyn FnMut(&Tier, &mut Batch<'_>, f32, &mut dyn FnMut()) -> Result<BatchFound, GpuError> + 'a;
+    dyn FnMut(&Tier, &mut Call<'_>, f32, &mut dyn FnMut()) -> Result<BatchFound, GpuError> + 'a;
 
 /// The server's state: a device, and tiers in its memory.
 pub struct Server {
@@ -61,12 +61,19 @@ struct Admitted {
     taken: Taken,
     /// A copy: what the slot says later does not count. `probes` is at most the tier's number of lists.
     head: Request,
+    /// The lists that are given, likewise.
+    lists: Vec<u32>,
 }
 
 impl Admitted {
-    /// Whether one batch can answer both.
+    /// Whether one call of the device can answer both. Of those that give lists each gets what the one for the most results needs: they go
+    /// together only if that is the same.
     fn goes_with(&self, other: &Self) -> bool {
-        let form = |r: &Request| (r.key, r.probes, r.spread.to_bits(), r.rounding.to_bits());
+        let form = |r: &Request| {
+            let nearest = (r.n_lists == 0).then_some((r.probes, r.spread.to_bits()));
+            let k = (r.n_lists > 0).then_some(r.k);
+            (r.key, nearest, k, r.rounding.to_bits())
+        };
         form(&self.head) == form(&other.head)
     }
 
@@ -152,13 +159,13 @@ impl Server {
         wake: &mut dyn FnMut(u32),
     ) -> Served {
         let mut search =
-            |tier: &Tier, batch: &mut Batch<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
+            |tier: &Tier, call: &mut Call<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
                 beat();
                 let mut poll = || {
                     meanwhile();
                     Ok(())
                 };
-                tier.search_batch(batch, rounding, deadline, &mut poll)
+                call.make(tier, rounding, deadline, &mut poll)
             };
         self.serve_with(&mut search, wake)
     }
@@ -192,14 +199,14 @@ impl Server {
         let mut groups: Vec<Vec<Admitted>> = Vec::new();
         for taken in taken {
             let (payload, n_queries) = (self.queue.request(&taken), taken.n_queries());
-            let head = match admit(&mut self.tiers, payload, n_queries) {
-                Ok(head) => head,
+            let (head, lists) = match admit(&mut self.tiers, payload, n_queries) {
+                Ok(admitted) => admitted,
                 Err(refusal) => {
                     self.refuse(taken, &refusal, wake);
                     continue;
                 }
             };
-            let request = Admitted { taken, head };
+            let request = Admitted { taken, head, lists };
             match groups.iter_mut().find(|g| g[0].goes_with(&request)) {
                 Some(group) => group.push(request),
                 None => groups.push(vec![request]),
@@ -238,7 +245,7 @@ impl Server {
                         answer.tell(queue, wake);
                     }
                 };
-                search_group(queue, hosted, &group, search, &mut meanwhile)
+                call::search_group(queue, hosted, &group, search, &mut meanwhile)
                     .map(|found| (hosted, Rc::new(found), start.elapsed()))
                     .map_err(Refusal::Gpu)
             }
@@ -289,60 +296,4 @@ impl Server {
         };
         self.queue.answer(taken, write, wake);
     }
-}
-
-/// Searches for all requests of a group, each of which the tier can answer.
-fn search_group(
-    queue: &Queue,
-    hosted: &Hosted,
-    group: &[Admitted],
-    search: &mut Search<'_>,
-    meanwhile: &mut dyn FnMut(),
-) -> Result<BatchFound, GpuError> {
-    let (tier, form) = (&hosted.tier, group[0].head);
-    let dim = tier.spec().dim;
-    let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
-        let (wanted, mut at) = (first..first + bounds.len(), 0);
-        for request in group {
-            let queries = at..at + request.n_queries();
-            at = queries.end;
-            let (from, to) = (wanted.start.max(queries.start), wanted.end.min(queries.end));
-            if from >= to {
-                continue;
-            }
-            let here = from - wanted.start..to - wanted.start;
-            let there = from - queries.start..to - queries.start;
-            let raw = &mut raw[here.start * dim..here.end * dim];
-            match request.head.arrays(queue.request(&request.taken)) {
-                Ok(asked) if asked.vectors.len() == request.n_queries() * dim => {
-                    raw.copy_from_slice(&asked.vectors[there.start * dim..there.end * dim]);
-                    bounds[here].copy_from_slice(&asked.bounds[there]);
-                }
-                // Impossible, as both were checked; whatever it is, it disturbs nobody else.
-                _ => {
-                    raw.fill(0.0);
-                    bounds[here].fill(QueryBound::default());
-                }
-            }
-        }
-    };
-    let is_all = form.probes as usize >= tier.spec().n_lists && form.spread == f32::INFINITY;
-    let lists = if is_all {
-        Lists::All
-    } else {
-        Lists::Nearest {
-            probes: form.probes,
-            spread: form.spread,
-        }
-    };
-    let mut batch = Batch {
-        n_queries: n_queries_of(group),
-        source: Source::Fill(&mut fill),
-        lists,
-        skipped: &hosted.stale,
-        k: group.iter().map(|r| r.head.k as usize).max().unwrap_or(1),
-        want_lists: true,
-        tuning: Tuning::default(),
-    };
-    search(tier, &mut batch, form.rounding, meanwhile)
 }

@@ -8,11 +8,11 @@ mod serving;
 
 use gpu::{Fixture, Flavour};
 use omen_gpu::params::Found;
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Tier};
+use omen_gpu::{BatchFound, Gpu, GpuError, Tier};
 use omen_ivf::Metric;
 use omen_service::client::claim;
 use omen_service::message::{Answer, Refusal, Request};
-use omen_service::serve::Served;
+use omen_service::serve::{Call, Served};
 use region::rng;
 use serving::{Reply, World, key, request_of, write};
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn ask(world: &World, number: u32, k: u32, query: &gpu::Query) -> omen_service::
 
 fn really(
     tier: &Tier,
-    batch: &mut Batch<'_>,
+    call: &mut Call<'_>,
     g: f32,
     meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
@@ -49,7 +49,7 @@ fn really(
         meanwhile();
         Ok(())
     };
-    tier.search_batch(batch, g, Duration::from_secs(60), &mut poll)
+    call.make(tier, g, Duration::from_secs(60), &mut poll)
 }
 
 fn gpu_error(error: GpuError) -> Result<(), Refusal> {
@@ -72,13 +72,12 @@ fn one_that_spoils_a_batch_does_not_spoil_the_others() {
             .zip(&queries.items)
             .map(|(k, q)| ask(&world, 1, *k, q))
             .collect();
-        let mut search =
-            |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
-                if batch.k == 7 {
-                    return Err(error.clone());
-                }
-                really(tier, batch, g, meanwhile)
-            };
+        let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+            if call.k() == 7 {
+                return Err(error.clone());
+            }
+            really(tier, call, g, meanwhile)
+        };
         let served = world.server.serve_with(&mut search, &mut |_| ());
         let expected = Served {
             n_requests: 5,
@@ -115,7 +114,7 @@ fn a_lost_device_ends_the_round() {
             .map(|(number, q)| ask(&world, number, 2, q))
             .collect();
         let mut n_calls = 0;
-        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| {
+        let mut search = |_: &Tier, _: &mut Call<'_>, _: f32, _: &mut dyn FnMut()| {
             n_calls += 1;
             Err(error.clone())
         };
@@ -143,7 +142,7 @@ fn other_errors_are_everybodys_and_pass() {
     for error in [GpuError::Busy, GpuError::Other("strange".into())] {
         let asked = [0, 1].map(|q| ask(&world, 1, 2, &queries.items[q]));
         let mut search =
-            |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| Err(error.clone());
+            |_: &Tier, _: &mut Call<'_>, _: f32, _: &mut dyn FnMut()| Err(error.clone());
         let served = world.server.serve_with(&mut search, &mut |_| ());
         assert_eq!((served.n_batches, served.error), (1, None));
         for waiting in asked {
@@ -206,20 +205,20 @@ fn answers_are_told_while_the_device_works_on_the_next_batch() {
     let queue = world.queue;
     let first = ask(&world, 1, 2, &queries.items[0]);
     let (mut second, mut n_calls) = (None, 0);
-    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+    let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
         n_calls += 1;
         if n_calls == 1 {
             // It becomes ready while the device works on the first.
             let request = request_of(key(1), &queries.items[1]);
             let mut claim = claim(&queue, 2, 0).unwrap();
-            write(&request, &queries.items[1..2], &[], claim.payload());
+            write(&request, &queries.items[1..2], &[], &[], claim.payload());
             second = Some(claim.submit(|| ()));
         } else {
             assert!(!first.is_done());
             meanwhile();
             assert!(first.is_done());
         }
-        really(tier, batch, g, meanwhile)
+        really(tier, call, g, meanwhile)
     };
     let served = world.server.serve_with(&mut search, &mut |_| ());
     assert_eq!((served.n_requests, served.n_batches), (2, 2));
@@ -233,10 +232,10 @@ fn what_is_owed_is_told_when_the_device_is_lost() {
     let (mut world, queries) = world(16 << 10, "what_is_owed_is_told");
     let asked = [1, 2].map(|number| ask(&world, number, 2, &queries.items[0]));
     let mut n_calls = 0;
-    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+    let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
         n_calls += 1;
         match n_calls {
-            1 => really(tier, batch, g, meanwhile),
+            1 => really(tier, call, g, meanwhile),
             _ => Err(GpuError::TimedOut),
         }
     };

@@ -12,7 +12,7 @@ use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use omen_service::client::claim;
 use omen_service::message::{MAX_QUERIES, Refusal, Request, StaleList};
-use omen_service::serve::MAX_BATCH;
+use omen_service::serve::{Call, MAX_BATCH};
 use rand::Rng;
 use region::rng;
 use serving::{Reply, World, key, request_of, write};
@@ -140,7 +140,7 @@ fn a_bad_query_among_many_gets_the_request_refused_and_no_other() {
         let request = request_of(key(1), &queries.items[0]);
         let mut claim = claim(&world.queue, 1, 0).unwrap();
         let n = (n_queries as usize).clamp(1, 10);
-        write(&request, &queries.items[..n], &[], claim.payload());
+        write(&request, &queries.items[..n], &[], &[], claim.payload());
         // Where the head has it.
         let at = std::mem::offset_of!(Request, n_queries);
         claim.payload()[at..at + 4].copy_from_slice(&n_queries.to_ne_bytes());
@@ -175,20 +175,18 @@ fn single_searches_of_others_do_not_wait_for_thousands() {
         singles.push(world.ask(role as u32, &request, &queries.items[role], &[]));
     }
     let mut n_calls = 0;
-    let mut search = |tier: &omen_gpu::Tier,
-                      batch: &mut omen_gpu::Batch<'_>,
-                      g: f32,
-                      meanwhile: &mut dyn FnMut()| {
-        n_calls += 1;
-        if n_calls == 1 {
-            assert_eq!(batch.n_queries, 10, "the single ones come first");
-        }
-        let mut poll = || {
-            meanwhile();
-            Ok(())
+    let mut search =
+        |tier: &omen_gpu::Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+            n_calls += 1;
+            if n_calls == 1 {
+                assert_eq!(call.n_queries(), 10, "the single ones come first");
+            }
+            let mut poll = || {
+                meanwhile();
+                Ok(())
+            };
+            call.make(tier, g, LIMIT, &mut poll)
         };
-        tier.search_batch(batch, g, LIMIT, &mut poll)
-    };
     while singles.iter().any(|waiting| !waiting.is_done()) {
         world.server.serve_with(&mut search, &mut |_| ());
     }

@@ -30,6 +30,8 @@ fn requests_come_back() {
         let mut payload = payload(&mut rng);
         let n_queries = rng.random_range(0..6);
         let (dim, n_stale) = (rng.random_range(0..300), rng.random_range(0..150));
+        let n_lists = rng.random_range(0..100);
+        let lists: Vec<u32> = (0..n_lists).map(|_| rng.random()).collect();
         let vectors: Vec<f32> = (0..n_queries * dim).map(|_| rng.random()).collect();
         let bounds: Vec<QueryBound> = (0..n_queries)
             .map(|_| QueryBound {
@@ -60,11 +62,11 @@ fn requests_come_back() {
             n_queries: n_queries as u32,
             dim: dim as u32,
             n_stale,
-            reserved: 0,
+            n_lists,
         };
-        let bytes = Request::bytes(n_queries, dim, n_stale as usize);
+        let bytes = Request::bytes(n_queries, dim, lists.len(), n_stale as usize);
         let before = payload.0;
-        let outcome = request.encode(&stale, &mut payload.0, |to, to_bounds| {
+        let outcome = request.encode(&stale, &lists, &mut payload.0, |to, to_bounds| {
             to.copy_from_slice(&vectors);
             to_bounds.copy_from_slice(&bounds);
         });
@@ -78,7 +80,7 @@ fn requests_come_back() {
         let view = decode_request(&payload.0).unwrap();
         assert_eq!(view.head, request);
         assert_eq!((view.vectors, view.stale), (&vectors[..], &stale[..]));
-        assert_eq!(view.bounds, bounds);
+        assert_eq!((view.bounds, view.lists), (&bounds[..], &lists[..]));
         assert_eq!(decode_request(&payload.0[..bytes]), Ok(view));
         assert!(decode_request(&payload.0[..bytes - 1]).is_err());
         let at = rng.random_range(1..8);
@@ -209,7 +211,7 @@ fn answers_take_no_more_than_is_foreseen() {
     }
     // Without bound, but no overflow.
     assert!(Answer::bytes(usize::MAX, usize::MAX, usize::MAX, usize::MAX) > 1 << 60);
-    assert!(Request::bytes(usize::MAX, usize::MAX, usize::MAX) > 1 << 60);
+    assert!(Request::bytes(usize::MAX, usize::MAX, usize::MAX, usize::MAX) > 1 << 60);
 }
 
 #[test]

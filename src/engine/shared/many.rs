@@ -19,7 +19,8 @@ use crate::engine::stats::{Engine, ScanRecord};
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge};
 use crate::gpu_service::Service;
-use crate::guc::EngineSetting;
+use crate::gpu_service::session::Questions;
+use crate::guc::{self, EngineSetting};
 
 /// The answers to the first queries of a round, usually to all, and who gave them is noted. `None`: the CPU is to answer.
 pub(in crate::engine) fn attempt(
@@ -38,7 +39,7 @@ pub(in crate::engine) fn attempt(
     } = *request;
     let (tier, file) = (Tier::new(service, pages, index), pages.file());
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    let in_message = tier.queries_of_message(k, n_lists)?;
+    let in_message = tier.queries_of_message(k, n_lists, 0)?;
     let to_come = choice::cpu_seconds(file, vectors.len(), n_lists);
     let prefers_gpu = |few_search| {
         if few_search {
@@ -138,22 +139,26 @@ impl Round<'_> {
             k,
             ..
         } = *self.request;
-        let request = Request {
-            probes: reach.probes,
-            k: k as u32,
-            spread: reach.spread,
-            rounding: rounding(index.meta.dim),
-            ..Request::default()
+        let questions = Questions {
+            request: Request {
+                probes: reach.probes,
+                k: k as u32,
+                spread: reach.spread,
+                rounding: rounding(index.meta.dim),
+                ..Request::default()
+            },
+            lists: &[],
+            stale,
+            in_message: self.in_message,
+            timeout: guc::gpu_timeout(),
         };
         let is_ordinary = &mut self.is_ordinary;
         let began = Instant::now();
         let mut prepared = Duration::ZERO;
-        let answered = self.tier.ask(
-            &request,
-            self.in_message,
-            queries.len(),
-            stale,
-            &mut |these, to, bounds| {
+        let n_queries = queries.len();
+        let answered = self
+            .tier
+            .ask(&questions, n_queries, &mut |these, to, bounds| {
                 let began = Instant::now();
                 let these = &queries[these];
                 let vectors: Vec<&[f32]> = these.iter().map(|&q| vectors[q]).collect();
@@ -163,8 +168,7 @@ impl Round<'_> {
                     is_ordinary[q] = is;
                 }
                 prepared += began.elapsed();
-            },
-        );
+            });
         record.select += prepared;
         record.gpu += began.elapsed().saturating_sub(prepared);
         answered

@@ -32,7 +32,7 @@ use super::tiers::Stop;
 use crate::error::PgError;
 use crate::gpu_service::Service;
 use crate::gpu_service::session::{self, Fill, Questions};
-use crate::guc::{self, EngineSetting};
+use crate::guc::EngineSetting;
 use crate::storage::IndexPages;
 
 /// So often a search is asked for again because lists were out of date.
@@ -70,12 +70,13 @@ impl<'a> Tier<'a> {
         }
     }
 
-    /// How many queries a message may have, for `k` candidates from `n_lists` lists each. Error: not even one.
-    fn queries_of_message(&self, k: usize, n_lists: usize) -> Result<usize, Stop> {
+    /// How many queries a message may have, for `k` candidates from `n_lists` lists each, of which `n_given` are given. Error: not even one.
+    fn queries_of_message(&self, k: usize, n_lists: usize, n_given: usize) -> Result<usize, Stop> {
         let room = self.service.queue.slot_bytes();
         let (dim, all_lists) = (self.index.dim(), self.index.n_lists() as usize);
         let fits = |&n: &usize| {
-            Request::bytes(n, dim, 0) <= room && Answer::bytes(n, k, n_lists, all_lists) <= room
+            Request::bytes(n, dim, n_given, 0) <= room
+                && Answer::bytes(n, k, n_lists, all_lists) <= room
         };
         (1..=MAX_QUERIES).rev().find(fits).ok_or_else(|| {
             let what = format!("an answer of {k} candidates and {n_lists} lists");
@@ -122,21 +123,17 @@ impl<'a> Tier<'a> {
     /// Asks for `n_queries` queries, which `fill` writes; their answers, in order. If not all were answered, the first, and the reason.
     fn ask(
         &self,
-        request: &Request,
-        in_message: usize,
+        questions: &Questions,
         n_queries: usize,
-        stale: &[StaleList],
         fill: &mut Fill,
     ) -> (Vec<Part>, Result<(), Stop>) {
         let questions = Questions {
             request: Request {
                 key: self.key,
                 dim: self.index.meta.dim,
-                ..*request
+                ..questions.request
             },
-            stale,
-            in_message,
-            timeout: guc::gpu_timeout(),
+            ..*questions
         };
         let (mut parts, mut n_answered) = (Vec::new(), 0);
         let outcome = uninterrupted(|_| {

@@ -1,10 +1,12 @@
-//! A round of one query over the lists nearest to it, which the service chooses.
+//! A round of one query, over the lists nearest to it, which the service chooses, or over lists that are given.
 
 use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
 use omen_gpu::params::QueryBound;
-use omen_ivf::index::read_entries;
+use omen_ivf::coarse::Probe;
+use omen_ivf::index::{Index, read_entries};
+use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::topk::TopK;
 use omen_service::message::{Request, StaleList};
@@ -12,26 +14,59 @@ use omen_service::message::{Request, StaleList};
 use super::{MAX_ASKED, Part, Tier, check_lists, is_searched, out_of_date};
 use crate::engine::fallback::Attempt;
 use crate::engine::lists::entries_of;
-use crate::engine::nearest::{Nearest, NearestRequest};
+use crate::engine::nearest::{Nearest, takes_lists};
 use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat, merge};
 use crate::gpu_service::Service;
-use crate::guc::EngineSetting;
+use crate::gpu_service::session::Questions;
+use crate::guc::{self, EngineSetting};
+use crate::storage::IndexPages;
 
-/// A round's answer by the service. `None`: the CPU is to answer.
+/// Which lists are searched.
+#[derive(Clone, Copy)]
+pub(in crate::engine) enum Which<'a> {
+    /// The nearest, which the device chooses.
+    Nearest(Reach),
+    /// These.
+    Given(&'a [Probe]),
+}
+
+/// A round of one query.
+#[derive(Clone, Copy)]
+pub(in crate::engine) struct OneRequest<'a> {
+    /// The index's pages.
+    pub pages: &'a IndexPages,
+    /// The index.
+    pub index: &'a Index,
+    /// Which lists to search.
+    pub which: Which<'a>,
+    /// How many candidates are wanted.
+    pub k: usize,
+    /// Whether only hard bounds may rule entries out.
+    pub exact: bool,
+}
+
+/// How an attempt ends that did not fail.
+pub(in crate::engine) enum Answer {
+    Found(Nearest),
+    /// The device does not take it, or not so.
+    Refused(GpuError),
+}
+
+/// A round's answer by the service. `None`: the CPU is to answer. The query need not have a code, and may get one.
 pub(in crate::engine) fn attempt(
     service: &Service,
     setting: EngineSetting,
-    request: &NearestRequest,
+    request: &OneRequest,
     query: &mut Query,
     record: &mut ScanRecord,
-) -> Attempt<Nearest> {
-    let NearestRequest {
+) -> Attempt<Answer> {
+    let OneRequest {
         pages,
         index,
-        reach,
+        which,
         k,
         ..
     } = *request;
@@ -39,8 +74,15 @@ pub(in crate::engine) fn attempt(
         return Ok(None);
     }
     let (tier, file) = (Tier::new(service, pages, index), pages.file());
+    let (reach, lists) = match which {
+        Which::Nearest(reach) => (reach, Vec::new()),
+        Which::Given(probes) => {
+            let lists = probes.iter().map(|probe| probe.list);
+            (Reach::from(probes.len() as u32), lists.collect())
+        }
+    };
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    tier.queries_of_message(k, n_lists)?;
+    tier.queries_of_message(k, n_lists, lists.len())?;
     let prefers_gpu = |few_search| {
         if few_search {
             choice::prefers_gpu(file, index, n_lists)
@@ -62,12 +104,24 @@ pub(in crate::engine) fn attempt(
     let mut stale = Vec::new();
     for _ in 0..MAX_ASKED {
         let sent = Instant::now();
-        let (parts, outcome) = tier.ask(&asked, 1, 1, &stale, &mut |_, vector, bound| {
+        let questions = Questions {
+            request: asked,
+            lists: &lists,
+            stale: &stale,
+            in_message: 1,
+            timeout: guc::gpu_timeout(),
+        };
+        let (parts, outcome) = tier.ask(&questions, 1, &mut |_, vector, bound| {
             vector.copy_from_slice(query.vector());
             bound.fill(QueryBound::from(query.bound()));
         });
         record.gpu += sent.elapsed();
-        outcome?;
+        match outcome {
+            Err(Stop::Gpu(error)) if takes_lists(&error) => {
+                return Ok(Some(Answer::Refused(error)));
+            }
+            outcome => outcome?,
+        }
         match complete(request, query, parts, record)? {
             Completed::Found {
                 nearest,
@@ -76,7 +130,7 @@ pub(in crate::engine) fn attempt(
             } => {
                 choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
                 tier.look_after(n_absent, nearest.lists.len(), record)?;
-                return Ok(Some(nearest));
+                return Ok(Some(Answer::Found(nearest)));
             }
             Completed::OutOfDate(lists) => stale = lists,
         }
@@ -99,12 +153,12 @@ enum Completed {
 
 /// Adds to an answer what pages hold beside it.
 fn complete(
-    request: &NearestRequest,
+    request: &OneRequest,
     query: &mut Query,
     mut parts: Vec<Part>,
     record: &mut ScanRecord,
 ) -> Result<Completed, Stop> {
-    let NearestRequest {
+    let OneRequest {
         pages,
         index,
         k,

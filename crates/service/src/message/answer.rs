@@ -42,7 +42,7 @@ pub struct OfQuery {
 
 impl OfQuery {
     /// In place of a number of lists: those of the answer. So it is if there is only one query, or if each has all lists of the index, which
-    /// are told by number.
+    /// are told by number, or those that were given.
     pub const ALL: u32 = u32::MAX;
 }
 

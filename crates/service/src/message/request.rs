@@ -7,14 +7,14 @@ use omen_gpu::params::QueryBound;
 /// Most queries of a request: two that are as large as they may be go together in one batch.
 pub const MAX_QUERIES: usize = 128;
 
-/// Head of a request. Then come [`StaleList`] `[n_stale]`, [`QueryBound`] `[n_queries]`, and the queries, f32 `[n_queries, dim]` in scaled
-/// space (`omen_ivf`'s `Query::vector`).
+/// Head of a request. Then come [`StaleList`] `[n_stale]`, the lists to search, u32 `[n_lists]`, [`QueryBound`] `[n_queries]`, and the queries,
+/// f32 `[n_queries, dim]` in scaled space (`omen_ivf`'s `Query::vector`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Request {
     /// The tier to search.
     pub key: TierKey,
-    /// Lists to search; all of them if there are not more.
+    /// Lists to search, the nearest; all of them if there are not more.
     pub probes: u32,
     /// Results wanted of each query, at least 1.
     pub k: u32,
@@ -28,8 +28,8 @@ pub struct Request {
     pub dim: u32,
     /// Lists that are said to be out of date.
     pub n_stale: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Lists that are given, for each query to search; 0: the nearest ones are searched, by `probes` and `spread`.
+    pub n_lists: u32,
 }
 
 /// A list as the client found it in the index's directory. A tier that has other generations of it does not search it any more.
@@ -51,6 +51,8 @@ pub struct RequestView<'a> {
     pub head: Request,
     /// `[n_stale]`
     pub stale: &'a [StaleList],
+    /// `[n_lists]`
+    pub lists: &'a [u32],
     /// `[n_queries]`
     pub bounds: &'a [QueryBound],
     /// `[n_queries, dim]`
@@ -58,8 +60,8 @@ pub struct RequestView<'a> {
 }
 
 impl Request {
-    /// Bytes of a request of `n_queries` queries of `dim` dimensions that names `n_stale` lists.
-    pub fn bytes(n_queries: usize, dim: usize, n_stale: usize) -> usize {
+    /// Bytes of a request of `n_queries` queries of `dim` dimensions that gives `n_lists` lists and names `n_stale`.
+    pub fn bytes(n_queries: usize, dim: usize, n_lists: usize, n_stale: usize) -> usize {
         let of_query = dim
             .saturating_mul(4)
             .saturating_add(size_of::<QueryBound>());
@@ -68,31 +70,35 @@ impl Request {
         size_of::<Self>()
             .saturating_add(of_queries)
             .saturating_add(of_stale)
+            .saturating_add(n_lists.saturating_mul(4))
     }
 
-    /// Writes the request, whose `n_stale` is set to the length of `stale`; `fill` writes the queries, `[n_queries, dim]`, and their bounds,
+    /// Writes the request, whose `n_stale` and `n_lists` are set to the lengths of `stale` and `lists`; `fill` writes the queries, `[n_queries, dim]`, and their bounds,
     /// `[n_queries]`. The bytes it takes. Errors: `Room`, `Misaligned`, with nothing written.
     pub fn encode(
         mut self,
         stale: &[StaleList],
+        lists: &[u32],
         payload: &mut [u8],
         fill: impl FnOnce(&mut [f32], &mut [QueryBound]),
     ) -> Result<usize, MessageError> {
-        self.n_stale = stale.len() as u32;
+        (self.n_stale, self.n_lists) = (stale.len() as u32, lists.len() as u32);
         let (n_queries, dim) = (self.n_queries as usize, self.dim as usize);
-        let needed = Self::bytes(n_queries, dim, stale.len());
+        let needed = Self::bytes(n_queries, dim, lists.len(), stale.len());
         if needed > payload.len() {
             let (needed, there) = (needed as u64, payload.len() as u64);
             return Err(MessageError::Room { needed, there });
         }
         let (to_head, rest) = payload[..needed].split_at_mut(size_of::<Self>());
         let (to_stale, rest) = rest.split_at_mut(size_of_val(stale));
+        let (to_lists, rest) = rest.split_at_mut(size_of_val(lists));
         let (bounds, vectors) = rest.split_at_mut(n_queries * size_of::<QueryBound>());
         let misaligned = |_| MessageError::Misaligned;
         let bounds = bytemuck::try_cast_slice_mut(bounds).map_err(misaligned)?;
         let vectors = bytemuck::try_cast_slice_mut(vectors).map_err(misaligned)?;
         to_head.copy_from_slice(bytemuck::bytes_of(&self));
         to_stale.copy_from_slice(bytemuck::cast_slice(stale));
+        to_lists.copy_from_slice(bytemuck::cast_slice(lists));
         fill(vectors, bounds);
         Ok(needed)
     }
@@ -105,6 +111,7 @@ impl Request {
         Ok(RequestView {
             head: self,
             stale: reader.take(self.n_stale.into())?,
+            lists: reader.take(self.n_lists.into())?,
             bounds: reader.take(n_queries)?,
             vectors: reader.take(n_queries.saturating_mul(self.dim.into()))?,
         })

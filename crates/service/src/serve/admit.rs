@@ -6,6 +6,7 @@ use omen_gpu::GpuError;
 use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::context::Scans;
+use omen_gpu::params::Found;
 use omen_ivf::Metric;
 use std::collections::HashMap;
 
@@ -14,13 +15,14 @@ const MAX_ABS: f32 = (1u64 << 56) as f32;
 /// Up to this the kernels certainly take k.
 const SURE_K: u32 = 1024;
 
-/// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists.
+/// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists, and the
+/// lists that it gives.
 /// `n_queries`: how many queries it was taken for.
 pub(super) fn admit(
     tiers: &mut HashMap<TierKey, Hosted>,
     payload: &[u8],
     n_queries: usize,
-) -> Result<Request, Refusal> {
+) -> Result<(Request, Vec<u32>), Refusal> {
     let request = decode_request(payload).map_err(|e| GpuError::Other(e.to_string()))?;
     let mut head = request.head;
     let hosted = tiers.get_mut(&head.key).ok_or(Refusal::NotLoaded)?;
@@ -35,7 +37,14 @@ pub(super) fn admit(
         return unsupported(format!("{} queries in a request", head.n_queries));
     }
     hosted.note_stale(request.stale);
-    if head.k == 0 || head.k > SURE_K && !can_find(head.k as usize) {
+    let is_given = head.n_lists > 0;
+    let can_find_k = match head.k {
+        0 => false,
+        // More could not be told.
+        k if is_given => k as usize <= payload.len() / size_of::<Found>(),
+        k => k <= SURE_K || can_find(k as usize),
+    };
+    if !can_find_k {
         return unsupported(format!("k = {} in a batch", head.k));
     }
     if !hosted.tier.parts().rows() {
@@ -46,6 +55,10 @@ pub(super) fn admit(
         return unsupported("an index without lists".into());
     }
     head.probes = head.probes.min(spec.n_lists as u32);
+    let lists = request.lists.to_vec();
+    if !are_different(&lists, spec.n_lists) {
+        return unsupported("lists that are not there, or given twice".into());
+    }
     let bears = |x: &f32| x.abs() <= MAX_ABS;
     let is_radius = |x: f32| x >= 0.0 && x.is_finite();
     let mut bounds = request.bounds.iter();
@@ -61,10 +74,19 @@ pub(super) fn admit(
             head.spread, head.rounding
         ));
     }
-    Ok(head)
+    Ok((head, lists))
 }
 
-fn unsupported(why: String) -> Result<Request, Refusal> {
+/// Whether all these are lists of an index of `n_lists`, each given once.
+fn are_different(lists: &[u32], n_lists: usize) -> bool {
+    let mut is_given = vec![false; if lists.is_empty() { 0 } else { n_lists }];
+    lists.iter().all(|&list| {
+        let is_given = is_given.get_mut(list as usize);
+        is_given.is_some_and(|is_given| !std::mem::replace(is_given, true))
+    })
+}
+
+fn unsupported<T>(why: String) -> Result<T, Refusal> {
     Err(GpuError::Unsupported(why).into())
 }
 

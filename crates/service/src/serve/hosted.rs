@@ -77,6 +77,22 @@ impl Hosted {
         }
     }
 
+    /// Those of `lists` that are searched here.
+    pub(super) fn only_here(&self, lists: &[u32]) -> Vec<u32> {
+        let is_here = |list: &u32| {
+            self.tier.lists()[*list as usize].is_some() && !self.is_stale[*list as usize]
+        };
+        lists.iter().copied().filter(is_here).collect()
+    }
+
+    /// Lists that were given, and what was searched of them.
+    pub(super) fn given(&self, lists: &[u32]) -> Chosen {
+        Chosen {
+            lists: lists.iter().map(|&list| self.searched(list)).collect(),
+            places: None,
+        }
+    }
+
     /// The lists of some queries of a batch, and what was searched of them.
     pub(super) fn chosen(&self, found: &BatchFound, queries: Range<usize>) -> Chosen {
         let n_lists = self.tier.lists().len();

@@ -44,7 +44,10 @@ impl Owed {
             answer: ToTell {
                 k: request.head.k as usize,
                 // Now: what is found out about the tier later does not count for what was searched before.
-                chosen: hosted.chosen(&found, queries.clone()),
+                chosen: match request.lists.as_slice() {
+                    [] => hosted.chosen(&found, queries.clone()),
+                    given => hosted.given(given),
+                },
                 queries,
                 head: batch,
                 found,

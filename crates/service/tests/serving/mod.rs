@@ -49,7 +49,13 @@ pub fn bound_of(query: &Query) -> QueryBound {
 }
 
 /// Writes a request for these queries into a slot's payload.
-pub fn write(request: &Request, queries: &[Query], stale: &[StaleList], payload: &mut [u8]) {
+pub fn write(
+    request: &Request,
+    queries: &[Query],
+    lists: &[u32],
+    stale: &[StaleList],
+    payload: &mut [u8],
+) {
     let (n_queries, dim) = (queries.len() as u32, queries[0].q.len());
     let request = Request {
         n_queries,
@@ -62,7 +68,7 @@ pub fn write(request: &Request, queries: &[Query], stale: &[StaleList], payload:
             bounds[i] = bound_of(query);
         }
     };
-    request.encode(stale, payload, fill).unwrap();
+    request.encode(stale, lists, payload, fill).unwrap();
 }
 
 /// A copy of an answer to one query.
@@ -144,8 +150,20 @@ impl World {
         queries: &[Query],
         stale: &[StaleList],
     ) -> Waiting {
+        self.ask_lists(role, request, queries, &[], stale)
+    }
+
+    /// Asks to search these lists.
+    pub fn ask_lists(
+        &self,
+        role: u32,
+        request: &Request,
+        queries: &[Query],
+        lists: &[u32],
+        stale: &[StaleList],
+    ) -> Waiting {
         let mut claim = claim(&self.queue, 1, role).expect("slots enough");
-        write(request, queries, stale, claim.payload());
+        write(request, queries, lists, stale, claim.payload());
         claim.set_queries(queries.len() as u32);
         claim.submit(|| ())
     }
@@ -173,7 +191,7 @@ impl World {
                                 None => std::thread::yield_now(),
                             }
                         };
-                        write(request, queries, &[], claim.payload());
+                        write(request, queries, &[], &[], claim.payload());
                         claim.set_queries(queries.len() as u32);
                         let waiting = claim.submit(|| latches[0].set());
                         while !waiting.is_done() {
