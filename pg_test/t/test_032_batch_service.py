@@ -258,7 +258,8 @@ def test_many_sessions_with_few_slots(make_server, rng):
     for thread in threads:
         thread.join()
     assert not failures, failures[0]
-    assert by_gpu["batches"] > 0 and by_gpu["singles"] > 100, by_gpu
+    # Whoever finds no slot free is answered by the CPU.
+    assert by_gpu["batches"] > 0 and by_gpu["singles"] > 0, by_gpu
     with db.connect() as conn:
         row = wait_for(conn, queued=0)
         assert row["max_batch"] > 50 and row["failed_batches"] == 0, row
@@ -319,7 +320,8 @@ def test_a_worker_that_ends_in_the_middle(first, session, table, rng):
         def is_by_service():
             own_rows(session, table, [8, 9])
             return by_service(session)
-        wait_until(is_by_service, "the GPU is not used again")
+        # An index whose load failed, as the worker ended, rests for half a minute.
+        wait_until(is_by_service, "the GPU is not used again", 3 * WAIT)
     assert stat(session)["queued"] == 0 and "terminated by signal" not in first.server.log_text()
 
 
