@@ -26,7 +26,7 @@ pub(crate) enum EngineSetting {
     Cpu,
 }
 
-/// `omen.gpu_context`: whose GPU context answers scans.
+/// `omen.gpu_context`: whose GPU context answers searches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 // SAFETY: none of ours; the derive writes an unsafe impl.
 #[allow(unsafe_code)]
@@ -283,7 +283,7 @@ pub(crate) fn define() {
     );
     GucRegistry::define_enum_guc(
         c"omen.gpu_context",
-        c"Chooses whose GPU context answers index scans.",
+        c"Chooses whose GPU context answers searches.",
         c"auto: the shared service's if pg_omen is in shared_preload_libraries, else the session's own; shared; backend.",
         &GPU_CONTEXT,
         GucContext::Suset,

@@ -63,6 +63,14 @@ def load(conn, index: str = "t_v_idx", seconds: float = WAIT):
     wait_until(is_loaded, f"{index} is not loaded", seconds)
 
 
+def vacuum_dead(conn, table: str = "t"):
+    """VACUUM until no dead row is left: what another process looks up in the catalog, a loader for one, may hold it back."""
+    def is_done():
+        conn.execute(f"VACUUM {table}")
+        return conn.execute("SELECT pg_stat_get_dead_tuples(%s::regclass)", (table,)).fetchone()[0] == 0
+    wait_until(is_done, "dead rows are kept")
+
+
 def loaders(conn) -> list[int]:
     """Process ids of the loaders there are."""
     return [pid for (pid,) in conn.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_omen loader'").fetchall()]

@@ -170,9 +170,25 @@ pub(super) fn loading_pays(
 /// takes is mostly waiting: searching on the CPU, the session would take from the others what it gains.
 pub(super) fn prefers_crowded_gpu(file: FileId, n_lists: usize) -> bool {
     with(file, |costs| {
-        let (gpu, cpu) = (costs.gpu.predict(n_lists), costs.cpu.predict(n_lists));
-        !matches!((gpu, cpu), (Some(gpu), Some(cpu)) if cpu * MAX_DEARER < gpu)
+        !is_much_dearer(costs.gpu.predict(n_lists), costs.cpu.predict(n_lists))
     })
+}
+
+/// As [`prefers_crowded_gpu`], for so many queries of so many lists each.
+pub(super) fn prefers_crowded_gpu_for_batch(
+    file: FileId,
+    n_queries: usize,
+    n_lists: usize,
+) -> bool {
+    with(file, |costs| {
+        let (gpu, cpu) = costs.of_batch(n_queries, n_lists);
+        !is_much_dearer(gpu, cpu)
+    })
+}
+
+/// Whether the GPU, by the seconds predicted for both, is out of the question.
+fn is_much_dearer(gpu: Option<f64>, cpu: Option<f64>) -> bool {
+    matches!((gpu, cpu), (Some(gpu), Some(cpu)) if cpu * MAX_DEARER < gpu)
 }
 
 /// Whether the GPU is the better choice for a round over so many lists, given a loaded tier.
@@ -191,8 +207,7 @@ pub(super) fn prefers_gpu_for_batch(
     n_lists: usize,
 ) -> bool {
     with(file, |costs| {
-        let gpu = costs.gpu_batch.predict(n_queries * n_lists);
-        let cpu = costs.cpu.predict(n_lists).map(|cpu| cpu * n_queries as f64);
+        let (gpu, cpu) = costs.of_batch(n_queries, n_lists);
         let guess = cpu_guess(index, n_lists) * n_queries as f64;
         costs.prefer_gpu(gpu, cpu, guess)
     })
@@ -207,6 +222,13 @@ fn cpu_guess(index: &Index, n_lists: usize) -> f64 {
 }
 
 impl Costs {
+    /// Seconds predicted for so many queries of so many lists each, on the GPU together, on the CPU one after another.
+    fn of_batch(&self, n_queries: usize, n_lists: usize) -> (Option<f64>, Option<f64>) {
+        let gpu = self.gpu_batch.predict(n_queries * n_lists);
+        let cpu = self.cpu.predict(n_lists);
+        (gpu, cpu.map(|cpu| cpu * n_queries as f64))
+    }
+
     /// Whether the GPU is to be taken, by the seconds predicted for both. What is not known yet is found out, of the CPU only if by `guess`
     /// it is worth a try.
     fn prefer_gpu(&mut self, gpu: Option<f64>, cpu: Option<f64>, guess: f64) -> bool {

@@ -15,13 +15,15 @@ use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
-use super::fallback::try_gpu;
+use super::fallback::{Attempt, try_gpu, try_service};
 use super::residence::load_tier;
 use super::service_tiers::{Serving, who_serves};
+use super::shared::one::{Answer, OneRequest, Which};
 use super::stats::ScanRecord;
 use super::tiers::{Device, LoadedTier, Stop};
-use super::{SearchRequest, choice, heat, merge, scan};
+use super::{SearchRequest, choice, heat, merge, scan, shared};
 use crate::error::Result;
+use crate::gpu_service::Service;
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
@@ -46,9 +48,10 @@ pub(super) fn search(
         // Keys of a query that is not plain need the CPU's case by case look.
         return Ok(None);
     }
-    if let Serving::Service(_) = who_serves() {
-        // The service chooses lists itself.
-        return Ok(None);
+    if let Serving::Service(service) = who_serves() {
+        return try_service(service, request.pages, record, |setting, record| {
+            search_shared(service, setting, request, record)
+        });
     }
     try_gpu(request.pages, record, |device, setting, record| {
         let (file, n_lists) = (request.pages.file(), request.lists.len());
@@ -73,6 +76,36 @@ pub(super) fn search(
         }
         Ok(found)
     })
+}
+
+/// As [`search`], by the shared service.
+fn search_shared(
+    service: &Service,
+    setting: EngineSetting,
+    request: &SearchRequest,
+    record: &mut ScanRecord,
+) -> Attempt<Candidates> {
+    let SearchRequest {
+        pages,
+        index,
+        query,
+        lists,
+        k,
+        exact,
+    } = *request;
+    let request = OneRequest {
+        pages,
+        index,
+        which: Which::Given(lists),
+        k,
+        exact,
+    };
+    let mut query = query.clone();
+    match shared::one::attempt(service, setting, &request, &mut query, record)? {
+        None => Ok(None),
+        Some(Answer::Found(nearest)) => Ok(Some(nearest.found)),
+        Some(Answer::Refused(error)) => Err(error.into()),
+    }
 }
 
 /// Whether the tier of an index is to be loaded, or loaded again, before a search. `to_come`: seconds that the CPU would take for what

@@ -13,6 +13,8 @@
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `heat.rs` | which lists it searches most |
+//! | `shared/` | rounds that the shared service answers |
+//! | `pages.rs` | what pages hold beside what a device has searched |
 //! | `service_tiers.rs` | whether the shared service serves this session, and which tiers it should have |
 //! | `residence.rs` | loading and evicting tiers, for searches and by hand |
 //! | `status.rs` | what the status functions ask |
@@ -29,9 +31,11 @@ pub(crate) mod lists;
 pub(crate) mod load;
 mod named_slots;
 mod nearest;
+mod pages;
 pub(crate) mod refresh;
 pub(crate) mod residence;
 pub(crate) mod service_tiers;
+mod shared;
 pub(crate) mod stats;
 pub(crate) mod status;
 pub(crate) mod tiers;

@@ -2,7 +2,6 @@
 //! to answer, it chooses them in the same call that searches them (`nearest/device.rs`).
 
 mod device;
-mod shared;
 
 use std::time::Instant;
 
@@ -17,14 +16,15 @@ use super::fallback::{Attempt, try_gpu, try_service};
 use super::gpu::{load_now, wants_loading};
 use super::lists::entries_of;
 use super::service_tiers::{Serving, who_serves};
+use super::shared::one::{Answer, OneRequest, Which};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{Device, Stop};
-use super::{SearchRequest, choice, heat, note_round, search, search_cpu};
+use super::{SearchRequest, choice, heat, note_round, search, search_cpu, shared};
 use crate::error::Result;
+use crate::gpu_service::Service;
 use crate::guc::EngineSetting;
 use crate::storage::IndexPages;
 use device::search_tier;
-pub(super) use device::unranked;
 
 /// A round over the lists nearest to the query.
 #[derive(Clone, Copy)]
@@ -78,7 +78,7 @@ pub(crate) fn search_nearest(
             attempt(device, setting, request, query, record)
         })?,
         Serving::Service(service) => try_service(service, pages, record, |setting, record| {
-            shared::attempt(service, setting, request, query, record)
+            attempt_shared(service, setting, request, query, record)
         })?,
     };
     let is_for_cpu = outcome.is_none();
@@ -115,6 +115,43 @@ pub(crate) fn search_nearest(
         is_ranked: true,
         found,
     })
+}
+
+/// As [`attempt`], by the shared service.
+fn attempt_shared(
+    service: &Service,
+    setting: EngineSetting,
+    request: &NearestRequest,
+    query: &mut Query,
+    record: &mut ScanRecord,
+) -> Attempt<Outcome> {
+    let NearestRequest {
+        pages,
+        index,
+        reach,
+        k,
+        exact,
+    } = *request;
+    let request = OneRequest {
+        pages,
+        index,
+        which: Which::Nearest(reach),
+        k,
+        exact,
+    };
+    let answer = shared::one::attempt(service, setting, &request, query, record)?;
+    Ok(answer.map(|answer| match answer {
+        Answer::Found(nearest) => Outcome::Found(nearest),
+        Answer::Refused(_) => Outcome::ListByList,
+    }))
+}
+
+/// Whether a search list by list may do what the device has refused: those take larger k, and less memory beside the tier.
+pub(super) fn takes_lists(error: &GpuError) -> bool {
+    matches!(
+        error,
+        GpuError::Unsupported(_) | GpuError::OutOfMemory { .. }
+    )
 }
 
 /// `None`: the CPU is to answer alone.
@@ -154,10 +191,7 @@ fn attempt(
     }
     let has_rows = loaded.tier.parts().rows();
     let found = match search_tier(loaded, request, query, record) {
-        // Searches list by list take larger k, and less memory beside the tier.
-        Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. })) if has_rows => {
-            return by_list;
-        }
+        Err(Stop::Gpu(error)) if has_rows && takes_lists(&error) => return by_list,
         found => found?,
     };
     match found {

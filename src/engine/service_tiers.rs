@@ -20,7 +20,7 @@ use crate::storage::IndexPages;
 /// A user's wish to load waits so long for other loads.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Whose GPU context answers this session's scans.
+/// Whose GPU context answers this session's searches.
 pub(crate) enum Serving {
     /// Its own.
     Session,
@@ -28,7 +28,7 @@ pub(crate) enum Serving {
     Service(&'static Service),
 }
 
-/// By `omen.gpu_context`, and whether there is a service. With one running for all, sessions make no contexts of their own for scans: a
+/// By `omen.gpu_context`, and whether there is a service. With one running for all, sessions make no contexts of their own: a
 /// hundred of them would fill a device.
 pub(crate) fn who_serves() -> Serving {
     match (guc::gpu_context(), gpu_service::service()) {
@@ -50,19 +50,21 @@ pub(crate) fn key_of(pages: &IndexPages, index: &Index) -> TierKey {
     }
 }
 
-/// Whether a search wants the tier of an index loaded, which the service does not have.
+/// Whether a search wants the tier of an index loaded, which the service does not have. `to_come`: seconds that the CPU would take for what is
+/// still to be searched, beyond what it has taken.
 pub(super) fn wants_loading(
     service: &Service,
     setting: EngineSetting,
     pages: &IndexPages,
     index: &Index,
+    to_come: f64,
 ) -> bool {
     if loader::failed_lately(service, pages) {
         return false;
     }
     let at_once = setting == EngineSetting::Gpu || options::hot_of(pages) == Hot::On;
     let n_bytes = choice::bytes_to_load(index);
-    at_once || choice::loading_pays(pages.file(), n_bytes, true, None, 0.0)
+    at_once || choice::loading_pays(pages.file(), n_bytes, true, None, to_come)
 }
 
 /// Leaves it to a process of its own to load the tier of an index. `false`: the session is to do it, as not all of the index fits, and its

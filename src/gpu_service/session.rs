@@ -1,13 +1,18 @@
-//! A session's side of a search: puts the query into a slot, waits for the answer, or gives up.
+//! A session's side of a search: puts queries into slots, waits for the answers, or gives up.
+//!
+//! One query takes one slot. Many go in messages of as many as fit a slot, of which a few are under way at the same time: while the device
+//! works on some, the session writes the next.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
-use omen_gpu::params::Found;
+use omen_gpu::params::QueryBound;
 use omen_service::client::{self, Waiting};
-use omen_service::message::{ChosenList, MessageError, Refusal, Request, StaleList, decode_answer};
+use omen_service::message::{AnswerView, MessageError, Refusal, Request, StaleList, decode_answer};
 use pgrx::{pg_guard, pg_sys};
 
 use super::breaker::now;
@@ -18,6 +23,10 @@ use super::wake::{self, Event};
 /// An answer that comes within this time is not slept for: falling asleep and being woken take a fifth of it. That is so where few search; where
 /// many do, the cores have better things to do, and answers come later.
 const SPIN: Duration = Duration::from_micros(250);
+/// Messages of a session that are under way at the same time, at most. More would be larger batches, for which others' searches wait.
+const MAX_UNDER_WAY: usize = 4;
+/// A session takes another slot if so many of all are free: one in so many.
+const FREE_SHARE: usize = 2;
 /// Few, if a core each leaves this share of the machine to others.
 const CORES_OF_FEW: usize = 4;
 /// Sleeping, a session looks so often whether the service still lives.
@@ -30,14 +39,31 @@ thread_local! {
     static IS_ASKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What the service found for a query.
-pub(crate) struct Answered {
-    /// Candidates, ascending by (key, tid).
-    pub(crate) found: Vec<Found>,
-    /// What is not among them has keys of at least this.
-    pub(crate) frontier: f32,
-    /// The lists the device chose, in its order, as its tier has them.
-    pub(crate) lists: Vec<ChosenList>,
+/// Queries for the service.
+#[derive(Clone, Copy)]
+pub(crate) struct Questions<'a> {
+    /// What is asked of each. How many queries a message has is set here.
+    pub(crate) request: Request,
+    /// Lists to search; none: the device chooses the nearest.
+    pub(crate) lists: &'a [u32],
+    /// Lists that the service should know to be out of date.
+    pub(crate) stale: &'a [StaleList],
+    /// Queries of a message, at most.
+    pub(crate) in_message: usize,
+    /// How long the answer to a message may take.
+    pub(crate) timeout: Duration,
+}
+
+/// Writes some of the queries, by their numbers: `[n, dim]` in scaled space, and their bounds, `[n]`.
+pub(crate) type Fill<'a> = dyn FnMut(Range<usize>, &mut [f32], &mut [QueryBound]) + 'a;
+
+/// A message that waits for its answer.
+struct UnderWay {
+    waiting: Waiting,
+    n_queries: usize,
+    /// When it was sent, as the breaker knows times.
+    sent: i64,
+    until: Instant,
 }
 
 /// Waits a moment for something the service is to do; lets the user cancel.
@@ -51,22 +77,27 @@ pub(crate) fn is_up(service: &Service) -> bool {
     service.control.state() == State::Up && service.queue.server_is_up()
 }
 
-/// Has the service search for `vector` (`[dim]`, scaled space); `stale`: lists that it should know to be out of date. Errors: `Busy` without a
-/// free slot, `Interrupted` if an interrupt is pending, `TimedOut` after `timeout`, `Down` if the service ended, and the service's own.
+/// Has the service search for queries number `queries`, which `fill` writes; `take` gets their answers, in order, perhaps in parts. Errors: `Busy`
+/// without a free slot, `Interrupted` if an interrupt is pending, `TimedOut`, `Down` if the service ended, and the service's own; what `take`
+/// got before counts. No slot is held afterwards.
 pub(crate) fn ask(
     service: &Service,
-    request: &Request,
-    vector: &[f32],
-    stale: &[StaleList],
-    timeout: Duration,
-) -> Result<Answered, Refusal> {
+    questions: &Questions,
+    queries: Range<usize>,
+    fill: &mut Fill,
+    take: &mut dyn FnMut(&AnswerView),
+) -> Result<(), Refusal> {
     release_at_exit();
     let me = wake::my_number();
     if IS_ASKING.replace(true) {
         // Claims do nothing while an error unwinds.
         service.queue.release_all_of(me);
     }
-    let outcome = ask_as(me, service, request, vector, stale, timeout);
+    let mut under_way = VecDeque::new();
+    let outcome = ask_as(me, service, questions, queries, fill, take, &mut under_way);
+    for message in under_way {
+        give_up(service, message);
+    }
     IS_ASKING.set(false);
     outcome
 }
@@ -74,67 +105,133 @@ pub(crate) fn ask(
 fn ask_as(
     me: u32,
     service: &Service,
-    request: &Request,
-    vector: &[f32],
-    stale: &[StaleList],
-    timeout: Duration,
-) -> Result<Answered, Refusal> {
-    // SAFETY: the role of the session, on the main thread.
-    let role = unsafe { pg_sys::GetUserId() }.to_u32();
+    questions: &Questions,
+    queries: Range<usize>,
+    fill: &mut Fill,
+    take: &mut dyn FnMut(&AnswerView),
+    under_way: &mut VecDeque<UnderWay>,
+) -> Result<(), Refusal> {
     if !service.lets_through() {
         return Err(GpuError::TimedOut.into());
     }
+    let (mut questions, mut left) = (*questions, queries);
+    loop {
+        while !left.is_empty() && may_send(service, under_way.len()) {
+            let Some(message) = send(me, service, &questions, left.clone(), fill)? else {
+                break;
+            };
+            left.start += message.n_queries;
+            under_way.push_back(message);
+            // The service is told once.
+            questions.stale = &[];
+        }
+        let Some(message) = under_way.pop_front() else {
+            if left.is_empty() {
+                return Ok(());
+            }
+            add(&service.control.refused, 1);
+            return Err(GpuError::Busy.into());
+        };
+        let is_last = left.is_empty() && under_way.is_empty();
+        if let Err(error) = wait_for(service, &message.waiting, message.until, is_last) {
+            if error == GpuError::TimedOut {
+                service.note_timeout(message.sent);
+            }
+            give_up(service, message);
+            return Err(error.into());
+        }
+        let outcome = match message.waiting.answer() {
+            Some(bytes) => read(bytes, message.n_queries, take),
+            // It ended before there was an answer.
+            None => Err(Refusal::Down),
+        };
+        message.waiting.finish();
+        service.control.breaker.close();
+        outcome?;
+    }
+}
+
+/// Whether a session with so many messages under way may send another.
+fn may_send(service: &Service, n_under_way: usize) -> bool {
+    let queue = &service.queue;
+    n_under_way == 0 || n_under_way < MAX_UNDER_WAY && queue.n_free() * FREE_SHARE > queue.n_slots()
+}
+
+/// Sends the first of some queries, as many as fit. `None`: no slot is free.
+fn send(
+    me: u32,
+    service: &Service,
+    questions: &Questions,
+    queries: Range<usize>,
+    fill: &mut Fill,
+) -> Result<Option<UnderWay>, Refusal> {
+    // SAFETY: the role of the session, on the main thread.
+    let role = unsafe { pg_sys::GetUserId() }.to_u32();
     let sent = now();
     let Some(mut claim) = client::claim(&service.queue, me, role) else {
-        add(&service.control.refused, 1);
-        return Err(GpuError::Busy.into());
+        return Ok(None);
     };
+    let room = |n_queries: usize| {
+        let (dim, n_lists) = (questions.request.dim as usize, questions.lists.len());
+        let bytes = Request::bytes(n_queries, dim, n_lists, 0);
+        service.queue.slot_bytes().saturating_sub(bytes) / size_of::<StaleList>()
+    };
+    let mut n_queries = queries.len().min(questions.in_message);
+    while n_queries > 1 && room(n_queries) < questions.stale.len() {
+        n_queries = n_queries.div_ceil(2);
+    }
     // Those that do not fit are told next time.
-    let room = claim
-        .payload()
-        .len()
-        .saturating_sub(Request::bytes(vector.len(), 0));
-    let stale = &stale[..stale.len().min(room / size_of::<StaleList>())];
-    if let Err(error) = request.encode(vector, stale, claim.payload()) {
+    let stale = &questions.stale[..questions.stale.len().min(room(n_queries))];
+    let request = Request {
+        n_queries: n_queries as u32,
+        ..questions.request
+    };
+    let these = queries.start..queries.start + n_queries;
+    let fill = |vectors: &mut [f32], bounds: &mut [QueryBound]| fill(these, vectors, bounds);
+    if let Err(error) = request.encode(stale, questions.lists, claim.payload(), fill) {
         claim.give_up();
         return Err(other(error));
     }
-    let waiting = claim.submit(|| service.wake_worker());
-    let until = Instant::now() + timeout;
-    if let Err(error) = wait_for(service, &waiting, until) {
-        waiting.abandon();
-        add(&service.control.abandoned, 1);
-        if error == GpuError::TimedOut {
-            service.note_timeout(sent);
-        }
-        return Err(error.into());
-    }
-    let answered = match waiting.answer() {
-        Some(bytes) => answered(bytes),
-        // It ended before there was an answer.
-        None => Err(Refusal::Down),
-    };
-    waiting.finish();
-    service.control.breaker.close();
-    answered
+    claim.set_queries(request.n_queries);
+    Ok(Some(UnderWay {
+        waiting: claim.submit(|| service.wake_worker()),
+        n_queries,
+        sent,
+        until: Instant::now() + questions.timeout,
+    }))
 }
 
-fn answered(bytes: &[u8]) -> Result<Answered, Refusal> {
+fn give_up(service: &Service, message: UnderWay) {
+    message.waiting.abandon();
+    add(&service.control.abandoned, message.n_queries as u64);
+}
+
+/// Reads an answer to so many queries.
+fn read(bytes: &[u8], n_queries: usize, take: &mut dyn FnMut(&AnswerView)) -> Result<(), Refusal> {
     let answer = decode_answer(bytes).map_err(other)?;
     answer.outcome()?;
-    Ok(Answered {
-        found: answer.found.to_vec(),
-        frontier: answer.head.frontier,
-        lists: answer.lists.to_vec(),
-    })
+    if answer.head.n_queries as usize != n_queries {
+        let what = "the GPU service answers other questions";
+        return Err(GpuError::Other(what.into()).into());
+    }
+    take(&answer);
+    Ok(())
 }
 
 fn other(error: MessageError) -> Refusal {
     GpuError::Other(format!("message of the GPU service: {error}")).into()
 }
 
-/// Waits until the answer is there.
-fn wait_for(service: &Service, waiting: &Waiting, until: Instant) -> Result<(), GpuError> {
+/// Waits until the answer is there. Unless it is the last one, an interrupt that is pending ends the wait before it begins.
+fn wait_for(
+    service: &Service,
+    waiting: &Waiting,
+    until: Instant,
+    is_last: bool,
+) -> Result<(), GpuError> {
+    if !is_last && pg_sys::elog::interrupt_pending() {
+        return Err(GpuError::Interrupted);
+    }
     let spin_until = Instant::now() + SPIN;
     while few_search(service) && Instant::now() < spin_until {
         for _ in 0..32 {

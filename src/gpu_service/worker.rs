@@ -179,7 +179,7 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
 fn note(service: &Service, served: &Served, elapsed: Duration) {
     let control = service.control;
     add(&control.batches, served.n_batches as u64);
-    add(&control.searches, served.n_requests as u64);
+    add(&control.searches, served.n_queries as u64);
     add(&control.busy_us, elapsed.as_micros() as u64);
     add(&control.device_us, served.device.as_micros() as u64);
     add(&control.failures, served.n_failed as u64);

@@ -58,6 +58,7 @@ pub fn claim(queue: &Queue, owner: u32, role: u32) -> Option<Claim> {
             let ticket = queue.new_ticket();
             slot.ticket.store(ticket, Relaxed);
             slot.role.store(role, Relaxed);
+            slot.n_queries.store(1, Relaxed);
             slot.sleeps.store(0, Relaxed);
             slot.answered.store(0, Relaxed);
             let held = Held {
@@ -104,6 +105,11 @@ impl Claim {
     pub fn payload(&mut self) -> &mut [u8] {
         // SAFETY: the slot is CLAIMED by this client, whose only handle of it is borrowed.
         unsafe { self.held.queue.payload(self.held.slot).as_mut() }
+    }
+
+    /// The request has so many queries, not one. The server does not answer one that has more than it says here.
+    pub fn set_queries(&mut self, n: u32) {
+        self.held.slot().n_queries.store(n, Relaxed);
     }
 
     /// Hands the request to the server, and wakes it if it sleeps. If no server is up, the request is answered at once with `Status::Down`.

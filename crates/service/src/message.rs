@@ -1,12 +1,15 @@
 //! The forms of requests and answers in a slot's payload: a head, then arrays, all in the machine's byte order and without gaps.
 //! Nothing is believed: decoding any bytes gives a message or an error.
 
+mod answer;
+mod request;
 mod status;
 
+pub use answer::{Answer, AnswerView, Answered, ChosenList, OfQuery, STALE, decode_answer};
+pub use request::{MAX_QUERIES, Request, RequestView, StaleList, decode_request};
 pub use status::{Refusal, Status, encode_error, encode_status};
 
 use bytemuck::{Pod, Zeroable};
-use omen_gpu::params::{Found, QueryBound};
 use thiserror::Error;
 
 /// Bytes that are not a message, or a message without room.
@@ -26,6 +29,9 @@ pub enum MessageError {
     /// A status that there is not.
     #[error("a message with status {0}")]
     Status(u32),
+    /// An answer that refers to a list which it does not tell of.
+    #[error("an answer that lacks list {0}")]
+    NoList(u32),
 }
 
 /// Which tier: an index, as one build of it left it.
@@ -46,109 +52,6 @@ pub struct TierKey {
     pub built_at: i64,
 }
 
-/// Head of a request. Then come the query, f32 `[dim]` in scaled space (`omen_ivf`'s `Query::vector`), and [`StaleList`] `[n_stale]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Request {
-    /// The tier to search.
-    pub key: TierKey,
-    /// Lists to search; all of them if there are not more.
-    pub probes: u32,
-    /// Results wanted, at least 1.
-    pub k: u32,
-    /// Lists farther than this from the nearest one are left out; +inf for no limit.
-    pub spread: f32,
-    /// The index's g.
-    pub rounding: f32,
-    /// What the keys need besides the coordinates.
-    pub bound: QueryBound,
-    /// Dimension of the query.
-    pub dim: u32,
-    /// Lists that follow the query.
-    pub n_stale: u32,
-}
-
-/// A list as the client found it in the index's directory. A tier that has other generations of it does not search it any more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct StaleList {
-    /// Number of the list.
-    pub list: u32,
-    /// `ListEntry::layout_gen`.
-    pub layout_gen: u32,
-    /// `ListEntry::delete_gen`.
-    pub delete_gen: u32,
-}
-
-/// A request as it lies in a slot.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RequestView<'a> {
-    /// A copy of the head.
-    pub head: Request,
-    /// `[dim]`
-    pub vector: &'a [f32],
-    /// `[n_stale]`
-    pub stale: &'a [StaleList],
-}
-
-/// Head of an answer. If its status is Ok, [`Found`] `[n_found]` and [`ChosenList`] `[n_lists]` follow, else `n_text` bytes of text.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
-#[repr(C)]
-pub struct Answer {
-    /// A [`Status`].
-    pub status: u32,
-    /// Candidates, at most as many as were asked for, ascending by (key, tid).
-    pub n_found: u32,
-    /// Live entries of the lists searched that are not among the candidates have keys of at least this.
-    pub frontier: f32,
-    /// Lists that the device chose, nearest first; all of the index, by number, if all were asked for.
-    pub n_lists: u32,
-    /// Queries of the batch.
-    pub batch_size: u32,
-    /// Microseconds the batch took.
-    pub device_us: u32,
-    /// OutOfMemory: bytes needed. NotResident: the list.
-    pub needed: u64,
-    /// OutOfMemory: bytes there are.
-    pub available: u64,
-    /// Bytes of text.
-    pub n_text: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
-/// In place of a `delete_gen`: the tier has the list, but out of date.
-pub const STALE: u32 = 1;
-
-/// A list of the query, and what the tier holds of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
-#[repr(C)]
-pub struct ChosenList {
-    /// Number of the list.
-    pub list: u32,
-    /// `ListEntry::layout_gen` when the list was loaded; 0 (no list has it): the list was not searched, being absent or stale.
-    pub layout_gen: u32,
-    /// `ListEntry::delete_gen` when the list was loaded; where it was not searched, [`STALE`] or 0 for a list that is absent.
-    pub delete_gen: u32,
-    /// Entries of the list that were searched, dead ones included.
-    pub n_slots: u32,
-}
-
-/// An answer as it lies in a slot.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AnswerView<'a> {
-    /// A copy of the head.
-    pub head: Answer,
-    /// Its status.
-    pub status: Status,
-    /// `[n_found]`
-    pub found: &'a [Found],
-    /// `[n_lists]`
-    pub lists: &'a [ChosenList],
-    /// What the server says about an error: UTF-8, perhaps cut.
-    pub text: &'a [u8],
-}
-
 /// Takes arrays from bytes, one after the other.
 struct Reader<'a> {
     bytes: &'a [u8],
@@ -160,9 +63,8 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    fn take<T: Pod>(&mut self, n: u32) -> Result<&'a [T], MessageError> {
-        // At most 2^38 or so: cannot overflow.
-        let end = self.at + u64::from(n) * size_of::<T>() as u64;
+    fn take<T: Pod>(&mut self, n: u64) -> Result<&'a [T], MessageError> {
+        let end = self.at.saturating_add(bytes_of(n, size_of::<T>()));
         let there = self.bytes.len() as u64;
         if end > there {
             return Err(MessageError::Room { needed: end, there });
@@ -177,9 +79,17 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Bytes of `n` items, or more than there can be.
+fn bytes_of(n: u64, size: usize) -> u64 {
+    n.saturating_mul(size as u64)
+}
+
 /// Writes the parts of a message one after the other; the bytes they take.
-fn write(payload: &mut [u8], parts: &[&[u8]]) -> Result<usize, MessageError> {
-    let needed: usize = parts.iter().map(|part| part.len()).sum();
+fn write<'a>(
+    payload: &mut [u8],
+    parts: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<usize, MessageError> {
+    let needed: usize = parts.clone().map(<[u8]>::len).sum();
     let there = payload.len();
     if needed > there {
         let (needed, there) = (needed as u64, there as u64);
@@ -192,87 +102,4 @@ fn write(payload: &mut [u8], parts: &[&[u8]]) -> Result<usize, MessageError> {
         rest = left;
     }
     Ok(needed)
-}
-
-impl Request {
-    /// Bytes of a request for a query of `dim` dimensions that names `n_stale` lists.
-    pub fn bytes(dim: usize, n_stale: usize) -> usize {
-        size_of::<Self>() + dim * 4 + n_stale * size_of::<StaleList>()
-    }
-
-    /// Writes the request, whose `dim` and `n_stale` are set to the lengths of `vector` and `stale`; the bytes it takes. Error: `Room`,
-    /// with nothing written.
-    pub fn encode(
-        mut self,
-        vector: &[f32],
-        stale: &[StaleList],
-        payload: &mut [u8],
-    ) -> Result<usize, MessageError> {
-        (self.dim, self.n_stale) = (vector.len() as u32, stale.len() as u32);
-        let (vector, stale) = (bytemuck::cast_slice(vector), bytemuck::cast_slice(stale));
-        write(payload, &[bytemuck::bytes_of(&self), vector, stale])
-    }
-
-    /// The arrays that follow this head, or a copy of it that was checked before: what the payload's own head says does not count.
-    pub fn arrays<'a>(
-        &self,
-        payload: &'a [u8],
-    ) -> Result<(&'a [f32], &'a [StaleList]), MessageError> {
-        let mut reader = Reader::new(payload);
-        reader.head::<Self>()?;
-        Ok((reader.take(self.dim)?, reader.take(self.n_stale)?))
-    }
-}
-
-/// The request in a payload.
-pub fn decode_request(payload: &[u8]) -> Result<RequestView<'_>, MessageError> {
-    let head = *Reader::new(payload).head::<Request>()?;
-    let (vector, stale) = head.arrays(payload)?;
-    Ok(RequestView {
-        head,
-        vector,
-        stale,
-    })
-}
-
-impl Answer {
-    /// Bytes of an answer with `n_found` candidates and `n_lists` lists.
-    pub fn bytes(n_found: usize, n_lists: usize) -> usize {
-        size_of::<Self>() + n_found * size_of::<Found>() + n_lists * size_of::<ChosenList>()
-    }
-
-    /// Writes the answer as one with status Ok, its numbers set to the lengths of `found` and `lists`; the bytes it takes. Error: `Room`,
-    /// with nothing written.
-    pub fn encode(
-        mut self,
-        found: &[Found],
-        lists: &[ChosenList],
-        payload: &mut [u8],
-    ) -> Result<usize, MessageError> {
-        self.status = Status::Ok as u32;
-        (self.n_found, self.n_lists) = (found.len() as u32, lists.len() as u32);
-        self.n_text = 0;
-        let (found, lists) = (bytemuck::cast_slice(found), bytemuck::cast_slice(lists));
-        write(payload, &[bytemuck::bytes_of(&self), found, lists])
-    }
-}
-
-/// The answer in what the server wrote.
-pub fn decode_answer(bytes: &[u8]) -> Result<AnswerView<'_>, MessageError> {
-    let mut reader = Reader::new(bytes);
-    let head: Answer = *reader.head()?;
-    let status = Status::from_number(head.status).ok_or(MessageError::Status(head.status))?;
-    let is_ok = status == Status::Ok;
-    let (n_found, n_lists) = if is_ok {
-        (head.n_found, head.n_lists)
-    } else {
-        (0, 0)
-    };
-    Ok(AnswerView {
-        head,
-        status,
-        found: reader.take(n_found)?,
-        lists: reader.take(n_lists)?,
-        text: reader.take(if is_ok { 0 } else { head.n_text })?,
-    })
 }

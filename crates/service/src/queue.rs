@@ -100,6 +100,8 @@ pub(crate) struct Slot {
     /// Number of the claim: no two claims have the same.
     pub(crate) ticket: AtomicU64,
     pub(crate) role: AtomicU32,
+    /// Queries of the request, as the client says.
+    pub(crate) n_queries: AtomicU32,
     /// Whether the owner sleeps, or is about to.
     pub(crate) sleeps: AtomicU32,
     /// Bytes of the answer.
@@ -126,6 +128,8 @@ pub struct Taken {
     pub(crate) slot: u32,
     pub(crate) ticket: u64,
     pub(crate) role: u32,
+    pub(crate) owner: u32,
+    pub(crate) n_queries: usize,
 }
 
 impl Taken {
@@ -142,6 +146,16 @@ impl Taken {
     /// Whom the request counts for (`take.rs`).
     pub fn role(&self) -> u32 {
         self.role
+    }
+
+    /// Who has asked.
+    pub fn owner(&self) -> u32 {
+        self.owner
+    }
+
+    /// How many queries it counts for.
+    pub fn n_queries(&self) -> usize {
+        self.n_queries
     }
 }
 
@@ -288,6 +302,12 @@ impl Queue {
             + slot * self.slot_bytes;
         // SAFETY: inside the memory by `bytes`.
         NonNull::slice_from_raw_parts(unsafe { self.mem.add(at) }, self.slot_bytes)
+    }
+
+    /// Slots that nobody uses now.
+    pub fn n_free(&self) -> usize {
+        let is_free = |slot: &&Slot| slot.word.load(Relaxed) == u64::from(FREE);
+        self.slots().iter().filter(is_free).count()
     }
 
     pub(crate) fn new_ticket(&self) -> u64 {

@@ -1,10 +1,12 @@
 //! The server: takes what is ready, searches together what can be one batch, answers.
 
 mod admit;
+mod call;
 mod hosted;
 mod owed;
 mod room;
 
+pub use call::Call;
 pub use hosted::TierUse;
 pub use room::{RoomWanted, make_way};
 
@@ -12,23 +14,21 @@ use crate::message::{Answer, Refusal, Request, Status, TierKey, encode_error, en
 use crate::queue::{Queue, Taken};
 use admit::admit;
 use hosted::Hosted;
-use omen_gpu::batch::tuning::Tuning;
-use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Lists, Refresh, Source, Tier, TierList};
+use omen_gpu::{BatchFound, Gpu, GpuError, Refresh, Tier, TierList};
 use owed::Owed;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Most requests of a round, hence of a batch.
+/// Most queries of a round, hence of a batch.
 pub const MAX_BATCH: usize = 256;
 /// After so long the server's other duties have their turn.
 const MAX_TIME: Duration = Duration::from_millis(50);
 
-/// Searches a tier: [`Tier::search_batch`] with a deadline. Arguments: the tier, the batch, the index's g, and what is to be called again and
-/// again while the device works.
+/// Searches a tier: [`Call::make`] with a deadline. Arguments: the tier, the call, the index's g, and what is to be called again and again while
+/// the device works.
 pub type Search<'a> =
-    dyn FnMut(&Tier, &mut Batch<'_>, f32, &mut dyn FnMut()) -> Result<BatchFound, GpuError> + 'a;
+    dyn FnMut(&Tier, &mut Call<'_>, f32, &mut dyn FnMut()) -> Result<BatchFound, GpuError> + 'a;
 
 /// The server's state: a device, and tiers in its memory.
 pub struct Server {
@@ -44,13 +44,15 @@ pub struct Server {
 pub struct Served {
     /// Requests taken, all of which have been answered.
     pub n_requests: usize,
+    /// Queries of those that a tier could answer.
+    pub n_queries: usize,
     /// Calls of the device.
     pub n_batches: usize,
     /// Those that failed.
     pub n_failed: usize,
-    /// Requests of the largest.
+    /// Queries of the largest.
     pub largest_batch: usize,
-    /// Most requests that were ready at the same time.
+    /// Most clients that waited at the same time.
     pub largest_round: usize,
     /// What those that did not fail took, their waits for the device included.
     pub device: Duration,
@@ -63,14 +65,34 @@ struct Admitted {
     taken: Taken,
     /// A copy: what the slot says later does not count. `probes` is at most the tier's number of lists.
     head: Request,
+    /// The lists that are given, likewise.
+    lists: Vec<u32>,
 }
 
 impl Admitted {
-    /// Whether one batch can answer both.
+    /// Whether one call of the device can answer both. Of those that give lists each gets what the one for the most results needs: they go
+    /// together only if that is the same.
     fn goes_with(&self, other: &Self) -> bool {
-        let form = |r: &Request| (r.key, r.probes, r.spread.to_bits(), r.rounding.to_bits());
+        let form = |r: &Request| {
+            let nearest = (r.n_lists == 0).then_some((r.probes, r.spread.to_bits()));
+            let k = (r.n_lists > 0).then_some(r.k);
+            (r.key, nearest, k, r.rounding.to_bits())
+        };
         form(&self.head) == form(&other.head)
     }
+
+    fn n_queries(&self) -> usize {
+        self.head.n_queries as usize
+    }
+}
+
+fn n_queries_of(group: &[Admitted]) -> usize {
+    group.iter().map(Admitted::n_queries).sum()
+}
+
+fn n_owners_of(taken: &[Taken]) -> usize {
+    let owners: HashSet<u32> = taken.iter().map(Taken::owner).collect();
+    owners.len()
 }
 
 impl Server {
@@ -152,7 +174,7 @@ impl Server {
         uses
     }
 
-    /// Answers what is ready, at most [`MAX_BATCH`] requests at once, and what has become ready meanwhile. `deadline` is that of each batch,
+    /// Answers what is ready, at most [`MAX_BATCH`] queries at once, and what has become ready meanwhile. `deadline` is that of each batch,
     /// before which `beat` is called; `wake` gets the numbers of owners that sleep.
     pub fn serve(
         &mut self,
@@ -161,13 +183,13 @@ impl Server {
         wake: &mut dyn FnMut(u32),
     ) -> Served {
         let mut search =
-            |tier: &Tier, batch: &mut Batch<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
+            |tier: &Tier, call: &mut Call<'_>, rounding: f32, meanwhile: &mut dyn FnMut()| {
                 beat();
                 let mut poll = || {
                     meanwhile();
                     Ok(())
                 };
-                tier.search_batch(batch, rounding, deadline, &mut poll)
+                call.make(tier, rounding, deadline, &mut poll)
             };
         self.serve_with(&mut search, wake)
     }
@@ -183,8 +205,9 @@ impl Server {
                 break;
             }
             served.n_requests += taken.len();
-            served.largest_round = served.largest_round.max(taken.len());
+            served.largest_round = served.largest_round.max(n_owners_of(&taken));
             for group in self.groups(taken, wake) {
+                served.n_queries += n_queries_of(&group);
                 self.serve_group(group, search, &mut owed, wake, &mut served);
             }
         }
@@ -194,23 +217,26 @@ impl Server {
         served
     }
 
-    /// The requests that their tiers can answer, those together that one batch can answer; the others are refused.
+    /// The requests that their tiers can answer, those together that one batch can answer; the others are refused. Groups with requests of
+    /// many queries come last.
     fn groups(&mut self, taken: Vec<Taken>, wake: &mut dyn FnMut(u32)) -> Vec<Vec<Admitted>> {
         let mut groups: Vec<Vec<Admitted>> = Vec::new();
         for taken in taken {
-            let head = match admit(&mut self.tiers, self.queue.request(&taken)) {
-                Ok(head) => head,
+            let (payload, n_queries) = (self.queue.request(&taken), taken.n_queries());
+            let (head, lists) = match admit(&mut self.tiers, payload, n_queries) {
+                Ok(admitted) => admitted,
                 Err(refusal) => {
                     self.refuse(taken, &refusal, wake);
                     continue;
                 }
             };
-            let request = Admitted { taken, head };
+            let request = Admitted { taken, head, lists };
             match groups.iter_mut().find(|g| g[0].goes_with(&request)) {
                 Some(group) => group.push(request),
                 None => groups.push(vec![request]),
             }
         }
+        groups.sort_by_key(|group| group.iter().any(|request| request.n_queries() > 1));
         groups
     }
 
@@ -234,7 +260,7 @@ impl Server {
             None => Err(Refusal::NotLoaded),
             Some(hosted) => {
                 served.n_batches += 1;
-                served.largest_batch = served.largest_batch.max(group.len());
+                served.largest_batch = served.largest_batch.max(n_queries_of(&group));
                 let start = Instant::now();
                 hosted.last_used = start;
                 let queue = &self.queue;
@@ -243,7 +269,7 @@ impl Server {
                         answer.tell(queue, wake);
                     }
                 };
-                search_group(queue, hosted, &group, search, &mut meanwhile)
+                call::search_group(queue, hosted, &group, search, &mut meanwhile)
                     .map(|found| (hosted, Rc::new(found), start.elapsed()))
                     .map_err(Refusal::Gpu)
             }
@@ -252,14 +278,18 @@ impl Server {
             Ok((hosted, found, took)) => {
                 let us = took.as_micros();
                 served.device += took;
+                let n_queries = n_queries_of(&group);
                 let batch = Answer {
-                    batch_size: group.len() as u32,
+                    batch_size: n_queries as u32,
                     device_us: u32::try_from(us).unwrap_or(u32::MAX),
                     ..Answer::default()
                 };
-                hosted.n_requests += group.len() as u64;
-                for (q, request) in group.into_iter().enumerate() {
-                    owed.push_back(Owed::new(request, hosted, found.clone(), q, batch));
+                hosted.n_requests += n_queries as u64;
+                let mut first = 0;
+                for request in group {
+                    let queries = first..first + request.n_queries();
+                    first = queries.end;
+                    owed.push_back(Owed::new(request, hosted, found.clone(), queries, batch));
                 }
             }
             // One of them may be the reason: it alone gets the error.
@@ -290,45 +320,4 @@ impl Server {
         };
         self.queue.answer(taken, write, wake);
     }
-}
-
-/// Searches for all requests of a group, each of which the tier can answer.
-fn search_group(
-    queue: &Queue,
-    hosted: &Hosted,
-    group: &[Admitted],
-    search: &mut Search<'_>,
-    meanwhile: &mut dyn FnMut(),
-) -> Result<BatchFound, GpuError> {
-    let (tier, form) = (&hosted.tier, group[0].head);
-    let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
-        let rows = raw.chunks_exact_mut(tier.spec().dim).zip(bounds);
-        for ((row, bound), request) in rows.zip(&group[first..]) {
-            *bound = request.head.bound;
-            match request.head.arrays(queue.request(&request.taken)) {
-                Ok((vector, _)) if vector.len() == row.len() => row.copy_from_slice(vector),
-                // Impossible, as both were checked; whatever it is, it disturbs nobody else.
-                _ => row.fill(0.0),
-            }
-        }
-    };
-    let is_all = form.probes as usize >= tier.spec().n_lists && form.spread == f32::INFINITY;
-    let lists = if is_all {
-        Lists::All
-    } else {
-        Lists::Nearest {
-            probes: form.probes,
-            spread: form.spread,
-        }
-    };
-    let mut batch = Batch {
-        n_queries: group.len(),
-        source: Source::Fill(&mut fill),
-        lists,
-        skipped: &hosted.stale,
-        k: group.iter().map(|r| r.head.k as usize).max().unwrap_or(1),
-        want_lists: true,
-        tuning: Tuning::default(),
-    };
-    search(tier, &mut batch, form.rounding, meanwhile)
 }

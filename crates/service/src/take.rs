@@ -1,14 +1,17 @@
 //! The server's side of the queue: which of the ready requests are taken, what they ask, their answers.
 //!
 //! If more are ready than the server takes at once, roles take turns, the oldest request of each first; what stays is ready the next time.
-//! So a role with many connections does not slow down one with few.
+//! So a role with many connections does not slow down one with few. A request of many queries takes as many turns, so neither does one whose
+//! statements bring thousands.
 
 #![allow(unsafe_code)]
 
+use crate::message::MAX_QUERIES;
 use crate::queue::{
     ABANDONED, FREE, Queue, READY, Slot, TAKEN, Taken, owner_of, state_of, word_of,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::fence;
 
@@ -21,13 +24,16 @@ pub struct Ready {
     pub ticket: u64,
     /// Whom the request counts for.
     pub role: u32,
+    /// Its queries.
+    pub n_queries: usize,
 }
 
-/// Chooses at most `max` requests: roles take turns in the order of their numbers, beginning after `last_role` (the role of the last one
-/// chosen before), and give their oldest request each time. The result is in the order of choice.
+/// Chooses requests of at most `max` queries together, or one that has more: it is always the turn of the role that had the fewest queries so
+/// far, of several in the order of their numbers, beginning after `last_role` (the role of the last one chosen before), and it gives its
+/// oldest request. The result is in the order of choice.
 pub fn choose(mut ready: Vec<Ready>, max: usize, last_role: u32) -> Vec<Ready> {
     ready.sort_unstable_by_key(|r| r.ticket);
-    if ready.len() <= max {
+    if ready.iter().map(|r| r.n_queries).sum::<usize>() <= max {
         return ready;
     }
     let mut by_role: BTreeMap<u32, VecDeque<Ready>> = BTreeMap::new();
@@ -35,23 +41,32 @@ pub fn choose(mut ready: Vec<Ready>, max: usize, last_role: u32) -> Vec<Ready> {
         by_role.entry(request.role).or_default().push_back(request);
     }
     let n_up_to_last = by_role.range(..=last_role).count();
-    let mut turns: VecDeque<VecDeque<Ready>> = by_role.into_values().collect();
-    turns.rotate_left(n_up_to_last);
-    let mut chosen = Vec::with_capacity(max);
-    while chosen.len() < max {
-        let Some(mut of_role) = turns.pop_front() else {
-            break;
+    let mut of_roles: Vec<VecDeque<Ready>> = by_role.into_values().collect();
+    of_roles.rotate_left(n_up_to_last);
+    // Whose turn it is: queries so far, place.
+    let mut turns: BinaryHeap<Reverse<(usize, usize)>> =
+        (0..of_roles.len()).map(|at| Reverse((0, at))).collect();
+    let (mut chosen, mut n_queries) = (Vec::new(), 0);
+    while let Some(Reverse((had, at))) = turns.pop() {
+        let Some(next) = of_roles[at].front() else {
+            continue;
         };
-        chosen.extend(of_role.pop_front());
-        if !of_role.is_empty() {
-            turns.push_back(of_role);
+        if n_queries + next.n_queries > max && n_queries > 0 {
+            if had == 0 {
+                // The next time it begins with this role: so it has its turn, however many others there are.
+                break;
+            }
+            continue;
         }
+        n_queries += next.n_queries;
+        turns.push(Reverse((had + next.n_queries, at)));
+        chosen.extend(of_roles[at].pop_front());
     }
     chosen
 }
 
 impl Queue {
-    /// Takes at most `max` of the ready requests, chosen by [`choose`]. Each of them must be answered.
+    /// Takes ready requests of at most `max` queries, or one that has more, chosen by [`choose`]. Each of them must be answered.
     pub fn take_ready(&self, max: usize) -> Vec<Taken> {
         let last_role = &self.header().last_role;
         let chosen = choose(self.find_ready(), max, last_role.load(Relaxed));
@@ -59,7 +74,7 @@ impl Queue {
         for ready in chosen {
             let i = ready.slot as usize;
             let slot = &self.slots()[i];
-            if try_take(slot) {
+            if let Some(owner) = try_take(slot) {
                 // No later request can be meant by the bit: the slot is not free before this thread says so.
                 self.clear_bit(i);
                 // The slot may have got another request since it was chosen.
@@ -69,6 +84,8 @@ impl Queue {
                     slot: ready.slot,
                     ticket,
                     role,
+                    owner,
+                    n_queries: queries_of(slot),
                 });
             }
         }
@@ -145,6 +162,7 @@ impl Queue {
                     slot: i as u32,
                     ticket: slot.ticket.load(Relaxed),
                     role: slot.role.load(Relaxed),
+                    n_queries: queries_of(slot),
                 });
             }
         }
@@ -169,12 +187,17 @@ fn is_ready(slot: &Slot) -> bool {
     state_of(slot.word.load(Acquire)) == READY
 }
 
-/// READY -> TAKEN, whoever owns the slot by now.
-fn try_take(slot: &Slot) -> bool {
+/// Queries of the slot's request, as its client says: at least one, and not more than a request can have.
+fn queries_of(slot: &Slot) -> usize {
+    (slot.n_queries.load(Relaxed) as usize).clamp(1, MAX_QUERIES)
+}
+
+/// READY -> TAKEN, whoever owns the slot by now: who that is.
+fn try_take(slot: &Slot) -> Option<u32> {
     loop {
         let word = slot.word.load(Relaxed);
         if state_of(word) != READY {
-            return false;
+            return None;
         }
         // Acquire: the request is seen.
         let taken = word_of(owner_of(word), TAKEN);
@@ -183,7 +206,7 @@ fn try_take(slot: &Slot) -> bool {
             .compare_exchange(word, taken, Acquire, Relaxed)
             .is_ok()
         {
-            return true;
+            return Some(owner_of(word));
         }
     }
 }

@@ -7,13 +7,14 @@ mod region;
 mod serving;
 
 use gpu::{Fixture, Flavour};
-use omen_gpu::{Batch, BatchFound, Gpu, GpuError, Tier};
+use omen_gpu::params::Found;
+use omen_gpu::{BatchFound, Gpu, GpuError, Tier};
 use omen_ivf::Metric;
 use omen_service::client::claim;
 use omen_service::message::{Answer, Refusal, Request};
-use omen_service::serve::Served;
+use omen_service::serve::{Call, Served};
 use region::rng;
-use serving::{Reply, World, key, request_of};
+use serving::{Reply, World, key, request_of, write};
 use std::time::Duration;
 
 /// A server with two tiers, and queries for them.
@@ -35,12 +36,12 @@ fn ask(world: &World, number: u32, k: u32, query: &gpu::Query) -> omen_service::
         k,
         ..request_of(key(number), query)
     };
-    world.ask(0, &request, &query.q, &[])
+    world.ask(0, &request, query, &[])
 }
 
 fn really(
     tier: &Tier,
-    batch: &mut Batch<'_>,
+    call: &mut Call<'_>,
     g: f32,
     meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
@@ -48,7 +49,7 @@ fn really(
         meanwhile();
         Ok(())
     };
-    tier.search_batch(batch, g, Duration::from_secs(60), &mut poll)
+    call.make(tier, g, Duration::from_secs(60), &mut poll)
 }
 
 fn gpu_error(error: GpuError) -> Result<(), Refusal> {
@@ -71,20 +72,21 @@ fn one_that_spoils_a_batch_does_not_spoil_the_others() {
             .zip(&queries.items)
             .map(|(k, q)| ask(&world, 1, *k, q))
             .collect();
-        let mut search =
-            |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
-                if batch.k == 7 {
-                    return Err(error.clone());
-                }
-                really(tier, batch, g, meanwhile)
-            };
+        let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+            if call.k() == 7 {
+                return Err(error.clone());
+            }
+            really(tier, call, g, meanwhile)
+        };
         let served = world.server.serve_with(&mut search, &mut |_| ());
         let expected = Served {
             n_requests: 5,
+            n_queries: 5,
             n_batches: 6,
             n_failed: 2,
             largest_batch: 5,
-            largest_round: 5,
+            // All are of one client.
+            largest_round: 1,
             device: served.device,
             error: None,
         };
@@ -112,7 +114,7 @@ fn a_lost_device_ends_the_round() {
             .map(|(number, q)| ask(&world, number, 2, q))
             .collect();
         let mut n_calls = 0;
-        let mut search = |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| {
+        let mut search = |_: &Tier, _: &mut Call<'_>, _: f32, _: &mut dyn FnMut()| {
             n_calls += 1;
             Err(error.clone())
         };
@@ -140,7 +142,7 @@ fn other_errors_are_everybodys_and_pass() {
     for error in [GpuError::Busy, GpuError::Other("strange".into())] {
         let asked = [0, 1].map(|q| ask(&world, 1, 2, &queries.items[q]));
         let mut search =
-            |_: &Tier, _: &mut Batch<'_>, _: f32, _: &mut dyn FnMut()| Err(error.clone());
+            |_: &Tier, _: &mut Call<'_>, _: f32, _: &mut dyn FnMut()| Err(error.clone());
         let served = world.server.serve_with(&mut search, &mut |_| ());
         assert_eq!((served.n_batches, served.error), (1, None));
         for waiting in asked {
@@ -155,20 +157,20 @@ fn other_errors_are_everybodys_and_pass() {
 
 #[test]
 fn an_answer_without_room_is_refused_the_others_are_not() {
-    // Four lists and five candidates fit, not six.
-    let bytes = Answer::bytes(5, 4);
-    assert_eq!(bytes % 64, 0);
+    // Four lists and so many candidates fit, not one more.
+    let bytes = (Answer::bytes(1, 5, 4, 4)..).find(|b| b % 64 == 0).unwrap();
+    let k = (bytes - Answer::bytes(1, 0, 4, 4)) / size_of::<Found>();
     let (mut world, queries) = world(bytes, "an_answer_without_room");
-    let asked = [5, 6, 1].map(|k| ask(&world, 1, k, &queries.items[0]));
+    let asked = [k, k + 1, 1].map(|k| ask(&world, 1, k as u32, &queries.items[0]));
     let served = world
         .server
         .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
     assert_eq!((served.n_batches, served.error), (1, None));
-    let [five, six, one] = asked.map(Reply::of);
-    assert_eq!((five.outcome, five.found.len()), (Ok(()), 5));
+    let [fits, too_large, one] = asked.map(Reply::of);
+    assert_eq!((fits.outcome, fits.found.len()), (Ok(()), k));
     assert_eq!((one.outcome, one.found.len()), (Ok(()), 1));
     assert!(matches!(
-        six.outcome,
+        too_large.outcome,
         Err(Refusal::Gpu(GpuError::Unsupported(_)))
     ));
     world.end();
@@ -203,22 +205,20 @@ fn answers_are_told_while_the_device_works_on_the_next_batch() {
     let queue = world.queue;
     let first = ask(&world, 1, 2, &queries.items[0]);
     let (mut second, mut n_calls) = (None, 0);
-    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+    let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
         n_calls += 1;
         if n_calls == 1 {
             // It becomes ready while the device works on the first.
             let request = request_of(key(1), &queries.items[1]);
             let mut claim = claim(&queue, 2, 0).unwrap();
-            request
-                .encode(&queries.items[1].q, &[], claim.payload())
-                .unwrap();
+            write(&request, &queries.items[1..2], &[], &[], claim.payload());
             second = Some(claim.submit(|| ()));
         } else {
             assert!(!first.is_done());
             meanwhile();
             assert!(first.is_done());
         }
-        really(tier, batch, g, meanwhile)
+        really(tier, call, g, meanwhile)
     };
     let served = world.server.serve_with(&mut search, &mut |_| ());
     assert_eq!((served.n_requests, served.n_batches), (2, 2));
@@ -232,10 +232,10 @@ fn what_is_owed_is_told_when_the_device_is_lost() {
     let (mut world, queries) = world(16 << 10, "what_is_owed_is_told");
     let asked = [1, 2].map(|number| ask(&world, number, 2, &queries.items[0]));
     let mut n_calls = 0;
-    let mut search = |tier: &Tier, batch: &mut Batch<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
+    let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
         n_calls += 1;
         match n_calls {
-            1 => really(tier, batch, g, meanwhile),
+            1 => really(tier, call, g, meanwhile),
             _ => Err(GpuError::TimedOut),
         }
     };

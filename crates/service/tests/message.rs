@@ -6,8 +6,8 @@ use common::rng;
 use omen_gpu::GpuError;
 use omen_gpu::params::{Found, QueryBound};
 use omen_service::message::{
-    Answer, ChosenList, MessageError, Refusal, Request, StaleList, Status, TierKey, decode_answer,
-    decode_request, encode_error, encode_status,
+    Answer, ChosenList, MessageError, OfQuery, Refusal, Request, StaleList, Status, TierKey,
+    decode_answer, decode_request, encode_error, encode_status,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -28,8 +28,17 @@ fn requests_come_back() {
     let mut rng = rng("requests_come_back");
     for _ in 0..500 {
         let mut payload = payload(&mut rng);
-        let (dim, n_stale) = (rng.random_range(0..700), rng.random_range(0..150));
-        let vector: Vec<f32> = (0..dim).map(|_| rng.random()).collect();
+        let n_queries = rng.random_range(0..6);
+        let (dim, n_stale) = (rng.random_range(0..300), rng.random_range(0..150));
+        let n_lists = rng.random_range(0..100);
+        let lists: Vec<u32> = (0..n_lists).map(|_| rng.random()).collect();
+        let vectors: Vec<f32> = (0..n_queries * dim).map(|_| rng.random()).collect();
+        let bounds: Vec<QueryBound> = (0..n_queries)
+            .map(|_| QueryBound {
+                q_norm: rng.random(),
+                q_err: rng.random(),
+            })
+            .collect();
         let stale: Vec<StaleList> = (0..n_stale)
             .map(|list| StaleList {
                 list,
@@ -50,16 +59,17 @@ fn requests_come_back() {
             k: rng.random(),
             spread: rng.random(),
             rounding: rng.random(),
-            bound: QueryBound {
-                q_norm: rng.random(),
-                q_err: rng.random(),
-            },
+            n_queries: n_queries as u32,
             dim: dim as u32,
             n_stale,
+            n_lists,
         };
-        let bytes = Request::bytes(dim, n_stale as usize);
+        let bytes = Request::bytes(n_queries, dim, lists.len(), n_stale as usize);
         let before = payload.0;
-        let outcome = request.encode(&vector, &stale, &mut payload.0);
+        let outcome = request.encode(&stale, &lists, &mut payload.0, |to, to_bounds| {
+            to.copy_from_slice(&vectors);
+            to_bounds.copy_from_slice(&bounds);
+        });
         if bytes > 4096 {
             let (needed, there) = (bytes as u64, 4096);
             assert_eq!(outcome, Err(MessageError::Room { needed, there }));
@@ -69,11 +79,21 @@ fn requests_come_back() {
         assert_eq!(outcome, Ok(bytes));
         let view = decode_request(&payload.0).unwrap();
         assert_eq!(view.head, request);
-        assert_eq!((view.vector, view.stale), (&vector[..], &stale[..]));
+        assert_eq!((view.vectors, view.stale), (&vectors[..], &stale[..]));
+        assert_eq!((view.bounds, view.lists), (&bounds[..], &lists[..]));
         assert_eq!(decode_request(&payload.0[..bytes]), Ok(view));
         assert!(decode_request(&payload.0[..bytes - 1]).is_err());
         let at = rng.random_range(1..8);
         assert!(decode_request(&payload.0[at..]).is_err());
+    }
+}
+
+fn chosen(list: u32, rng: &mut ChaCha8Rng) -> ChosenList {
+    ChosenList {
+        list,
+        layout_gen: rng.random(),
+        delete_gen: rng.random(),
+        n_slots: rng.random(),
     }
 }
 
@@ -82,33 +102,51 @@ fn answers_come_back() {
     let mut rng = rng("answers_come_back");
     for _ in 0..500 {
         let mut payload = payload(&mut rng);
-        let (n_found, n_lists) = (rng.random_range(0..200), rng.random_range(0..200));
-        let found: Vec<Found> = (0..n_found)
-            .map(|i| Found {
-                key: rng.random(),
-                ceiling: f32::INFINITY,
-                tid_block: i,
-                tid_offset: rng.random(),
+        let (n_queries, n_lists) = (rng.random_range(0..5), rng.random_range(1..120));
+        let lists: Vec<ChosenList> = (0..n_lists).map(|list| chosen(list, &mut rng)).collect();
+        let found: Vec<Vec<Found>> = (0..n_queries)
+            .map(|_| {
+                let n = rng.random_range(0..60);
+                let mut found = |i| Found {
+                    key: rng.random(),
+                    ceiling: f32::INFINITY,
+                    tid_block: i,
+                    tid_offset: rng.random(),
+                };
+                (0..n).map(&mut found).collect()
             })
             .collect();
-        let lists: Vec<ChosenList> = (0..n_lists)
-            .map(|list| ChosenList {
-                list,
-                layout_gen: rng.random(),
-                delete_gen: rng.random(),
-                n_slots: rng.random(),
+        let places: Vec<Option<Vec<u32>>> = (0..n_queries)
+            .map(|_| {
+                let n = rng.random_range(0..60);
+                let all = rng.random_bool(0.3);
+                (!all).then(|| (0..n).map(|_| rng.random_range(0..n_lists)).collect())
+            })
+            .collect();
+        let queries: Vec<OfQuery> = found
+            .iter()
+            .zip(&places)
+            .map(|(found, places)| OfQuery {
+                n_found: found.len() as u32,
+                frontier: rng.random(),
+                n_places: places.as_ref().map_or(OfQuery::ALL, |p| p.len() as u32),
             })
             .collect();
         let answer = Answer {
-            frontier: rng.random(),
             batch_size: rng.random(),
             device_us: rng.random(),
             n_text: 77,
             ..Answer::default()
         };
-        let bytes = Answer::bytes(found.len(), lists.len());
+        let items: Vec<&[Found]> = found.iter().map(Vec::as_slice).collect();
+        let all_places: Vec<u32> = places.iter().flatten().flatten().copied().collect();
+        let bytes = size_of::<Answer>()
+            + size_of_val(&queries[..])
+            + 16 * items.concat().len()
+            + size_of_val(&lists[..])
+            + size_of_val(&all_places[..]);
         let before = payload.0;
-        let outcome = answer.encode(&found, &lists, &mut payload.0);
+        let outcome = answer.encode(&queries, &items, &lists, &all_places, &mut payload.0);
         if bytes > 4096 {
             let (needed, there) = (bytes as u64, 4096);
             assert_eq!(outcome, Err(MessageError::Room { needed, there }));
@@ -118,11 +156,62 @@ fn answers_come_back() {
         assert_eq!(outcome, Ok(bytes));
         let view = decode_answer(&payload.0[..bytes]).unwrap();
         assert_eq!((view.status, view.outcome()), (Status::Ok, Ok(())));
-        assert_eq!((view.found, view.lists), (&found[..], &lists[..]));
-        assert_eq!(view.head.frontier, answer.frontier);
+        assert_eq!(view.lists, &lists[..]);
         assert_eq!(view.head.device_us, answer.device_us);
+        let each: Vec<_> = view.each().collect();
+        assert_eq!(each.len(), n_queries);
+        for (i, query) in each.into_iter().enumerate() {
+            assert_eq!(query.found, &found[i][..]);
+            assert_eq!(query.frontier, queries[i].frontier);
+            assert_eq!(query.places, places[i].as_deref());
+        }
         assert!(decode_answer(&payload.0[..bytes - 1]).is_err());
+        if let Some(last) = all_places.len().checked_sub(1) {
+            let mut spoilt = all_places.clone();
+            spoilt[last] = n_lists + rng.random_range(0..3);
+            let n = answer.encode(&queries, &items, &lists, &spoilt, &mut payload.0);
+            assert_eq!(
+                decode_answer(&payload.0[..n.unwrap()]),
+                Err(MessageError::NoList(spoilt[last]))
+            );
+        }
     }
+}
+
+#[test]
+fn answers_take_no_more_than_is_foreseen() {
+    let mut rng = rng("answers_take_no_more_than_is_foreseen");
+    for _ in 0..300 {
+        let (n_queries, k) = (rng.random_range(1..9), rng.random_range(0..9));
+        let (n_chosen, n_lists) = (rng.random_range(1..9), rng.random_range(1..30usize));
+        let lists: Vec<ChosenList> = (0..n_lists.min(n_queries * n_chosen) as u32)
+            .map(|list| chosen(list, &mut rng))
+            .collect();
+        let n_places = if n_queries > 1 {
+            n_chosen.min(n_lists)
+        } else {
+            0
+        };
+        let query = OfQuery {
+            n_found: k,
+            frontier: 1.0,
+            n_places: n_places as u32,
+        };
+        let found = vec![Found::default(); k as usize];
+        let mut payload = payload(&mut rng);
+        let n = Answer::default().encode(
+            &vec![query; n_queries],
+            &vec![&found[..]; n_queries],
+            &lists,
+            &vec![0; n_places * n_queries],
+            &mut payload.0,
+        );
+        let most = Answer::bytes(n_queries, k as usize, n_chosen, n_lists);
+        assert!(n.unwrap() <= most, "{n_queries} {k} {n_chosen} {n_lists}");
+    }
+    // Without bound, but no overflow.
+    assert!(Answer::bytes(usize::MAX, usize::MAX, usize::MAX, usize::MAX) > 1 << 60);
+    assert!(Request::bytes(usize::MAX, usize::MAX, usize::MAX, usize::MAX) > 1 << 60);
 }
 
 #[test]
@@ -202,6 +291,7 @@ fn any_bytes_are_decoded_or_refused() {
         if let Ok(view) = decode_answer(bytes) {
             n_answers += 1;
             let _ = view.outcome();
+            let _ = view.each().count();
         }
     }
     assert!(n_requests > 100 && n_answers > 100);

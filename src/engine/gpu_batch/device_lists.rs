@@ -6,27 +6,24 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::params::Found;
 use omen_gpu::{Batch, BatchFound, Source};
-use omen_ivf::Tid;
 use omen_ivf::bound::rounding;
-use omen_ivf::coarse::{Probe, probes_of};
+use omen_ivf::coarse::Probe;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::Visit;
-use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
-use omen_ivf::topk::{Candidate, Candidates, TopK};
+use omen_ivf::topk::{Candidates, TopK};
 
 use super::prepare::prepare;
 use super::{Answers, Pairs};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
 use crate::engine::gpu::{lists_for, note_slots, uninterrupted};
 use crate::engine::named_slots::NamedSlots;
-use crate::engine::nearest::unranked;
+use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
+use crate::engine::shared::candidates_from;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
-use crate::engine::{SearchRequest, heat, merge, scan};
+use crate::engine::{heat, merge};
 use crate::guc;
 
 /// Queries that the device gets `omen.gpu_timeout` for.
@@ -62,7 +59,6 @@ pub(super) fn answer(
         pairs: Pairs::default(),
         n_asked: 0,
         stale_time: Duration::ZERO,
-        did: SearchStats::default(),
     };
     let mut answers = Vec::with_capacity(request.vectors.len());
     let mut on_pages = Vec::new();
@@ -77,7 +73,6 @@ pub(super) fn answer(
         }
         answers.push(answer.unwrap_or_else(nothing));
     }
-    record.add(&search.did);
     let (pairs, n_asked, stale_time) = (search.pairs, search.n_asked, search.stale_time);
     let vectors: Vec<&[f32]> = on_pages.iter().map(|&q| request.vectors[q]).collect();
     for (q, answer) in on_pages
@@ -186,22 +181,6 @@ pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidat
     candidates_from(found.of(q), found.heads[q].frontier)
 }
 
-/// What a device found for a query, and below which key it found all.
-pub(in crate::engine) fn candidates_from(found: &[Found], frontier: f32) -> Candidates {
-    let candidate = |found: &Found| Candidate {
-        key: found.key,
-        ceiling: found.ceiling,
-        tid: Tid {
-            block: found.tid_block,
-            offset: found.tid_offset,
-        },
-    };
-    Candidates {
-        items: found.iter().map(candidate).collect(),
-        frontier,
-    }
-}
-
 /// What of a query's lists is to be searched on pages.
 #[derive(Default)]
 struct OnPages {
@@ -224,33 +203,28 @@ struct PageSearch<'a> {
     pairs: Pairs,
     n_asked: usize,
     stale_time: Duration,
-    did: SearchStats,
 }
 
 impl<'a> PageSearch<'a> {
     /// The answer to query `q`. `None`: the CPU is to answer, since a list was rewritten meanwhile, or the device did not.
     fn complete(&mut self, q: usize, record: &mut ScanRecord) -> Result<Option<Candidates>, Stop> {
         let BatchRequest {
-            pages, index, k, ..
+            pages,
+            index,
+            k,
+            exact,
+            ..
         } = *self.request;
         let OnPages { stale, appended } = self.on_pages(q, record);
         if self.named.is_none() && stale.is_empty() && appended.is_empty() {
             return Ok(Some(candidates_of(self.found, q)));
         }
-        let vector = self.request.vectors[q];
-        let query = &if stale.is_empty() {
-            index.prepare_uncoded(vector)?
-        } else {
-            index.prepare(vector)?
-        };
+        let query = &mut index.prepare_uncoded(self.request.vectors[q])?;
         let mut top = TopK::new(k);
-        for list in appended {
-            // Appended entries have no codes, and their keys need no centroid.
-            let (probe, entry) = (&unranked(list), &self.directory.entries[list as usize]);
-            match scan_appended(pages, index, query, probe, entry, &mut top, &mut self.did)? {
-                Visit::Done => {}
-                Visit::Changed => return Ok(None),
-            }
+        let entry_of = |&list: &u32| (list, &self.directory.entries[list as usize]);
+        let appended = appended.iter().map(entry_of);
+        if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
+            return Ok(None);
         }
         let began = Instant::now();
         if let Some(named) = &self.named {
@@ -259,19 +233,7 @@ impl<'a> PageSearch<'a> {
             }
             named.rerank(query, self.found, q, &mut top, record)?;
         }
-        if !stale.is_empty() {
-            let began = Instant::now();
-            let request = SearchRequest {
-                pages,
-                index,
-                query,
-                lists: &probes_of(pages, index, query, &stale)?,
-                k,
-                exact: self.request.exact,
-            };
-            scan(&request, request.lists, &mut top, record)?;
-            self.stale_time += began.elapsed();
-        }
+        self.stale_time += scan_stale(pages, index, query, &stale, exact, &mut top, record)?;
         record.cpu += began.elapsed();
         let on_pages = top.into_candidates();
         Ok(Some(match self.named {

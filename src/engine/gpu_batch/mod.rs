@@ -1,4 +1,4 @@
-//! A round of many queries on the GPU. The device chooses the lists of all queries and searches them in one call (`device_lists.rs`);
+//! A round of many queries on the GPU, this session's own unless the shared service answers (`engine/shared`). The device chooses the lists of all queries and searches them in one call (`device_lists.rs`);
 //! what it does not take (a k or a number of lists too large, no memory for it) is asked for list by list (`host_lists.rs`).
 //!
 //! | file | content |
@@ -10,7 +10,7 @@
 
 pub(super) mod device_lists;
 mod host_lists;
-mod prepare;
+pub(super) mod prepare;
 
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,12 @@ use omen_gpu::GpuError;
 use omen_ivf::topk::Candidates;
 
 use super::batch::{BatchRequest, note_sample};
-use super::choice;
-use super::fallback::try_gpu;
+use super::fallback::{try_gpu, try_service};
 use super::gpu::{is_outdated, load_now, wants_loading};
+use super::service_tiers::{Serving, who_serves};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{LoadedTier, Stop};
+use super::{choice, shared};
 use crate::error::Result;
 use crate::guc::EngineSetting;
 
@@ -72,6 +73,11 @@ pub(super) fn search(
     request: &BatchRequest,
     record: &mut ScanRecord,
 ) -> Result<Option<Vec<Candidates>>> {
+    if let Serving::Service(service) = who_serves() {
+        return try_service(service, request.pages, record, |setting, record| {
+            shared::many::attempt(service, setting, request, record)
+        });
+    }
     try_gpu(request.pages, record, |device, setting, record| {
         let (file, n_queries) = (request.pages.file(), request.vectors.len());
         let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;

@@ -12,7 +12,7 @@ const MAX_THREADS: usize = 8;
 
 /// Prepares `vectors` (`[n]` of `[dim]`, the user's numbers) into `to` (`[n, dim]`, scaled space) and `bounds` (`[n]`), a large batch
 /// with several threads. `is_ordinary` (`[n]`) says which of them the device can answer; it gets other numbers in place of the others.
-pub(super) fn prepare(
+pub(in crate::engine) fn prepare(
     index: &Index,
     vectors: &[&[f32]],
     to: &mut [f32],

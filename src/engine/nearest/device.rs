@@ -10,13 +10,10 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, GpuError, Source};
-use omen_ivf::coarse::{Probe, probes_of};
+use omen_ivf::coarse::Probe;
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::Visit;
 use omen_ivf::query::Query;
-use omen_ivf::scan_list::{SearchStats, scan_appended};
-use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::{Nearest, NearestRequest};
@@ -24,9 +21,10 @@ use crate::engine::gpu::{lists_for, note_lists, note_slots, uninterrupted};
 use crate::engine::gpu_batch::device_lists::candidates_of;
 use crate::engine::lists::entries_of;
 use crate::engine::named_slots::NamedSlots;
+use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
-use crate::engine::{SearchRequest, choice, heat, merge, scan};
+use crate::engine::{choice, heat, merge};
 use crate::guc;
 use crate::storage::IndexPages;
 
@@ -106,7 +104,8 @@ fn search_once(
         return Ok(None);
     }
     let mut top = TopK::new(k);
-    if !scan_all_appended(request, query, &split.fresh, &mut top, record)? {
+    let fresh = split.fresh.iter().copied();
+    if !scan_all_appended(pages, index, query, fresh, &mut top, record)? {
         return Ok(None);
     }
     heat::note(pages, index, lists.iter().copied());
@@ -130,7 +129,15 @@ fn search_once(
         named.rerank(query, &answer, 0, &mut top, record)?;
         None
     };
-    *stale_time += scan_stale(request, query, &split.stale, &mut top, record)?;
+    *stale_time += scan_stale(
+        pages,
+        index,
+        query,
+        &split.stale,
+        request.exact,
+        &mut top,
+        record,
+    )?;
     record.cpu += began.elapsed() - device_time;
     let on_pages = top.into_candidates();
     Ok(Some(Nearest {
@@ -142,15 +149,6 @@ fn search_once(
             None => on_pages,
         },
     }))
-}
-
-/// A list without its distances.
-pub(in crate::engine) fn unranked(list: u32) -> Probe {
-    Probe {
-        list,
-        l2sq: 0.0,
-        ip: 0.0,
-    }
 }
 
 /// Asks the device for the `asked` nearest of its entries in the lists that it chooses, those known to be out of date excepted.
@@ -236,62 +234,4 @@ fn note_all_stale(
     };
     loaded.known_stale = all.iter().copied().filter(is_stale).collect();
     Ok(())
-}
-
-/// Scans what was appended to `lists`. `false`: one of them was rewritten, and has it where the device lacks it.
-pub(super) fn scan_all_appended(
-    request: &NearestRequest,
-    query: &Query,
-    lists: &[(u32, &ListEntry)],
-    top: &mut TopK,
-    record: &mut ScanRecord,
-) -> std::result::Result<bool, Stop> {
-    let (pages, index) = (request.pages, request.index);
-    let mut did = SearchStats::default();
-    for &(list, entry) in lists {
-        if entry.append_head == NO_BLOCK {
-            continue;
-        }
-        // Appended entries have no codes, and their keys need no centroid.
-        let probe = unranked(list);
-        match scan_appended(pages, index, query, &probe, entry, top, &mut did)? {
-            Visit::Done => {}
-            Visit::Changed => return Ok(false),
-        }
-    }
-    record.add(&did);
-    Ok(true)
-}
-
-/// Scans `lists` on pages; how long that took.
-pub(super) fn scan_stale(
-    request: &NearestRequest,
-    query: &mut Query,
-    lists: &[u32],
-    top: &mut TopK,
-    record: &mut ScanRecord,
-) -> std::result::Result<Duration, Stop> {
-    if lists.is_empty() {
-        return Ok(Duration::ZERO);
-    }
-    let NearestRequest {
-        pages,
-        index,
-        k,
-        exact,
-        ..
-    } = *request;
-    let began = Instant::now();
-    index.add_code(query);
-    let lists = &probes_of(pages, index, query, lists)?;
-    let on_pages = SearchRequest {
-        pages,
-        index,
-        query,
-        lists,
-        k,
-        exact,
-    };
-    scan(&on_pages, lists, top, record)?;
-    Ok(began.elapsed())
 }

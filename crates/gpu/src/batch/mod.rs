@@ -92,6 +92,41 @@ pub struct BatchFound {
 }
 
 impl BatchFound {
+    /// Answers found list by list ([`crate::Tier::search`]), of which the first `k` each count.
+    pub fn from_candidates(k: usize, answers: &[Candidates]) -> Self {
+        let mut found = Self {
+            k,
+            items: vec![Found::default(); answers.len() * k],
+            heads: vec![FoundHead::default(); answers.len()],
+            ..Self::default()
+        };
+        for (q, candidates) in answers.iter().enumerate() {
+            found.set(q, candidates);
+        }
+        found
+    }
+
+    /// Sets the answer of query `q`, with what is cut off as its frontier.
+    fn set(&mut self, q: usize, candidates: &Candidates) {
+        let items = &mut self.items[q * self.k..][..self.k];
+        let count = candidates.items.len().min(self.k);
+        for (item, candidate) in items.iter_mut().zip(&candidates.items) {
+            *item = Found {
+                key: candidate.key,
+                ceiling: candidate.ceiling,
+                tid_block: candidate.tid.block,
+                tid_offset: candidate.tid.offset,
+            };
+        }
+        let next = candidates.items.get(count).map(|c| c.key);
+        self.heads[q] = FoundHead {
+            count: count as u32,
+            frontier: next.unwrap_or(candidates.frontier),
+            overflow: 0,
+            reserved: 0,
+        };
+    }
+
     /// The answer of query `q`.
     pub fn of(&self, q: usize) -> &[Found] {
         &self.items[q * self.k..][..self.heads[q].count as usize]
@@ -312,23 +347,7 @@ impl BatchSearch<'_, '_> {
                 .source
                 .copy(first + q, &mut raw, core::slice::from_mut(&mut bound));
             let candidates = self.search_one(&raw, bound, &lists, batch.k)?;
-            let items = &mut found.items[(first + q) * batch.k..][..batch.k];
-            let count = candidates.items.len().min(batch.k);
-            for (item, candidate) in items.iter_mut().zip(&candidates.items) {
-                *item = Found {
-                    key: candidate.key,
-                    ceiling: candidate.ceiling,
-                    tid_block: candidate.tid.block,
-                    tid_offset: candidate.tid.offset,
-                };
-            }
-            let next = candidates.items.get(count).map(|c| c.key);
-            found.heads[first + q] = FoundHead {
-                count: count as u32,
-                frontier: next.unwrap_or(candidates.frontier),
-                overflow: 0,
-                reserved: 0,
-            };
+            found.set(first + q, &candidates);
         }
         Ok(())
     }

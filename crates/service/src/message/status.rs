@@ -151,5 +151,6 @@ fn encode(mut head: Answer, text: &str, payload: &mut [u8]) -> usize {
     }
     let text = &text[..end];
     head.n_text = text.len() as u32;
-    super::write(payload, &[bytemuck::bytes_of(&head), text.as_bytes()]).unwrap_or(0)
+    let parts = [bytemuck::bytes_of(&head), text.as_bytes()];
+    super::write(payload, parts.into_iter()).unwrap_or(0)
 }

@@ -1,11 +1,12 @@
 //! Which requests a tier can answer: the others get their own error before they can spoil a batch.
 
 use super::Hosted;
-use crate::message::{Refusal, Request, TierKey, decode_request};
+use crate::message::{MAX_QUERIES, Refusal, Request, TierKey, decode_request};
 use omen_gpu::GpuError;
 use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::context::Scans;
+use omen_gpu::params::Found;
 use omen_ivf::Metric;
 use std::collections::HashMap;
 
@@ -14,24 +15,36 @@ const MAX_ABS: f32 = (1u64 << 56) as f32;
 /// Up to this the kernels certainly take k.
 const SURE_K: u32 = 1024;
 
-/// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists.
+/// Checks a request against the tiers, and marks the lists that it says are out of date. Its head, with `probes` cut to the tier's lists, and the
+/// lists that it gives.
+/// `n_queries`: how many queries it was taken for.
 pub(super) fn admit(
     tiers: &mut HashMap<TierKey, Hosted>,
     payload: &[u8],
-) -> Result<Request, Refusal> {
+    n_queries: usize,
+) -> Result<(Request, Vec<u32>), Refusal> {
     let request = decode_request(payload).map_err(|e| GpuError::Other(e.to_string()))?;
     let mut head = request.head;
     let hosted = tiers.get_mut(&head.key).ok_or(Refusal::NotLoaded)?;
     let spec = hosted.tier.spec();
-    if request.vector.len() != spec.dim {
+    if head.dim as usize != spec.dim {
         return unsupported(format!(
             "query of {} dimensions, index of {}",
-            request.vector.len(),
-            spec.dim
+            head.dim, spec.dim
         ));
     }
+    if !(1..=n_queries.min(MAX_QUERIES)).contains(&(head.n_queries as usize)) {
+        return unsupported(format!("{} queries in a request", head.n_queries));
+    }
     hosted.note_stale(request.stale);
-    if head.k == 0 || head.k > SURE_K && !can_find(head.k as usize) {
+    let is_given = head.n_lists > 0;
+    let can_find_k = match head.k {
+        0 => false,
+        // More could not be told.
+        k if is_given => k as usize <= payload.len() / size_of::<Found>(),
+        k => k <= SURE_K || can_find(k as usize),
+    };
+    if !can_find_k {
         return unsupported(format!("k = {} in a batch", head.k));
     }
     if !hosted.tier.parts().rows() {
@@ -42,11 +55,15 @@ pub(super) fn admit(
         return unsupported("an index without lists".into());
     }
     head.probes = head.probes.min(spec.n_lists as u32);
+    let lists = request.lists.to_vec();
+    if !are_different(&lists, spec.n_lists) {
+        return unsupported("lists that are not there, or given twice".into());
+    }
     let bears = |x: &f32| x.abs() <= MAX_ABS;
-    let in_range = request.vector.iter().all(bears)
-        && [head.bound.q_norm, head.bound.q_err]
-            .iter()
-            .all(|x| *x >= 0.0 && x.is_finite());
+    let is_radius = |x: f32| x >= 0.0 && x.is_finite();
+    let mut bounds = request.bounds.iter();
+    let in_range = request.vectors.iter().all(bears)
+        && bounds.all(|bound| is_radius(bound.q_norm) && is_radius(bound.q_err));
     if !in_range {
         return unsupported("query out of range".into());
     }
@@ -57,10 +74,19 @@ pub(super) fn admit(
             head.spread, head.rounding
         ));
     }
-    Ok(head)
+    Ok((head, lists))
 }
 
-fn unsupported(why: String) -> Result<Request, Refusal> {
+/// Whether all these are lists of an index of `n_lists`, each given once.
+fn are_different(lists: &[u32], n_lists: usize) -> bool {
+    let mut is_given = vec![false; if lists.is_empty() { 0 } else { n_lists }];
+    lists.iter().all(|&list| {
+        let is_given = is_given.get_mut(list as usize);
+        is_given.is_some_and(|is_given| !std::mem::replace(is_given, true))
+    })
+}
+
+fn unsupported<T>(why: String) -> Result<T, Refusal> {
     Err(GpuError::Unsupported(why).into())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::message::{ChosenList, STALE, StaleList, TierKey};
 use omen_gpu::{BatchFound, Tier, TierList};
+use std::ops::Range;
 use std::time::Instant;
 
 /// A tier of the server.
@@ -19,6 +20,14 @@ pub(super) struct Hosted {
     n_lists: usize,
 }
 
+/// The lists of some queries.
+pub(super) struct Chosen {
+    /// Each once.
+    pub(super) lists: Vec<ChosenList>,
+    /// Of each query the places of its lists among those; `None`: all are everybody's.
+    pub(super) places: Option<Vec<Vec<u32>>>,
+}
+
 /// What a tier costs and is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TierUse {
@@ -28,7 +37,7 @@ pub struct TierUse {
     pub bytes: u64,
     /// When it was searched last, or inserted.
     pub last_used: Instant,
-    /// Requests answered from it.
+    /// Queries answered from it.
     pub n_requests: u64,
     /// Lists it holds.
     pub n_lists: usize,
@@ -93,34 +102,81 @@ impl Hosted {
         }
     }
 
-    /// The lists of query `q`, and what was searched of them.
-    pub(super) fn chosen(&self, found: &BatchFound, q: usize) -> Vec<ChosenList> {
-        let lists = self.tier.lists();
-        let of = |list: u32| {
-            let at = list as usize;
-            let here = lists.get(at).copied().flatten();
-            let searched = here.filter(|_| !self.is_stale[at]);
-            searched.map_or(
-                ChosenList {
-                    list,
-                    delete_gen: if here.is_some() { STALE } else { 0 },
-                    ..ChosenList::default()
-                },
-                |l| ChosenList {
-                    list,
-                    layout_gen: l.layout_gen,
-                    delete_gen: l.delete_gen,
-                    n_slots: l.n_slots,
-                },
-            )
+    /// Those of `lists` that are searched here.
+    pub(super) fn only_here(&self, lists: &[u32]) -> Vec<u32> {
+        let is_here = |list: &u32| {
+            self.tier.lists()[*list as usize].is_some() && !self.is_stale[*list as usize]
         };
-        match found.n_probes.get(q) {
-            Some(&n) => found.lists[q * found.probes..][..n as usize]
-                .iter()
-                .map(|list| of(*list))
-                .collect(),
-            // Everything was searched: nothing was chosen.
-            None => (0..lists.len() as u32).map(of).collect(),
+        lists.iter().copied().filter(is_here).collect()
+    }
+
+    /// Lists that were given, and what was searched of them.
+    pub(super) fn given(&self, lists: &[u32]) -> Chosen {
+        Chosen {
+            lists: lists.iter().map(|&list| self.searched(list)).collect(),
+            places: None,
+        }
+    }
+
+    /// The lists of some queries of a batch, and what was searched of them.
+    pub(super) fn chosen(&self, found: &BatchFound, queries: Range<usize>) -> Chosen {
+        let n_lists = self.tier.lists().len();
+        // If nothing was chosen, everything was searched.
+        let is_all = found.n_probes.is_empty()
+            || queries.len() > 1
+                && found.n_probes[queries.clone()]
+                    .iter()
+                    .all(|&n| n as usize == n_lists);
+        if is_all {
+            let lists = (0..n_lists as u32).map(|list| self.searched(list));
+            return Chosen {
+                lists: lists.collect(),
+                places: None,
+            };
+        }
+        let of_query = |q: usize| &found.lists[q * found.probes..][..found.n_probes[q] as usize];
+        if queries.len() == 1 {
+            let lists = of_query(queries.start).iter();
+            return Chosen {
+                lists: lists.map(|&list| self.searched(list)).collect(),
+                places: None,
+            };
+        }
+        const NOWHERE: u32 = u32::MAX;
+        let (mut place_of, mut lists) = (vec![NOWHERE; n_lists], Vec::new());
+        let mut place = |list: u32| {
+            let place = &mut place_of[list as usize];
+            if *place == NOWHERE {
+                *place = lists.len() as u32;
+                lists.push(self.searched(list));
+            }
+            *place
+        };
+        let places = queries
+            .map(|q| of_query(q).iter().map(|&list| place(list)).collect())
+            .collect();
+        Chosen {
+            places: Some(places),
+            lists,
+        }
+    }
+
+    /// What is searched of a list.
+    fn searched(&self, list: u32) -> ChosenList {
+        let at = list as usize;
+        let here = self.tier.lists().get(at).copied().flatten();
+        match here.filter(|_| !self.is_stale[at]) {
+            None => ChosenList {
+                list,
+                delete_gen: if here.is_some() { STALE } else { 0 },
+                ..ChosenList::default()
+            },
+            Some(l) => ChosenList {
+                list,
+                layout_gen: l.layout_gen,
+                delete_gen: l.delete_gen,
+                n_slots: l.n_slots,
+            },
         }
     }
 }

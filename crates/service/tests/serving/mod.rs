@@ -34,15 +34,44 @@ pub fn request_of(key: TierKey, query: &Query) -> Request {
         k: 1,
         spread: f32::INFINITY,
         rounding: omen_ivf::bound::rounding(query.q.len() as u32),
-        bound: QueryBound {
-            q_norm: query.norm,
-            q_err: query.q_err,
-        },
+        n_queries: 1,
+        dim: query.q.len() as u32,
         ..Request::default()
     }
 }
 
-/// A copy of an answer.
+/// What the keys of a query need.
+pub fn bound_of(query: &Query) -> QueryBound {
+    QueryBound {
+        q_norm: query.norm,
+        q_err: query.q_err,
+    }
+}
+
+/// Writes a request for these queries into a slot's payload.
+pub fn write(
+    request: &Request,
+    queries: &[Query],
+    lists: &[u32],
+    stale: &[StaleList],
+    payload: &mut [u8],
+) {
+    let (n_queries, dim) = (queries.len() as u32, queries[0].q.len());
+    let request = Request {
+        n_queries,
+        dim: dim as u32,
+        ..*request
+    };
+    let fill = |vectors: &mut [f32], bounds: &mut [QueryBound]| {
+        for (i, query) in queries.iter().enumerate() {
+            vectors[i * dim..(i + 1) * dim].copy_from_slice(&query.q);
+            bounds[i] = bound_of(query);
+        }
+    };
+    request.encode(stale, lists, payload, fill).unwrap();
+}
+
+/// A copy of an answer to one query.
 #[derive(Debug)]
 pub struct Reply {
     pub outcome: Result<(), Refusal>,
@@ -54,17 +83,41 @@ pub struct Reply {
 
 impl Reply {
     pub fn of(waiting: Waiting) -> Self {
+        let mut all = Self::all_of(waiting);
+        assert_eq!(all.len(), 1);
+        all.remove(0)
+    }
+
+    /// Of each query of the request; one if it was refused.
+    pub fn all_of(waiting: Waiting) -> Vec<Self> {
         assert!(waiting.is_done());
         let view = decode_answer(waiting.answer().unwrap()).unwrap();
-        let reply = Self {
+        let refused = Self {
             outcome: view.outcome(),
-            found: view.found.to_vec(),
-            frontier: view.head.frontier,
-            lists: view.lists.to_vec(),
-            batch_size: view.head.batch_size,
+            found: Vec::new(),
+            frontier: 0.0,
+            lists: Vec::new(),
+            batch_size: 0,
         };
+        let replies = view.each().map(|query| Self {
+            outcome: Ok(()),
+            found: query.found.to_vec(),
+            frontier: query.frontier,
+            lists: match query.places {
+                None => view.lists.to_vec(),
+                Some(places) => places.iter().map(|p| view.lists[*p as usize]).collect(),
+            },
+            batch_size: view.head.batch_size,
+        });
+        let replies: Vec<Self> = replies.collect();
+        assert_eq!(replies.len(), view.head.n_queries as usize);
+        assert_eq!(replies.is_empty(), refused.outcome.is_err());
         waiting.finish();
-        reply
+        if replies.is_empty() {
+            vec![refused]
+        } else {
+            replies
+        }
     }
 }
 
@@ -86,15 +139,32 @@ impl World {
         }
     }
 
-    pub fn ask(
+    pub fn ask(&self, role: u32, request: &Request, query: &Query, stale: &[StaleList]) -> Waiting {
+        self.ask_many(role, request, std::slice::from_ref(query), stale)
+    }
+
+    pub fn ask_many(
         &self,
         role: u32,
         request: &Request,
-        vector: &[f32],
+        queries: &[Query],
+        stale: &[StaleList],
+    ) -> Waiting {
+        self.ask_lists(role, request, queries, &[], stale)
+    }
+
+    /// Asks to search these lists.
+    pub fn ask_lists(
+        &self,
+        role: u32,
+        request: &Request,
+        queries: &[Query],
+        lists: &[u32],
         stale: &[StaleList],
     ) -> Waiting {
         let mut claim = claim(&self.queue, 1, role).expect("slots enough");
-        request.encode(vector, stale, claim.payload()).unwrap();
+        write(request, queries, lists, stale, claim.payload());
+        claim.set_queries(queries.len() as u32);
         claim.submit(|| ())
     }
 
@@ -103,7 +173,7 @@ impl World {
         &mut self,
         n_clients: usize,
         n: usize,
-        work: impl Fn(&dyn Fn(&Request, &[f32]) -> Reply, usize) + Sync,
+        work: impl Fn(&dyn Fn(&Request, &[Query]) -> Vec<Reply>, usize) + Sync,
     ) -> u32 {
         let latches: Vec<Latch> = (0..=n_clients).map(|_| Latch::default()).collect();
         let (next, living) = (AtomicUsize::new(0), AtomicUsize::new(n_clients));
@@ -114,14 +184,15 @@ impl World {
                 let (latches, next, living, work) = (&latches, &next, &living, &work);
                 let largest = &largest;
                 s.spawn(move || {
-                    let ask = |request: &Request, vector: &[f32]| {
+                    let ask = |request: &Request, queries: &[Query]| {
                         let mut claim = loop {
                             match claim(&queue, owner as u32, owner as u32) {
                                 Some(claim) => break claim,
                                 None => std::thread::yield_now(),
                             }
                         };
-                        request.encode(vector, &[], claim.payload()).unwrap();
+                        write(request, queries, &[], &[], claim.payload());
+                        claim.set_queries(queries.len() as u32);
                         let waiting = claim.submit(|| latches[0].set());
                         while !waiting.is_done() {
                             if waiting.sleep_begin() {
@@ -129,12 +200,9 @@ impl World {
                             }
                             waiting.sleep_end();
                         }
-                        Reply::of(waiting)
-                    };
-                    let ask = |request: &Request, vector: &[f32]| {
-                        let reply = ask(request, vector);
-                        largest.fetch_max(reply.batch_size as usize, Ordering::Relaxed);
-                        reply
+                        let replies = Reply::all_of(waiting);
+                        largest.fetch_max(replies[0].batch_size as usize, Ordering::Relaxed);
+                        replies
                     };
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);

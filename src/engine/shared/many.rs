@@ -1,0 +1,312 @@
+//! A round of many queries. They go to the service in messages of as many as fit, which it makes batches of; all answers are there before the
+//! directory is read, once, so no slot is held while pages are. What lists spoilt is asked for again, and in the end the CPU's.
+
+use std::time::{Duration, Instant};
+
+use omen_ivf::bound::rounding;
+use omen_ivf::index::read_entries;
+use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::store::NO_BLOCK;
+use omen_ivf::topk::{Candidates, TopK};
+use omen_service::message::{Request, StaleList};
+
+use super::{
+    MAX_ASKED, OfQuery, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date,
+};
+use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};
+use crate::engine::fallback::Attempt;
+use crate::engine::gpu_batch::prepare::prepare;
+use crate::engine::pages::{scan_all_appended, scan_stale};
+use crate::engine::service_tiers::Lacks;
+use crate::engine::stats::{Engine, ScanRecord};
+use crate::engine::tiers::Stop;
+use crate::engine::{choice, heat, merge};
+use crate::gpu_service::Service;
+use crate::gpu_service::session::Questions;
+use crate::guc::{self, EngineSetting};
+
+/// The answers to the first queries of a round, usually to all, and who gave them is noted. `None`: the CPU is to answer.
+pub(in crate::engine) fn attempt(
+    service: &Service,
+    setting: EngineSetting,
+    request: &BatchRequest,
+    record: &mut ScanRecord,
+) -> Attempt<Vec<Candidates>> {
+    let BatchRequest {
+        pages,
+        index,
+        vectors,
+        reach,
+        k,
+        ..
+    } = *request;
+    let (tier, file) = (Tier::new(service, pages, index), pages.file());
+    let n_lists = reach.probes.min(index.n_lists()) as usize;
+    let in_message = tier.queries_of_message(k, n_lists, 0)?;
+    let to_come = choice::cpu_seconds(file, vectors.len(), n_lists);
+    let prefers_gpu = |few_search| {
+        if few_search {
+            choice::prefers_gpu_for_batch(file, index, vectors.len(), n_lists)
+        } else {
+            choice::prefers_crowded_gpu_for_batch(file, vectors.len(), n_lists)
+        }
+    };
+    // Where not all of the index fits, the lists that are searched get the room.
+    let before_load = || note_sample(request);
+    if !tier.is_to_answer(setting, to_come, prefers_gpu, before_load, record)? {
+        return Ok(None);
+    }
+    let began = Instant::now();
+    let mut round = Round {
+        tier,
+        request,
+        in_message,
+        is_ordinary: vec![true; vectors.len()],
+        answers: vec![None; vectors.len()],
+        n_pairs: 0,
+        lacks: Lacks::default(),
+        n_asked: 0,
+        stale_time: Duration::ZERO,
+    };
+    round.search(record)?;
+    let (tier, n_pairs, lacks) = (round.tier, round.n_pairs, round.lacks);
+    record.engine = if round.n_asked > 0 {
+        Engine::Gpu
+    } else {
+        // Nothing of what was searched is as the tier has it.
+        Engine::Cpu
+    };
+    choice::note_gpu_batch(file, n_pairs, began.elapsed(), round.stale_time);
+    tier.look_after(lacks, n_pairs, record)?;
+    Ok(Some(round.answers.into_iter().map_while(|a| a).collect()))
+}
+
+struct Round<'a> {
+    tier: Tier<'a>,
+    request: &'a BatchRequest<'a>,
+    /// Queries of a message.
+    in_message: usize,
+    /// `[n]`: whether a device can answer a query; others are asked in vain.
+    is_ordinary: Vec<bool>,
+    /// `[n]`
+    answers: Vec<Option<Candidates>>,
+    /// Pairs of query and list, and those that the tier lacks, or has of old.
+    n_pairs: usize,
+    lacks: Lacks,
+    /// Queries that the device has searched any list for.
+    n_asked: usize,
+    /// Time for lists that the tier lacks or has of old.
+    stale_time: Duration,
+}
+
+impl Round<'_> {
+    /// Answers all queries; only the first ones if the service fails after these. Errors: the service has answered none; those of the index.
+    fn search(&mut self, record: &mut ScanRecord) -> Result<(), Stop> {
+        let mut queries: Vec<usize> = (0..self.answers.len()).collect();
+        let mut stale = Vec::new();
+        for _ in 0..MAX_ASKED {
+            let (parts, outcome) = self.ask(&queries, &stale, record);
+            (queries, stale) = self.complete(queries, parts, record)?;
+            if let Err(stop) = outcome {
+                let is_any = self.answers.first().is_some_and(Option::is_some);
+                // The next attempt meets with the error again if it is there to stay.
+                return if is_any { Ok(()) } else { Err(stop) };
+            }
+            if queries.is_empty() {
+                break;
+            }
+        }
+        // Lists change faster than the service can be told; or the queries are not for a device.
+        let left: Vec<usize> = (0..self.answers.len())
+            .filter(|&q| self.answers[q].is_none())
+            .collect();
+        let vectors: Vec<&[f32]> = left.iter().map(|&q| self.request.vectors[q]).collect();
+        let answers = search_on_cpu(self.request, &vectors, record)?;
+        for (q, answer) in left.into_iter().zip(answers) {
+            self.answers[q] = Some(answer);
+        }
+        Ok(())
+    }
+
+    /// Asks for some queries.
+    fn ask(
+        &mut self,
+        queries: &[usize],
+        stale: &[StaleList],
+        record: &mut ScanRecord,
+    ) -> (Vec<Part>, Result<(), Stop>) {
+        let BatchRequest {
+            index,
+            vectors,
+            reach,
+            k,
+            ..
+        } = *self.request;
+        let questions = Questions {
+            request: Request {
+                probes: reach.probes,
+                k: k as u32,
+                spread: reach.spread,
+                rounding: rounding(index.meta.dim),
+                ..Request::default()
+            },
+            lists: &[],
+            stale,
+            in_message: self.in_message,
+            timeout: guc::gpu_timeout(),
+        };
+        let is_ordinary = &mut self.is_ordinary;
+        let began = Instant::now();
+        let mut prepared = Duration::ZERO;
+        let n_queries = queries.len();
+        let answered = self
+            .tier
+            .ask(&questions, n_queries, &mut |these, to, bounds| {
+                let began = Instant::now();
+                let these = &queries[these];
+                let vectors: Vec<&[f32]> = these.iter().map(|&q| vectors[q]).collect();
+                let mut are_ordinary = vec![true; these.len()];
+                prepare(index, &vectors, to, bounds, &mut are_ordinary);
+                for (&q, is) in these.iter().zip(are_ordinary) {
+                    is_ordinary[q] = is;
+                }
+                prepared += began.elapsed();
+            });
+        record.select += prepared;
+        record.gpu += began.elapsed().saturating_sub(prepared);
+        answered
+    }
+
+    /// Adds to the answers to the first of `queries` what pages hold beside them. The queries that are to be asked again, and the lists that
+    /// the service should know to be out of date.
+    fn complete(
+        &mut self,
+        queries: Vec<usize>,
+        parts: Vec<Part>,
+        record: &mut ScanRecord,
+    ) -> Result<(Vec<usize>, Vec<StaleList>), Stop> {
+        let BatchRequest { pages, index, .. } = *self.request;
+        let all: Vec<u32> = (0..index.n_lists()).collect();
+        // Not before the device has searched.
+        let entries = read_entries(pages, index, &all)?;
+        let (mut again, mut stale) = (Vec::new(), Vec::new());
+        let mut queries = queries.into_iter();
+        for part in parts {
+            check_lists(&part.lists, index)?;
+            let entry_of = |list: u32| &entries[list as usize];
+            let told = |chosen| out_of_date(chosen, entry_of(chosen.list));
+            let stale_lists = part.lists.iter().map(told);
+            let is_stale: Vec<bool> = stale_lists.clone().map(|list| list.is_some()).collect();
+            stale.extend(stale_lists.flatten());
+            let lists = PartLists {
+                part: &part,
+                is_stale: &is_stale,
+                entries: &entries,
+            };
+            for (answer, q) in part.queries.iter().zip(queries.by_ref()) {
+                if !self.is_ordinary[q] {
+                    continue;
+                }
+                self.answers[q] = self.answer(q, answer, &lists, record)?;
+                if self.answers[q].is_none() {
+                    again.push(q);
+                }
+            }
+        }
+        stale.sort_unstable_by_key(|told| told.list);
+        stale.dedup_by_key(|told| told.list);
+        Ok((again, stale))
+    }
+
+    /// The answer to query `q`. `None`: it is out of date.
+    fn answer(
+        &mut self,
+        q: usize,
+        answer: &OfQuery,
+        lists: &PartLists<'_>,
+        record: &mut ScanRecord,
+    ) -> Result<Option<Candidates>, Stop> {
+        let BatchRequest {
+            pages,
+            index,
+            k,
+            exact,
+            ..
+        } = *self.request;
+        let Some(mine) = lists.of(answer) else {
+            return Ok(None);
+        };
+        let mut found = answer.candidates.clone();
+        if !mine.absent.is_empty() || !mine.appended.is_empty() {
+            let began = Instant::now();
+            let query = &mut index.prepare_uncoded(self.request.vectors[q])?;
+            let mut top = TopK::new(k);
+            let appended = mine.appended.iter();
+            let appended = appended.map(|&list| (list, &lists.entries[list as usize]));
+            if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
+                // Rewritten just now: its new generations will show.
+                return Ok(None);
+            }
+            let absent = &mine.absent;
+            self.stale_time += scan_stale(pages, index, query, absent, exact, &mut top, record)?;
+            record.cpu += began.elapsed();
+            found = merge(found, top.into_candidates());
+        }
+        heat::note(pages, index, mine.all.iter().copied());
+        self.n_pairs += mine.all.len();
+        self.lacks.n_stale += mine.n_stale;
+        self.lacks.n_absent += mine.absent.len() - mine.n_stale;
+        self.n_asked += usize::from(mine.absent.len() < mine.all.len());
+        record.probes = record.probes.max(mine.all.len() as u32);
+        record.candidates += mine.n_slots;
+        record.reranked += mine.n_slots;
+        Ok(Some(found))
+    }
+}
+
+/// The lists of a part.
+struct PartLists<'a> {
+    part: &'a Part,
+    /// Those that the device has searched though they are out of date.
+    is_stale: &'a [bool],
+    /// The directory.
+    entries: &'a [ListEntry],
+}
+
+/// Lists of a query.
+#[derive(Default)]
+struct OfOne {
+    all: Vec<u32>,
+    /// Not on the device, or of old.
+    absent: Vec<u32>,
+    /// Those of old.
+    n_stale: usize,
+    /// On the device, and something was appended to them.
+    appended: Vec<u32>,
+    /// Entries that the device has searched.
+    n_slots: u64,
+}
+
+impl PartLists<'_> {
+    /// The lists of a query; `None` if the device has searched one that is out of date.
+    fn of(&self, answer: &OfQuery) -> Option<OfOne> {
+        let mut lists = OfOne::default();
+        let mut add = |place: usize| {
+            let chosen = &self.part.lists[place];
+            lists.all.push(chosen.list);
+            lists.n_slots += u64::from(chosen.n_slots);
+            if !is_searched(chosen) {
+                lists.absent.push(chosen.list);
+                lists.n_stale += usize::from(is_known_stale(chosen));
+            } else if self.entries[chosen.list as usize].append_head != NO_BLOCK {
+                lists.appended.push(chosen.list);
+            }
+            !self.is_stale[place]
+        };
+        let is_current = match &answer.places {
+            Some(places) => places.iter().all(|&place| add(place as usize)),
+            None => (0..self.part.lists.len()).all(add),
+        };
+        is_current.then_some(lists)
+    }
+}

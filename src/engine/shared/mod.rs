@@ -1,0 +1,220 @@
+//! Rounds that the shared service answers, whose tiers are another process's.
+//!
+//! Freshness: an answer says of each list which generations the tier has it with; those of the directory, read after the answer, must be the
+//! same, for the reasons that `nearest/device.rs` gives. Lists that are not are told to the service, which skips them from then on, and what
+//! they spoilt is asked for once more.
+//!
+//! | file | content |
+//! |---|---|
+//! | `mod.rs` | whether the service is to answer; asking it |
+//! | `one.rs` | a round of one query |
+//! | `many.rs` | a round of many queries |
+
+pub(super) mod many;
+pub(super) mod one;
+
+use std::time::Instant;
+
+use omen_gpu::GpuError;
+use omen_gpu::params::Found;
+use omen_ivf::Tid;
+use omen_ivf::index::Index;
+use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::topk::{Candidate, Candidates};
+use omen_service::message::{
+    Answer, AnswerView, ChosenList, MAX_QUERIES, Refusal, Request, STALE, StaleList, TierKey,
+};
+
+use super::gpu::uninterrupted;
+use super::service_tiers::{self, Lacks};
+use super::stats::ScanRecord;
+use super::tiers::Stop;
+use crate::error::PgError;
+use crate::gpu_service::Service;
+use crate::gpu_service::loading::Fit;
+use crate::gpu_service::session::{self, Fill, Questions};
+use crate::guc::EngineSetting;
+use crate::storage::IndexPages;
+
+/// So often a search is asked for again because lists were out of date.
+const MAX_ASKED: usize = 3;
+
+/// An index and its tier in the service.
+struct Tier<'a> {
+    service: &'a Service,
+    pages: &'a IndexPages,
+    index: &'a Index,
+    key: TierKey,
+}
+
+/// What the service answered to one message.
+struct Part {
+    /// Lists of its queries, each once, as the tier has them.
+    lists: Vec<ChosenList>,
+    queries: Vec<OfQuery>,
+}
+
+/// The answer to one query.
+struct OfQuery {
+    candidates: Candidates,
+    /// Places of its lists among those of the part; `None`: all of them.
+    places: Option<Vec<u32>>,
+}
+
+impl<'a> Tier<'a> {
+    fn new(service: &'a Service, pages: &'a IndexPages, index: &'a Index) -> Self {
+        Self {
+            service,
+            pages,
+            index,
+            key: service_tiers::key_of(pages, index),
+        }
+    }
+
+    /// How many queries a message may have, for `k` candidates from `n_lists` lists each, of which `n_given` are given. Error: not even one.
+    fn queries_of_message(&self, k: usize, n_lists: usize, n_given: usize) -> Result<usize, Stop> {
+        let room = self.service.queue.slot_bytes();
+        let (dim, all_lists) = (self.index.dim(), self.index.n_lists() as usize);
+        let fits = |&n: &usize| {
+            Request::bytes(n, dim, n_given, 0) <= room
+                && Answer::bytes(n, k, n_lists, all_lists) <= room
+        };
+        (1..=MAX_QUERIES).rev().find(fits).ok_or_else(|| {
+            let what = format!("an answer of {k} candidates and {n_lists} lists");
+            GpuError::Unsupported(what).into()
+        })
+    }
+
+    /// Whether the service is to answer: it has the tier, which may have to be loaded, and `prefers_gpu` says so where it is free to say. The
+    /// argument of that is whether few sessions search. `to_come`: seconds that the CPU would take beyond what it has taken. `before_load` is
+    /// called before this session loads the tier.
+    fn is_to_answer(
+        &self,
+        setting: EngineSetting,
+        to_come: f64,
+        prefers_gpu: impl FnOnce(bool) -> bool,
+        before_load: impl FnOnce() -> Result<(), PgError>,
+        record: &mut ScanRecord,
+    ) -> Result<bool, Stop> {
+        let Self {
+            service,
+            pages,
+            index,
+            key,
+        } = self;
+        if !service.control.has_tier(key) {
+            if !service_tiers::wants_loading(service, setting, pages, index, to_come) {
+                return Ok(false);
+            }
+            // An enforced GPU waits for it.
+            if setting == EngineSetting::Auto
+                && service_tiers::leaves_loading(service, pages, index)?
+            {
+                return Ok(false);
+            }
+            before_load()?;
+            let began = Instant::now();
+            let outcome = service_tiers::load(service, pages, index, key, Fit::Best, false);
+            record.load += began.elapsed();
+            outcome?;
+        }
+        Ok(setting != EngineSetting::Auto || prefers_gpu(session::few_search(service)))
+    }
+
+    /// Asks for `n_queries` queries, which `fill` writes; their answers, in order. If not all were answered, the first, and the reason.
+    fn ask(
+        &self,
+        questions: &Questions,
+        n_queries: usize,
+        fill: &mut Fill,
+    ) -> (Vec<Part>, Result<(), Stop>) {
+        let questions = Questions {
+            request: Request {
+                key: self.key,
+                dim: self.index.meta.dim,
+                ..questions.request
+            },
+            ..*questions
+        };
+        let (mut parts, mut n_answered) = (Vec::new(), 0);
+        let outcome = uninterrupted(|_| {
+            let left = n_answered..n_queries;
+            let mut take = |answer: &AnswerView| {
+                let queries = answer.each().map(|query| OfQuery {
+                    candidates: candidates_from(query.found, query.frontier),
+                    places: query.places.map(<[u32]>::to_vec),
+                });
+                let part = Part {
+                    lists: answer.lists.to_vec(),
+                    queries: queries.collect(),
+                };
+                n_answered += part.queries.len();
+                parts.push(part);
+            };
+            session::ask(self.service, &questions, left, fill, &mut take).map_err(|refusal| {
+                match refusal {
+                    Refusal::NotLoaded => GpuError::Other(refusal.to_string()),
+                    Refusal::Down => GpuError::Lost(refusal.to_string()),
+                    Refusal::Gpu(error) => error,
+                }
+            })
+        });
+        (parts, outcome)
+    }
+
+    /// Has the tier brought up to date of which a search of `n_lists` lists lacked some.
+    fn look_after(
+        &self,
+        lacks: Lacks,
+        n_lists: usize,
+        record: &mut ScanRecord,
+    ) -> Result<(), PgError> {
+        let (service, key, lacks) = (self.service, &self.key, (lacks, n_lists));
+        service_tiers::load_again(service, self.pages, self.index, key, lacks, record)
+    }
+}
+
+/// What a device found for a query, and below which key it found all.
+pub(super) fn candidates_from(found: &[Found], frontier: f32) -> Candidates {
+    let candidate = |found: &Found| Candidate {
+        key: found.key,
+        ceiling: found.ceiling,
+        tid: Tid {
+            block: found.tid_block,
+            offset: found.tid_offset,
+        },
+    };
+    Candidates {
+        items: found.iter().map(candidate).collect(),
+        frontier,
+    }
+}
+
+/// Whether the device has searched a list: those it lacks have no generation.
+fn is_searched(chosen: &ChosenList) -> bool {
+    chosen.layout_gen != 0
+}
+
+/// Whether the device has a list out of date, and knows it.
+fn is_known_stale(chosen: &ChosenList) -> bool {
+    !is_searched(chosen) && chosen.delete_gen == STALE
+}
+
+/// If the device has searched a list that is not, by its directory entry, as its tier has it: what to tell the service.
+fn out_of_date(chosen: &ChosenList, entry: &ListEntry) -> Option<StaleList> {
+    let there = (chosen.layout_gen, chosen.delete_gen);
+    let is_current = there == (entry.layout_gen, entry.delete_gen);
+    (is_searched(chosen) && !is_current).then_some(StaleList {
+        list: chosen.list,
+        layout_gen: entry.layout_gen,
+        delete_gen: entry.delete_gen,
+    })
+}
+
+/// Refuses an answer that names lists which the index does not have.
+fn check_lists(lists: &[ChosenList], index: &Index) -> Result<(), Stop> {
+    if lists.iter().any(|chosen| chosen.list >= index.n_lists()) {
+        return Err(GpuError::Other("the service names lists that are not there".into()).into());
+    }
+    Ok(())
+}
