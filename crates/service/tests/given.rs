@@ -10,7 +10,7 @@ use gpu::{Fixture, Flavour, Losses, METRICS, Queries, Query, check, sizes};
 use omen_gpu::{Gpu, GpuError, TierQuery};
 use omen_ivf::topk::{Candidate, Candidates};
 use omen_service::client::Waiting;
-use omen_service::message::{Refusal, Request, StaleList};
+use omen_service::message::{Refusal, Request, STALE, StaleList};
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -64,7 +64,7 @@ fn check_reply(index: &Index, query: &Query, lists: &[u32], k: u32, reply: &Repl
         let state = (list.layout_gen, list.delete_gen, list.n_slots);
         let searched = (1, list.list, n_slots);
         let is_here = here.contains(&list.list);
-        assert_eq!(state, if is_here { searched } else { (0, 0, 0) });
+        assert_eq!(state, if is_here { searched } else { (0, STALE, 0) });
     }
     let direct = if here.is_empty() {
         Candidates {

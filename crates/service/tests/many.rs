@@ -11,7 +11,7 @@ use gpu::{Fixture, Flavour, METRICS, Queries, search_batch, sizes};
 use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use omen_service::client::claim;
-use omen_service::message::{MAX_QUERIES, Refusal, Request, StaleList};
+use omen_service::message::{MAX_QUERIES, Refusal, Request, STALE, StaleList};
 use omen_service::serve::{Call, MAX_BATCH};
 use rand::Rng;
 use region::rng;
@@ -108,7 +108,7 @@ fn each_gets_its_own_answer_in_any_company() {
                     let searched = !stale.contains(&list.list);
                     let state = (list.layout_gen, list.delete_gen, list.n_slots);
                     let here = (1, list.list, n_slots);
-                    assert_eq!(state, if searched { here } else { (0, 0, 0) });
+                    assert_eq!(state, if searched { here } else { (0, STALE, 0) });
                 }
             }
         }
