@@ -1,14 +1,15 @@
 """Lists of the shared service's tiers that are out of date are written again one by one, while searches go on; no tier is loaded anew for them."""
 
-import threading
 import time
 
 import numpy as np
 
+import pytest
+
 from lib import vectors
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, assert_same, knn, last_scan, make_index, make_table, put
-from lib.service import GPU, WAIT, loaders, searches, stat, wait_for, wait_until
+from lib.db import BY_INDEX, BY_SORT, REAL_GPU, assert_same, knn, last_scan, make_index, make_table, put
+from lib.service import GPU, WAIT, inject, loaders, stat, wait_for, wait_until
 
 DIM, LISTS = 48, 24
 
@@ -132,3 +133,86 @@ def test_dropped_meanwhile(first, rng):
             conn.execute("DROP INDEX t_v_idx")
         wait_until(lambda: not loaders(conn), "a loader goes on")
         wait_for(conn, hot_tiers=0, hot_bytes=0, failed_loads=0)
+
+
+def limited(service, megabytes: int):
+    """Starts the service with so much memory, of which searches take 16 MB at most at first."""
+    service.stop()
+    service.configure({"omen.gpu_memory_limit": f"{megabytes}MB"})
+    service.start()
+
+
+@pytest.mark.skipif(REAL_GPU, reason="sizes of the simulated device")
+def test_no_room_for_one_list(service, first, rng):
+    """Where there is no room to write a list again, the tier stays as it is: the list is searched on pages, and no load fails for it."""
+    rows = vectors.clustered(rng, 24_000, DIM)
+    limited(service, 24)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        wait_for(conn, state="up")
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, loads=1)
+        near = (rows[7] + 0.01 * vectors.uniform(rng, 6000, DIM)).astype(np.float32)
+        vectors.copy_rows(conn, "t", np.arange(100_000, 106_000), near)
+        conn.execute("VACUUM t")
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            check(conn, exact, rows[:100])
+            assert last_scan(conn)["engine"] == "gpu"
+        wait_until(lambda: not loaders(conn), "a loader goes on")
+        row = stat(conn)
+        assert (row["loads"], row["failed_loads"]) == (1, 0) and row["loaders"] <= 2, row
+        stale = conn.execute("SELECT stale_lists FROM omen_stat_index").fetchone()[0]
+        assert 1 <= stale <= LISTS // 5
+
+
+@pytest.mark.skipif(REAL_GPU, reason="sizes of the simulated device")
+def test_some_lists_become_all(service, first, rng):
+    """A tier that had no room for all lists is loaded anew once there is; until then its own lists are kept up to date."""
+    rows = vectors.clustered(rng, 24_000, DIM)
+    limited(service, 18)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        wait_for(conn, state="up")
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, hot_tiers=1)
+        hot = conn.execute("SELECT hot_lists FROM omen_stat_index").fetchone()[0]
+        assert 0 < hot < LISTS
+        conn.execute("ALTER SYSTEM SET omen.gpu_memory_limit = '100MB'")
+        conn.execute("SELECT pg_reload_conf()")
+
+        def is_whole():
+            knn(conn, "l2", rows[1], 10)
+            return conn.execute("SELECT hot_lists FROM omen_stat_index").fetchone()[0] == LISTS
+        # The session that loaded a part of it has it rest for half a minute.
+        wait_until(is_whole, "the tier stays a part of the index", 60)
+        check(conn, exact, rows)
+        wait_until(lambda: not loaders(conn), "a loader goes on")
+        assert stat(conn)["failed_loads"] == 0
+
+
+@pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
+def test_a_loader_holds_back_no_vacuum(first, rng):
+    """Loaders have no snapshot while they load or refresh."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[1], 10)
+        wait_for(conn, loads=1)
+        inject(conn, "slow_load")
+        conn.execute("DELETE FROM t WHERE id % 500 = 1")
+        conn.execute("VACUUM t")
+        knn(conn, "l2", rows[1], 10)
+        wait_until(lambda: loaders(conn), "no loader")
+
+        def horizon():
+            return conn.execute("SELECT backend_xmin FROM pg_stat_activity WHERE backend_type = 'pg_omen loader'").fetchall()
+        wait_until(lambda: horizon() == [(None,)], "the loader holds back VACUUM")
+        for _ in range(20):
+            time.sleep(0.02)
+            assert horizon() == [(None,)]
+        inject(conn, "none")
+        catch_up(conn, rows, 1, "the tier stays out of date")

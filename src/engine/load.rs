@@ -16,7 +16,7 @@ use crate::{guc, threads};
 
 /// Share of the free device memory that tiers take when `omen.gpu_memory_limit` is 0.
 const DEFAULT_SHARE: f64 = 0.8;
-/// A tier that takes no more than one in so many parts of what tiers may take has room for lists to be refreshed.
+/// A tier that takes no more than one in so many parts of what others leave has room for lists to be refreshed.
 const ROOMY_SHARE: u64 = 2;
 /// Smaller tiers are loaded before threads to copy them would have started.
 const THREADS_FROM_BYTES: usize = 16 << 20;
@@ -32,12 +32,13 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
-    /// All of the index if it fits `limit` bytes, else what fits best; all of it too if nothing does. `codes_alone`: whether codes without rows
-    /// are of use.
+    /// All of the index if it fits `limit` bytes, of which other tiers have `taken`, else what fits best; all of it too if nothing does.
+    /// `codes_alone`: whether codes without rows are of use.
     pub(crate) fn new(
         pages: &IndexPages,
         index: &Index,
         limit: u64,
+        taken: u64,
         codes_alone: bool,
     ) -> std::result::Result<Self, Stop> {
         let spec = spec_of(index);
@@ -66,9 +67,10 @@ impl Choice {
                 (Parts::of(shape.filter), chosen, n_slots)
             }
         };
+        let plenty = limit.saturating_sub(taken) / ROOMY_SHARE;
         let roomy = with_room(n_slots, spec.n_lists);
         let plan = match TierPlan::new(&spec, parts, roomy) {
-            Ok(plan) if is_whole && plan.bytes_needed() <= limit / ROOMY_SHARE => plan,
+            Ok(plan) if is_whole && plan.bytes_needed() <= plenty => plan,
             _ => TierPlan::new(&spec, parts, with_spare(n_slots))?,
         };
         Ok(Self {
@@ -133,7 +135,7 @@ impl Device {
             parts,
             lists,
             plan,
-        } = Choice::new(pages, index, limit, true)?;
+        } = Choice::new(pages, index, limit, self.tier_bytes(), true)?;
         // Of an index of which nothing fits this says how much would be needed.
         let limit = self.make_room(&gpu, plan.bytes_needed())?;
         let copiers = copiers_for(&plan);
@@ -162,7 +164,6 @@ impl Device {
             let Some(loaded) = self.tier(file, index).filter(has_all) else {
                 return Ok(false);
             };
-            let began = Instant::now();
             let Refresh {
                 writer,
                 spec,
@@ -174,8 +175,8 @@ impl Device {
             let mut builder = TierBuilder::refresh(writer, spec, plan, byte_limit, copiers, lists)?;
             let round = write_stale(&mut builder, pages, index)?;
             loaded.tier.end_refresh(builder.end()?.lists)?;
-            loaded.note_refreshed(began);
-            if round.n_written == round.n_stale {
+            loaded.note_refreshed();
+            if round.n_lacking() == 0 {
                 return Ok(true);
             }
             if round.n_written == 0 {

@@ -17,6 +17,15 @@ pub(crate) struct Round {
     pub(crate) n_stale: usize,
     /// Those of them that were written.
     pub(crate) n_written: usize,
+    /// Lists with entries that are not in the tier.
+    pub(crate) n_absent: usize,
+}
+
+impl Round {
+    /// Lists that the tier lacks, or has of old, after the round.
+    pub(crate) fn n_lacking(&self) -> usize {
+        self.n_stale - self.n_written + self.n_absent
+    }
 }
 
 /// Writes lists of a tier again that are out of date, as far as there is room; in the order of their slots, so that what they leave is in one
@@ -39,7 +48,10 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         let at = **list as usize;
         builder.lists()[at] != before[at]
     };
+    let both = before.iter().zip(&entries);
+    let absent = both.filter(|(list, entry)| list.is_none() && entry.frozen_count > 0);
     Ok(Round {
+        n_absent: absent.count(),
         n_stale: stale.len(),
         n_written: stale.iter().filter(is_written).count(),
     })

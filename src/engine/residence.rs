@@ -21,6 +21,9 @@ use crate::storage::IndexPages;
 /// Longest wait for the shared service to evict.
 const EVICTION_TIME: Duration = Duration::from_secs(10);
 
+/// A user's wish to load waits so long for other loads.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// Loads the tier of an index, in place of the one that is there, or brings that up to date.
 pub(super) fn load_tier(
     device: &mut Device,
@@ -64,7 +67,15 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
     if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages, index);
         let fit = if is_owner { Fit::Asked } else { Fit::Best };
-        return match service_tiers::load_on_request(service, pages, index, &key, fit, is_owner) {
+        return match service_tiers::load_in_turn(
+            service,
+            pages,
+            index,
+            &key,
+            fit,
+            is_owner,
+            LONGEST_WAIT,
+        ) {
             Ok(()) => Ok(service.control.tier_bytes(&key).unwrap_or(0)),
             Err(Stop::Query(error)) => Err(error),
             Err(Stop::Gpu(error) | Stop::Paused(error)) => Err(not_loaded(name, &error)),

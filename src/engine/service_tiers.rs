@@ -17,9 +17,6 @@ use crate::guc::{self, ContextSetting, EngineSetting};
 use crate::options::{self, Hot};
 use crate::storage::IndexPages;
 
-/// A user's wish to load waits so long for other loads.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
 /// Whose GPU context answers this session's searches.
 pub(crate) enum Serving {
     /// Its own.
@@ -107,17 +104,21 @@ pub(super) fn load(
     outcome
 }
 
-/// As [`load`], for a user who says so: waits while another process loads.
-pub(super) fn load_on_request(
+/// As [`load`], where that is wanted: waits so long while another process loads.
+pub(super) fn load_in_turn(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
     fit: Fit,
     again: bool,
+    wait: Duration,
 ) -> std::result::Result<(), Stop> {
-    let until = Instant::now() + LONGEST_WAIT;
+    let until = Instant::now() + wait;
     loop {
+        while service.load.is_loading() && Instant::now() < until {
+            session::doze();
+        }
         match load(service, pages, index, key, fit, again) {
             Err(Stop::Gpu(GpuError::Busy)) if Instant::now() < until => session::doze(),
             outcome => return outcome,
@@ -167,7 +168,7 @@ fn load_again_now(
         return Ok(());
     }
     if !is_much || loading::fits_whole(service, pages, index)? {
-        loader::start_again(service, pages);
+        loader::start_again(service, pages, is_much);
         return Ok(());
     }
     // Others that find the same leave it to this session.

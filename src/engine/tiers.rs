@@ -94,11 +94,11 @@ impl LoadedTier {
         }
     }
 
-    /// Lists that were out of date have been written again since `began`.
-    pub(super) fn note_refreshed(&mut self, began: Instant) {
+    /// Lists that were out of date have been written again.
+    pub(super) fn note_refreshed(&mut self) {
         self.known_stale.clear();
         self.stale = false;
-        (self.load_time, self.loaded_at) = (began.elapsed(), Instant::now());
+        self.loaded_at = Instant::now();
     }
 
     /// What of the index it holds, for the status functions; empty: all.

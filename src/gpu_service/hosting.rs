@@ -110,11 +110,12 @@ impl Hosting {
             // A loader that has given up does not read it.
             let _ = wants.answer.send(faults::room(granted));
         }
+        // What was loaded before a refresh was asked for is taken over before it begins, with the lists as the last one has left them.
+        let wants_refresh: Vec<WantsRefresh> = self.wants_refresh.try_iter().collect();
         for loaded in self.loaded.try_iter() {
             take_over(service, server, loaded);
         }
-        // After what was loaded: a refresh begins with the lists as the last one has left them.
-        for wants in self.wants_refresh.try_iter() {
+        for wants in wants_refresh {
             let _ = wants.answer.send(server.begin_refresh(&wants.key));
         }
         self.look_after(service, server);

@@ -16,7 +16,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 
 use super::claim::{Claim, IndexId, Outcome};
-use super::loading::{self, Fit};
+use super::loading::{self, Fit, Refreshed};
 use super::memory::{self, Service};
 use super::wake;
 use crate::compat::{self, FileId};
@@ -39,17 +39,29 @@ struct Job {
     /// Tablespace and number of the file the index had; another is left alone. Without one it is an index that was hot before a restart,
     /// for which no other tier is to go.
     file: Option<(u32, u32)>,
-    /// To bring a tier up to date that is there.
-    again: bool,
+    task: Task,
 }
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    /// To load a tier that is not there.
+    Load,
+    /// To bring one up to date that is, as far as that can be done.
+    Refresh,
+    /// The same, and to load it anew if that leaves lists out.
+    LoadAgain,
+}
+
+const TASKS: [Task; 3] = [Task::Load, Task::Refresh, Task::LoadAgain];
 
 impl Job {
     fn text(&self) -> String {
         let (tablespace, number) = self.file.unwrap_or_default();
         let IndexId { database, index } = self.id;
-        let again = u32::from(self.again);
+        let task = self.task as u32;
         format!(
-            "{} {database} {index} {tablespace} {number} {again}",
+            "{} {database} {index} {tablespace} {number} {task}",
             self.claim.0
         )
     }
@@ -64,7 +76,7 @@ impl Job {
             claim,
             id: IndexId { database, index },
             file: (file.1 != 0).then_some(file),
-            again: number()? != 0,
+            task: *TASKS.get(number()? as usize)?,
         })
     }
 }
@@ -101,17 +113,17 @@ pub(crate) fn rest(service: &Service, pages: &IndexPages, pause: Duration) {
 
 /// Has a process load the tier of an index: of the one with this file, or one that was hot before a restart. `None` if that cannot be now.
 pub(super) fn start_for(service: &Service, id: IndexId, file: Option<FileId>) -> Option<Claim> {
-    start_job(service, id, file, false)
+    start_job(service, id, file, Task::Load)
 }
 
-fn start_job(service: &Service, id: IndexId, file: Option<FileId>, again: bool) -> Option<Claim> {
+fn start_job(service: &Service, id: IndexId, file: Option<FileId>, task: Task) -> Option<Claim> {
     let loaders = &service.control.loaders;
     let claim = loaders.claim()?;
     let job = Job {
         claim,
         id,
         file: file.map(|file| (file.tablespace, file.number)),
-        again,
+        task,
     };
     let started = BackgroundWorkerBuilder::new(NAME)
         .set_type(NAME)
@@ -142,9 +154,15 @@ pub(crate) fn start(service: &Service, pages: &IndexPages) -> bool {
     start_for(service, IndexId::of(pages), Some(pages.file())).is_some()
 }
 
-/// As [`start`], for a tier that is there: what is out of date of it is written again, or, if that cannot be, all of it. Not over and over.
-pub(crate) fn start_again(service: &Service, pages: &IndexPages) {
-    if start_job(service, IndexId::of(pages), Some(pages.file()), true).is_some() {
+/// As [`start`], for a tier that is there: what is out of date of it is written again; if that leaves lists out, all of it if `may_load`. Not over
+/// and over.
+pub(crate) fn start_again(service: &Service, pages: &IndexPages, may_load: bool) {
+    let task = if may_load {
+        Task::LoadAgain
+    } else {
+        Task::Refresh
+    };
+    if start_job(service, IndexId::of(pages), Some(pages.file()), task).is_some() {
         rest(service, pages, Duration::ZERO);
     }
 }
@@ -236,37 +254,59 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
         None => Fit::WholeBesideOthers,
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
+        forget_snapshot();
         let key = key_of(&pages, &index);
-        if service.control.has_tier(&key)
-            && (!job.again || refresh(service, job, &pages, &index, &key)?)
-        {
-            return Ok(());
+        let has_tier = service.control.has_tier(&key);
+        match (job.task, has_tier) {
+            (Task::Load, true) => Ok(Outcome::Loaded),
+            (Task::Load, false) => {
+                loading::load(service, &pages, &index, &key, fit, false).map(|()| Outcome::Loaded)
+            }
+            // It was evicted, or has gone with the worker: searches decide whether it comes back.
+            (Task::Refresh | Task::LoadAgain, false) => Ok(Outcome::Gone),
+            (Task::Refresh | Task::LoadAgain, true) => refresh(service, job, &pages, &index, &key),
         }
-        loading::load(service, &pages, &index, &key, fit, job.again)
     });
     match outcome {
-        Ok(()) => Outcome::Loaded,
+        Ok(outcome) => outcome,
         Err(Stop::Query(error)) => report(service, job, &error.to_string()),
         Err(Stop::Gpu(GpuError::Busy | GpuError::Interrupted)) => Outcome::Later,
         Err(Stop::Gpu(error) | Stop::Paused(error)) => report(service, job, &error.to_string()),
     }
 }
 
-/// Brings a tier up to date; `false`: that cannot be, it is to be loaded anew.
+/// Brings a tier up to date. Where that cannot be, or is not enough, the rest goes on that began with the job.
 fn refresh(
     service: &Service,
     job: &Job,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
-) -> Result<bool, Stop> {
+) -> Result<Outcome, Stop> {
     let began = Instant::now();
-    let is_done = loading::refresh(service, pages, index, key)?;
-    if is_done {
-        let loaders = &service.control.loaders;
-        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
+    match loading::refresh(service, pages, index, key)? {
+        Refreshed::Whole => {
+            let loaders = &service.control.loaders;
+            loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
+        }
+        Refreshed::Lacking if job.task == Task::LoadAgain => {
+            loading::load(service, pages, index, key, Fit::Whole, true)?;
+        }
+        Refreshed::Lacking | Refreshed::Not => {}
     }
-    Ok(is_done)
+    Ok(Outcome::Loaded)
+}
+
+/// Whether this process holds back VACUUM.
+pub(super) fn has_snapshot() -> bool {
+    // SAFETY: on the main thread of a process that Postgres knows; others may read the number too.
+    unsafe { (*pg_sys::MyProc).xmin != pg_sys::InvalidTransactionId }
+}
+
+/// A look at the catalog leaves a snapshot, which would hold back VACUUM for as long as the transaction lasts.
+pub(super) fn forget_snapshot() {
+    // SAFETY: on the main thread. Of a session's snapshots those for the catalog alone go, and are taken again when they are wanted.
+    unsafe { pg_sys::InvalidateCatalogSnapshot() }
 }
 
 /// Whether an open relation is an index that the service may have.

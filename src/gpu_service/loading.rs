@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::{Copiers, GpuError};
+use omen_gpu::{Copiers, GpuError, LoadError};
 use omen_ivf::index::Index;
 use omen_service::load::{Check, Wanted, begin, begin_refresh, finish};
 use omen_service::message::TierKey;
 
 use super::control::get;
 use super::memory::Service;
-use super::{session, wake};
+use super::{loader, session, wake};
 use crate::engine::load::{Choice, copiers_for, spec_of};
 use crate::engine::refresh::{MAX_ROUNDS, write_stale};
 use crate::engine::tiers::Stop;
@@ -40,7 +40,9 @@ pub(crate) fn fits_whole(
 ) -> Result<bool, Stop> {
     let limit = service.load.room()?.limit;
     let limit = limit.saturating_sub(service.last_bytes_beside(pages));
-    let choice = Choice::new(pages, index, limit, false)?;
+    // Without room for refreshes.
+    let taken = limit;
+    let choice = Choice::new(pages, index, limit, taken, false)?;
     Ok(choice.lists.len() == choice.spec.n_lists && choice.plan.bytes_needed() <= limit)
 }
 
@@ -63,13 +65,16 @@ pub(crate) fn load(
         _ => service.last_bytes_beside(pages),
     };
     let limit = room.limit.saturating_sub(kept);
+    // What it replaces serves until then only where there is room for both anyway.
+    let own = service.control.tier_bytes(key).unwrap_or(0);
+    let taken = room.used.saturating_sub(own).saturating_sub(kept);
     // Answers name entries by their tids, which codes alone do not have.
     let Choice {
         spec,
         parts,
         lists,
         plan,
-    } = Choice::new(pages, index, limit, false)?;
+    } = Choice::new(pages, index, limit, taken, false)?;
     let available = match fit {
         Fit::Asked | Fit::Best | Fit::Whole => limit,
         Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
@@ -121,43 +126,63 @@ pub(crate) fn load(
     Ok(())
 }
 
-/// Brings the tier of an index in the service's memory up to date, as far as the lists go that are there. Returns whether it is; else it is not
-/// there, or lacks the room. Errors: as for [`load`], without `OutOfMemory` and `Unsupported`.
+/// What a refresh has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refreshed {
+    /// The tier is as the index is.
+    Whole,
+    /// It lacks lists, or has some of old still, for which there is no room.
+    Lacking,
+    /// The service has no such tier, or the device cannot now.
+    Not,
+}
+
+/// Brings the tier of an index in the service's memory up to date, as far as the lists go that are there. Errors: as for [`load`], without
+/// `OutOfMemory` and `Unsupported`.
 pub(crate) fn refresh(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
-) -> Result<bool, Stop> {
+) -> Result<Refreshed, Stop> {
     session::release_at_exit();
     let spec = spec_of(index);
     for _ in 0..MAX_ROUNDS {
         let (copiers, me) = (Copiers::none(), wake::my_number());
         let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
         let mut builder = match begun {
-            Err(GpuError::Unsupported(_)) => return Ok(false),
+            Err(GpuError::Unsupported(_)) => return Ok(Refreshed::Not),
             begun => begun?,
         };
         inject_faults()?;
-        let round = write_stale(&mut builder, pages, index)?;
+        let round = match write_stale(&mut builder, pages, index) {
+            // The device's staging areas are not there beforehand.
+            Err(LoadError::Gpu(GpuError::OutOfMemory { .. })) => return Ok(Refreshed::Not),
+            round => round?,
+        };
         if round.n_written > 0 {
-            let _finished = finish(builder)?;
+            match finish(builder) {
+                Err(GpuError::OutOfMemory { .. }) => return Ok(Refreshed::Not),
+                finished => drop(finished?),
+            }
             service.wake_worker();
         }
-        if round.n_written == round.n_stale {
-            return Ok(true);
+        if round.n_lacking() == 0 {
+            return Ok(Refreshed::Whole);
         }
         if round.n_written == 0 {
-            return Ok(false);
+            break;
         }
     }
-    Ok(false)
+    Ok(Refreshed::Lacking)
 }
 
-/// Lets the user cancel a load; should that happen, what unwinds drops the load. The worker may sleep while a thread of it wants something.
+/// Lets the user cancel a load; should that happen, what unwinds drops the load. The worker may sleep while a thread of it wants something. And a
+/// loader holds back no VACUUM.
 fn check() -> Check {
     Box::new(|| {
         pgrx::check_for_interrupts!();
+        loader::forget_snapshot();
         if let Some(service) = super::service() {
             service.wake_worker();
         }
@@ -172,8 +197,12 @@ fn inject_faults() -> Result<(), GpuError> {
     }
     while guc::inject_fault() == Fault::SlowLoad {
         session::doze();
+        let had_snapshot = loader::has_snapshot();
         // SAFETY: on the main thread. A session would else not see that this is over before its statement is.
         unsafe { pgrx::pg_sys::ProcessConfigFile(pgrx::pg_sys::GucContext::PGC_SIGHUP) }
+        if !had_snapshot {
+            loader::forget_snapshot();
+        }
     }
     Ok(())
 }

@@ -35,8 +35,8 @@ pub struct Server {
     queue: Queue,
     gpu: Gpu,
     tiers: HashMap<TierKey, Hosted>,
-    /// Tiers inserted so far.
-    n_inserted: u64,
+    /// Numbers given to tiers so far.
+    n_numbers: u64,
 }
 
 /// What rounds did.
@@ -102,7 +102,7 @@ impl Server {
             queue,
             gpu,
             tiers: HashMap::new(),
-            n_inserted: 0,
+            n_numbers: 0,
         }
     }
 
@@ -118,20 +118,20 @@ impl Server {
 
     /// Takes over a tier; the one it replaces.
     pub fn insert(&mut self, key: TierKey, tier: Tier) -> Option<Tier> {
-        self.n_inserted += 1;
+        self.n_numbers += 1;
         self.tiers
-            .insert(key, Hosted::new(tier, self.n_inserted))
+            .insert(key, Hosted::new(tier, self.n_numbers))
             .map(|old| old.tier)
     }
 
-    /// Begins to refresh lists of a tier, and the tier's number; `None` if it is not there, or the device cannot.
+    /// Begins to refresh lists of a tier, and the number of the tier as it is; `None` if it is not there, or the device cannot.
     pub fn begin_refresh(&self, key: &TierKey) -> Option<(u64, Refresh)> {
         let hosted = self.tiers.get(key)?;
         Some((hosted.number, hosted.tier.begin_refresh().ok()?))
     }
 
-    /// Takes over the lists of a tier as a refresh has left them. Returns how many are new; `None`: it is not that tier any more, or they do not
-    /// fit it.
+    /// Takes over the lists of a tier as a refresh has left them, which gives it another number: of two refreshes that began with the same lists
+    /// the first counts. Returns how many are new; `None`: the tier has not that number any more, or they do not fit it.
     pub fn end_refresh(
         &mut self,
         key: &TierKey,
@@ -139,7 +139,8 @@ impl Server {
         lists: Vec<Option<TierList>>,
     ) -> Option<usize> {
         let hosted = self.tiers.get_mut(key).filter(|h| h.number == number)?;
-        hosted.refresh(lists)
+        self.n_numbers += 1;
+        hosted.refresh(lists, self.n_numbers)
     }
 
     /// Gives up a tier.

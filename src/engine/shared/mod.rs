@@ -13,7 +13,7 @@
 pub(super) mod many;
 pub(super) mod one;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
 use omen_gpu::params::Found;
@@ -36,6 +36,8 @@ use crate::gpu_service::session::{self, Fill, Questions};
 use crate::guc::EngineSetting;
 use crate::storage::IndexPages;
 
+/// Where the GPU is enforced, a search waits so long for loads of other indexes.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// So often a search is asked for again because lists were out of date.
 const MAX_ASKED: usize = 3;
 
@@ -114,7 +116,12 @@ impl<'a> Tier<'a> {
             }
             before_load()?;
             let began = Instant::now();
-            let outcome = service_tiers::load(service, pages, index, key, Fit::Best, false);
+            let wait = match setting {
+                EngineSetting::Gpu => LONGEST_WAIT,
+                _ => Duration::ZERO,
+            };
+            let fit = Fit::Best;
+            let outcome = service_tiers::load_in_turn(service, pages, index, key, fit, false, wait);
             record.load += began.elapsed();
             outcome?;
         }

@@ -8,7 +8,7 @@ use std::time::Instant;
 /// A tier of the server.
 pub(super) struct Hosted {
     pub(super) tier: Tier,
-    /// No other tier has had it.
+    /// No other tier has had it, nor this one before its last refresh.
     pub(super) number: u64,
     /// `[n_lists]`: lists that have changed since they were loaded.
     is_stale: Vec<bool>,
@@ -69,10 +69,11 @@ impl Hosted {
         }
     }
 
-    /// Takes over lists that were written; how many are new. `None`: they do not fit.
-    pub(super) fn refresh(&mut self, lists: Vec<Option<TierList>>) -> Option<usize> {
+    /// Takes over lists that were written, and a new number; how many are new. `None`: they do not fit.
+    pub(super) fn refresh(&mut self, lists: Vec<Option<TierList>>, number: u64) -> Option<usize> {
         let before = self.tier.lists().to_vec();
         self.tier.end_refresh(lists).ok()?;
+        self.number = number;
         let mut n_new = 0;
         for (at, (old, new)) in before.iter().zip(self.tier.lists()).enumerate() {
             if old != new {
@@ -85,17 +86,18 @@ impl Hosted {
         Some(n_new)
     }
 
-    /// Lists that the tier has in another state than the index are not searched any more.
+    /// Lists that the index has in a later state than the tier are not searched any more. (Generations only rise; what a session has seen may be
+    /// older than a refresh.)
     pub(super) fn note_stale(&mut self, lists: &[StaleList]) {
         for seen in lists {
             let at = seen.list as usize;
-            let Some(Some(_)) = self.tier.lists().get(at) else {
+            let Some(Some(here)) = self.tier.lists().get(at) else {
                 continue;
             };
-            let is_current = self
-                .tier
-                .is_current(seen.list, seen.layout_gen, seen.delete_gen);
-            if !is_current && !self.is_stale[at] {
+            let layouts = seen.layout_gen.wrapping_sub(here.layout_gen) as i32;
+            let deletions = seen.delete_gen.wrapping_sub(here.delete_gen) as i32;
+            let is_later = layouts > 0 || layouts == 0 && deletions > 0;
+            if is_later && !self.is_stale[at] {
                 self.is_stale[at] = true;
                 self.stale.push(seen.list);
             }
