@@ -31,7 +31,7 @@ use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::sync::Arc;
 
-// While a tier is loaded, the areas on the device take the place of its scratch.
+// While a tier is loaded, the areas on the device take the place of its scratch. (Those of a refresh come on top.)
 const _: () = assert!(
     (LoadShape::DEFAULT.n_areas * LoadShape::DEFAULT.area_bytes) as u64 <= MIN_SCRATCH_BYTES
 );
