@@ -202,8 +202,16 @@ fn tiers_come_and_go() {
 #[test]
 fn answers_are_told_while_the_device_works_on_the_next_batch() {
     let (mut world, queries) = world(16 << 10, "answers_are_told_while_the_device_works");
+    // Where a search takes too long, the server's other duties have their turn before the next batch.
+    let has_gone_on = (0..50).any(|_| told_meanwhile(&mut world, &queries));
+    assert!(has_gone_on);
+    world.end();
+}
+
+/// Whether the server has made a batch of what became ready while it searched, and told the first answer meanwhile.
+fn told_meanwhile(world: &mut World, queries: &gpu::Queries) -> bool {
     let queue = world.queue;
-    let first = ask(&world, 1, 2, &queries.items[0]);
+    let first = ask(world, 1, 2, &queries.items[0]);
     let (mut second, mut n_calls) = (None, 0);
     let mut search = |tier: &Tier, call: &mut Call<'_>, g: f32, meanwhile: &mut dyn FnMut()| {
         n_calls += 1;
@@ -221,10 +229,14 @@ fn answers_are_told_while_the_device_works_on_the_next_batch() {
         really(tier, call, g, meanwhile)
     };
     let served = world.server.serve_with(&mut search, &mut |_| ());
-    assert_eq!((served.n_requests, served.n_batches), (2, 2));
+    let has_gone_on = served.n_batches == 2;
+    if !has_gone_on {
+        let rest = world.server.serve_with(&mut really, &mut |_| ());
+        assert_eq!((rest.n_requests, rest.n_batches), (1, 1));
+    }
     assert_eq!(Reply::of(first).found.len(), 2);
     assert_eq!(Reply::of(second.unwrap()).found.len(), 1);
-    world.end();
+    has_gone_on
 }
 
 #[test]
