@@ -23,6 +23,14 @@ def catch_up(conn, rows, least: int, what: str):
     wait_until(is_current, what, WAIT)
 
 
+def make_hot(conn, rows):
+    """A table of these rows, and its index in the service."""
+    make_table(conn, rows)
+    make_index(conn, lists=LISTS)
+    knn(conn, "l2", rows[1], 10)
+    wait_for(conn, loads=1)
+
+
 def check(conn, exact, rows):
     for i in range(0, len(rows), max(1, len(rows) // 10)):
         assert_same(knn(conn, "l2", rows[i], 10), knn(exact, "l2", rows[i], 10), complete_ties=False)
@@ -57,10 +65,7 @@ def test_much_changes(first, rng):
     """Most of the lists get many new rows and lose others: they are brought up to date all the same, in several rounds."""
     rows = vectors.clustered(rng, 3000, DIM)
     with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
-        make_table(conn, rows)
-        make_index(conn, lists=LISTS)
-        knn(conn, "l2", rows[1], 10)
-        wait_for(conn, loads=1)
+        make_hot(conn, rows)
         conn.execute("DELETE FROM t WHERE id % 3 = 0")
         conn.execute("VACUUM t")
         vectors.copy_rows(conn, "t", np.arange(10_000, 11_000), vectors.clustered(rng, 1000, DIM))
@@ -77,10 +82,7 @@ def test_more_than_there_is_room_for(first, rng):
     """Where the index has outgrown its tier, all of it is loaded anew."""
     rows = vectors.clustered(rng, 2000, DIM)
     with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
-        make_table(conn, rows)
-        make_index(conn, lists=LISTS)
-        knn(conn, "l2", rows[1], 10)
-        wait_for(conn, loads=1)
+        make_hot(conn, rows)
         vectors.copy_rows(conn, "t", np.arange(10_000, 18_000), vectors.clustered(rng, 8000, DIM))
         conn.execute("VACUUM t")
         check(conn, exact, rows)
@@ -93,10 +95,7 @@ def test_while_rows_come_and_go(first, rng):
     """Searches, changes and refreshes at once: every answer is exact."""
     rows = vectors.clustered(rng, 3000, DIM)
     with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
-        make_table(conn, rows)
-        make_index(conn, lists=LISTS)
-        knn(conn, "l2", rows[1], 10)
-        wait_for(conn, loads=1)
+        make_hot(conn, rows)
         put(exact, enable_seqscan="on", enable_sort="on")
         end, n = time.monotonic() + 8, 0
         thread, failed = fold_beside(first, rows[5], "refresh", end)
@@ -149,10 +148,7 @@ def test_no_room_for_one_list(service, first, rng):
     limited(service, 24)
     with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
         wait_for(conn, state="up")
-        make_table(conn, rows)
-        make_index(conn, lists=LISTS)
-        knn(conn, "l2", rows[1], 10)
-        wait_for(conn, loads=1)
+        make_hot(conn, rows)
         near = (rows[7] + 0.01 * vectors.uniform(rng, 6000, DIM)).astype(np.float32)
         vectors.copy_rows(conn, "t", np.arange(100_000, 106_000), near)
         conn.execute("VACUUM t")
@@ -198,10 +194,7 @@ def test_a_loader_holds_back_no_vacuum(first, rng):
     """Loaders have no snapshot while they load or refresh."""
     rows = vectors.clustered(rng, 3000, DIM)
     with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn:
-        make_table(conn, rows)
-        make_index(conn, lists=LISTS)
-        knn(conn, "l2", rows[1], 10)
-        wait_for(conn, loads=1)
+        make_hot(conn, rows)
         inject(conn, "slow_load")
         conn.execute("DELETE FROM t WHERE id % 500 = 1")
         conn.execute("VACUUM t")

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_room, with_spare};
-use omen_gpu::{Copiers, Gpu, GpuError, LoadError, Refresh, TierBuilder, TierSpec};
+use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::group::Filter;
 
@@ -164,15 +164,8 @@ impl Device {
             let Some(loaded) = self.tier(file, index).filter(has_all) else {
                 return Ok(false);
             };
-            let Refresh {
-                writer,
-                spec,
-                plan,
-                byte_limit,
-                lists,
-            } = loaded.tier.begin_refresh()?;
-            let copiers = Copiers::none();
-            let mut builder = TierBuilder::refresh(writer, spec, plan, byte_limit, copiers, lists)?;
+            let refresh = loaded.tier.begin_refresh()?;
+            let mut builder = TierBuilder::refresh(refresh, Copiers::none())?;
             let round = write_stale(&mut builder, pages, index)?;
             loaded.tier.end_refresh(builder.end()?.lists)?;
             loaded.note_refreshed();

@@ -173,9 +173,9 @@ impl Catalog {
 }
 
 /// A refresh under way: the tier as it was at the beginning, and what writes to its memory, which lives as long as that.
-pub struct Refresh {
+pub struct Refresh<W: ?Sized = dyn Engine> {
     /// Writes.
-    pub writer: Box<dyn Engine>,
+    pub writer: Box<W>,
     /// What the tier is for.
     pub spec: TierSpec,
     /// Where its arrays are.

@@ -10,7 +10,7 @@ use crate::free_slots::FreeSlots;
 use crate::load::LoadTimes;
 use crate::memory::{Parts, TierPlan};
 use crate::staging::{Staging, bounded};
-use crate::tier::{Tier, TierList, TierSpec};
+use crate::tier::{Refresh, Tier, TierList, TierSpec};
 use half::f16;
 use omen_ivf::rotation::Rotation;
 
@@ -96,45 +96,13 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         byte_limit: u64,
         copiers: Copiers,
     ) -> Self {
-        let lists = vec![None; spec.n_lists];
         let free = FreeSlots::all(plan.n_slots);
-        Self::filling(writer, spec, plan, byte_limit, copiers, lists, free)
-    }
-
-    /// Refreshes a tier: lists that are loaded replace those of the same number, others stay as they are. Centroids and rotation too. What comes
-    /// of it is for [`Tier::end_refresh`]. Errors: `Other` if the lists are not those of a tier of this plan.
-    pub fn refresh(
-        writer: Box<W>,
-        spec: TierSpec,
-        plan: TierPlan,
-        byte_limit: u64,
-        copiers: Copiers,
-        lists: Vec<Option<TierList>>,
-    ) -> Result<Self, GpuError> {
-        let free = FreeSlots::beside(&lists, plan.n_slots)?;
-        if lists.len() != spec.n_lists {
-            return Err(GpuError::Other("the tier is for another index".into()));
-        }
-        Ok(Self::filling(
-            writer, spec, plan, byte_limit, copiers, lists, free,
-        ))
-    }
-
-    fn filling(
-        writer: Box<W>,
-        spec: TierSpec,
-        plan: TierPlan,
-        byte_limit: u64,
-        copiers: Copiers,
-        lists: Vec<Option<TierList>>,
-        free: FreeSlots,
-    ) -> Self {
         let shape = StageShape::new(&spec, plan.parts);
         let mut builder = Self {
             staging: Staging::new(copiers, shape, plan.n_slots),
             writer,
             byte_limit,
-            lists,
+            lists: vec![None; spec.n_lists],
             centroids: Default::default(),
             rotation: None,
             open: None,
@@ -145,6 +113,27 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         };
         builder.set_load_shape(LoadShape::DEFAULT);
         builder
+    }
+
+    /// Refreshes a tier: lists that are loaded replace those of the same number, others stay as they are. Centroids and rotation too. What comes
+    /// of it is for [`Tier::end_refresh`]. Errors: `Other` if the lists are not those of a tier of this plan.
+    pub fn refresh(refresh: Refresh<W>, copiers: Copiers) -> Result<Self, GpuError> {
+        let Refresh {
+            writer,
+            spec,
+            plan,
+            byte_limit,
+            lists,
+        } = refresh;
+        let free = FreeSlots::beside(&lists, plan.n_slots)?;
+        if lists.len() != spec.n_lists {
+            return Err(GpuError::Other("the tier is for another index".into()));
+        }
+        let mut builder = Self::over(writer, spec, plan, byte_limit, copiers);
+        builder.lists = lists;
+        builder.free_at_first = free.clone();
+        builder.free = free;
+        Ok(builder)
     }
 
     /// What the tier is for.

@@ -22,15 +22,7 @@ fn write(
     list: u32,
     (layout_gen, delete_gen): (u32, u32),
 ) -> Vec<Option<TierList>> {
-    let Refresh {
-        writer,
-        spec,
-        plan,
-        byte_limit,
-        lists,
-    } = refresh;
-    let copiers = Copiers::none();
-    let mut builder = TierBuilder::refresh(writer, spec, plan, byte_limit, copiers, lists).unwrap();
+    let mut builder = TierBuilder::refresh(refresh, Copiers::none()).unwrap();
     let entries = &fixture.lists[list as usize];
     builder.begin_list(list);
     for (slot, e) in entries.iter().enumerate() {

@@ -18,17 +18,6 @@ const NO_LIMIT: u64 = 1 << 32;
 /// As the fixture's.
 const SEED: u64 = 17;
 
-fn builder_of(refresh: Refresh) -> Result<TierBuilder, GpuError> {
-    let Refresh {
-        writer,
-        spec,
-        plan,
-        byte_limit,
-        lists,
-    } = refresh;
-    TierBuilder::refresh(writer, spec, plan, byte_limit, Copiers::none(), lists)
-}
-
 /// Writes these lists as the fixture has them now; those for which there was no room stay as they were. What is to be taken over.
 fn write_lists(
     refresh: Refresh,
@@ -38,7 +27,7 @@ fn write_lists(
 ) -> Vec<Option<TierList>> {
     let dim = fixture.spec.dim;
     let has_codes = refresh.plan.parts.codes();
-    let mut builder = builder_of(refresh).unwrap();
+    let mut builder = TierBuilder::refresh(refresh, Copiers::none()).unwrap();
     let shape = GroupShape::new(Filter::OneBit, dim as u32);
     let rotation = Rotation::new(SEED, dim, shape.code_dim as usize);
     let centroids = centroids(fixture);

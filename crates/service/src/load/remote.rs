@@ -12,7 +12,7 @@ use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{LoadShape, TierWriter, Unpack};
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Copiers, GpuError, TierBuilder, TierList, TierSpec, Written};
+use omen_gpu::{Copiers, GpuError, Refresh, TierBuilder, TierList, TierSpec, Written};
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -66,7 +66,14 @@ pub fn begin_refresh(
     let plan = TierPlan::new(&spec, parts, n_slots)?;
     let (lists, _) = writer.stage_open(LISTS_AREA)?.as_chunks::<LIST_BYTES>();
     let lists = lists.iter().take(spec.n_lists).map(decode_list).collect();
-    TierBuilder::refresh(Box::new(writer), spec, plan, byte_limit, copiers, lists)
+    let refresh = Refresh {
+        writer: Box::new(writer),
+        spec,
+        plan,
+        byte_limit,
+        lists,
+    };
+    TierBuilder::refresh(refresh, copiers)
 }
 
 /// The server has been sent a tier. Until this is dropped nobody else loads: who looks for the tier before the server has taken it over finds
