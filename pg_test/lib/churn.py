@@ -9,7 +9,6 @@ import threading
 import time
 
 import numpy as np
-import psycopg
 
 from . import vectors
 from .db import BY_INDEX, BY_SORT, CPU, Db, index_status, knn, last_scan, make_index, make_table, put
@@ -85,8 +84,8 @@ class Churn:
     def _guarded(self, job, *args):
         try:
             job(*args)
-        except psycopg.Error as e:
-            self.problems.append(f"{job.__name__}: {e}")
+        except Exception as e:  # noqa: BLE001  # reported at the end, from the main thread
+            self.problems.append(f"{job.__name__}: {e!r}")
 
     def insert(self, number):
         rng = vectors.rng_for(f"churn insert {number}")

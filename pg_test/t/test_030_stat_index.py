@@ -54,14 +54,14 @@ def test_searches_of_all_sessions_by_engine(first, rng):
         recent = "SELECT %s BETWEEN now() - interval '10 minutes' AND clock_timestamp()"
         for column in ("last_scan", "last_load"):
             assert gpu.execute(recent, (row[column],)).fetchone()[0], row
-        # A scan that adds lists, which are the CPU's, is neither's alone.
+        # A scan that adds lists.
         put(gpu, omen__probes=2, omen__iterative_scan="relaxed_order")
         with gpu.transaction():
             # Of a cursor a tenth of the rows is expected to be fetched.
             gpu.execute("DECLARE c CURSOR FOR SELECT id FROM t ORDER BY v <-> '%s'" % vectors.text(rows[0]))
             assert len(gpu.execute("FETCH ALL FROM c").fetchall()) == 3000
         row = figures(cpu)
-        assert row["mixed_scans"] == 1 and row["fallbacks"] == 0 and last_scan(gpu)["rounds"] > 1, (row, last_scan(gpu))
+        assert (row["gpu_scans"], row["mixed_scans"], row["fallbacks"]) == (8, 0, 0) and last_scan(gpu)["rounds"] > 1, (row, last_scan(gpu))
         # NULL: all rows, from pages.
         gpu.execute("SELECT id FROM t ORDER BY v <-> (SELECT NULL::vector) LIMIT 5")
         assert figures(cpu)["cpu_scans"] == 6
@@ -105,6 +105,25 @@ def test_searches_that_fell_back(service, first, rng):
         row = figures(conn)
         assert (row["fallbacks"], row["cpu_scans"], row["gpu_scans"]) == (1, 1, 0), row
         assert row["hot"] is False and row["loads"] == 0
+
+
+@pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
+def test_a_scan_of_both_engines(first, rng):
+    """The device fails in the middle of a scan: the CPU goes on, and the scan is neither's alone."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=2, omen__iterative_scan="relaxed_order") as conn, first.connect(**BY_INDEX, **GPU) as other:
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        knn(conn, "l2", rows[0], 10)
+        with conn.transaction():
+            conn.execute("DECLARE c CURSOR FOR SELECT id FROM t ORDER BY v <-> '%s'" % vectors.text(rows[0]))
+            assert len(conn.execute("FETCH 3 FROM c").fetchall()) == 3
+            inject(other, "fail_launch")
+            wait_until(lambda: knn(other, "l2", rows[0], 10) and last_scan(other)["engine"] == "cpu", "the device works on")
+            assert len(conn.execute("FETCH ALL FROM c").fetchall()) == 2997
+        inject(other, "none")
+        row = figures(other)
+        assert row["mixed_scans"] == 1 and row["gpu_scans"] >= 1 and row["fallbacks"] >= 2, row
 
 
 def test_what_the_service_has(first, rng):

@@ -10,7 +10,7 @@ import pytest
 from lib import vectors
 from lib.batch import DIM, LISTS, assert_exact, assert_near, batch, exact
 from lib.churn import DIM as CHURN_DIM
-from lib.churn import Churn
+from lib.churn import Churn, fill
 from lib.db import BY_INDEX, CPU, REAL_GPU, assert_same, knn, last_scan, make_database, make_index, make_table, put
 from lib.exact import OPERATORS
 from lib.service import GPU, PRELOADED, WAIT, inject, searches, stat, vacuum_dead, wait_for, wait_until
@@ -187,10 +187,8 @@ def test_own_changes(session, table, rng):
 
 def test_everything_at_once(first, rng):
     """Inserts, deletes, VACUUM and searches; batches of many messages too, each of some queries checked in its snapshot."""
-    with first.connect() as conn:
-        make_table(conn, vectors.clustered(rng, 4000, CHURN_DIM))
-        make_index(conn, lists=24)
-    churn = Churn(first, 12, GPU)
+    fill(first, 4000)
+    churn = Churn(first, 12, [GPU, GPU, CPU])
 
     def large_batches():
         numbers = vectors.rng_for("large batches")
@@ -206,10 +204,8 @@ def test_everything_at_once(first, rng):
                         except AssertionError as error:
                             churn.problems.append(f"large batch, query {number}, seed {vectors.SEED}: {error}")
 
-    thread = threading.Thread(target=churn._guarded, args=(large_batches,))
-    thread.start()
+    churn.threads.append(threading.Thread(target=churn._guarded, args=(large_batches,), daemon=True))
     churn.run()
-    thread.join()
     churn.check_end()
     assert not churn.problems, "\n".join(churn.problems)
     assert all(churn.counts.values()), churn.counts
