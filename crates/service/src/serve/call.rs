@@ -9,6 +9,14 @@ use omen_gpu::{Batch, BatchFound, GpuError, Lists, Source, Tier, TierQuery};
 use omen_ivf::topk::Candidates;
 use std::time::Duration;
 
+/// Of a batch so many results are asked for, the next that is enough: recorded graphs are for one number, and clients have any LIMIT.
+const ROUNDED_K: [usize; 8] = [1, 10, 20, 50, 100, 200, 500, 1000];
+
+fn rounded_k(k: usize) -> usize {
+    let enough = ROUNDED_K.into_iter().find(|&rounded| rounded >= k);
+    enough.unwrap_or(k)
+}
+
 /// What the device is called for.
 pub enum Call<'a> {
     /// The lists nearest to each query.
@@ -139,7 +147,7 @@ fn search_nearest(
         source: Source::Fill(&mut fill),
         lists,
         skipped: &hosted.stale,
-        k: group.iter().map(|r| r.head.k as usize).max().unwrap_or(1),
+        k: rounded_k(group.iter().map(|r| r.head.k as usize).max().unwrap_or(1)),
         want_lists: true,
         tuning: Tuning::default(),
     };
