@@ -149,6 +149,24 @@ pub(crate) fn start_again(service: &Service, pages: &IndexPages) {
     }
 }
 
+/// As [`start_again`], for a tier of codes alone that the worker has room for with rows, unless the index rests.
+pub(super) fn start_for_rows(service: &Service, key: &TierKey) {
+    let (id, file) = (IndexId::of_tier(key), file_of(key));
+    let loaders = &service.control.loaders;
+    if loaders.may_claim(id, file.number) && start_job(service, id, Some(file), true).is_some() {
+        loaders.rest(id, file.number, Duration::ZERO);
+    }
+}
+
+/// The file of a tier's index.
+pub(super) fn file_of(key: &TierKey) -> FileId {
+    FileId {
+        tablespace: key.tablespace,
+        database: key.database,
+        number: key.number,
+    }
+}
+
 thread_local! {
     /// The outcome, should the process end before there is one. Before it is connected: there is no such database, as a rule.
     static SO_FAR: Cell<Outcome> = const { Cell::new(Outcome::Gone) };
@@ -237,10 +255,13 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
         let key = key_of(&pages, &index);
-        if service.control.has_tier(&key)
-            && (!job.again || refresh(service, job, &pages, &index, &key)?)
-        {
-            return Ok(());
+        if service.control.has_tier(&key) {
+            let is_done = !job.again
+                || !loading::may_get_rows(service, &pages, &index, &key)?
+                    && refresh(service, job, &pages, &index, &key)?;
+            if is_done {
+                return Ok(());
+            }
         }
         loading::load(service, &pages, &index, &key, fit, job.again)
     });
