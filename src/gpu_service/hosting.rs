@@ -20,6 +20,8 @@ use crate::threads;
 
 /// So often the files of the tiers' indexes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// A tier of codes alone gets its rows, should there be room, if it was searched or loaded within this time.
+const IN_USE: Duration = Duration::from_secs(60);
 /// A load waits so long for other tiers to be dropped.
 const ROOM_TIME: Duration = Duration::from_secs(5);
 
@@ -203,7 +205,7 @@ fn publish(service: &Service, server: &Server) {
     service.load.set_room(Room { limit, used });
 }
 
-/// Has a tier of codes alone loaded with its rows, if by now there is room for them beside all other tiers.
+/// Has a tier of codes alone that is in use loaded with its rows, if by now there is room for them beside all other tiers.
 fn want_rows(service: &Service, server: &Server) {
     let Ok(Room { limit, used }) = service.load.room() else {
         return;
@@ -211,7 +213,8 @@ fn want_rows(service: &Service, server: &Server) {
     let fits = |tier: &&TierUse| {
         let others = used.saturating_sub(tier.bytes);
         let needed = tier.bytes_with_rows;
-        needed.is_some_and(|needed| needed <= limit.saturating_sub(others))
+        let fits = needed.is_some_and(|needed| needed <= limit.saturating_sub(others));
+        fits && tier.last_used.elapsed() < IN_USE
     };
     // The one used last comes first; while a loader loads, no other starts.
     for tier in server.uses().iter().rev().filter(fits) {
