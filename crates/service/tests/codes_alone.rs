@@ -150,6 +150,18 @@ fn slots_are_those_of_the_tiers() {
         }
     }
     assert!(n_full > 0 && n_full < n_replies, "{n_full} of {n_replies}");
+    for (at, index) in (0..).zip(&indexes) {
+        // What is said to hold its rows does.
+        let uses = world.server.uses();
+        let tier = uses.iter().find(|tier| tier.key == key(at)).unwrap();
+        let limit = tier.bytes_with_rows.unwrap();
+        let load = |limit| index.fixture.load_parts(&gpu, Parts::RowsAndCodes, limit);
+        world.server.insert(key(at), load(limit).unwrap());
+        assert!(load(limit / 2).is_err());
+        let uses = world.server.uses();
+        let tier = uses.iter().find(|tier| tier.key == key(at)).unwrap();
+        assert_eq!(tier.bytes_with_rows, None);
+    }
     world.end();
 }
 
