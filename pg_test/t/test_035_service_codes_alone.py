@@ -219,6 +219,47 @@ def test_appended_dead_and_refreshed(three, rng):
     assert stat(gpu)["loads"] == 1 and index_status(gpu)["hot_tier_state"] == ALONE
 
 
+class Searchers:
+    """Sessions that search for the rows about a place in one way or another until `end`, each answer beside a sort of the same snapshot."""
+
+    def __init__(self, db, query, end, probes):
+        self.db, self.query, self.end = db, query, end
+        self.by_gpu, self.shares, self.problems = 0, {n: [] for n in probes}, []
+        self.lock = threading.Lock()
+        self.threads = [threading.Thread(target=self.guarded, args=(n,)) for n in probes for _ in range(2)]
+        for thread in self.threads:
+            thread.start()
+
+    def guarded(self, probes):
+        try:
+            with self.db.connect(**BY_INDEX, **GPU, omen__probes=probes) as conn:
+                while time.monotonic() < self.end:
+                    self.search(conn, probes)
+        except Exception as e:  # noqa: BLE001  # reported by the caller, from the main thread
+            self.problems.append(e)
+
+    def search(self, conn, probes):
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            found = knn(conn, "l2", self.query, 30)
+            is_gpu = last_scan(conn)["engine"] == "gpu"
+            named = batch(conn, [self.query], 30, probes)[1]
+            put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
+            wanted = {i for i, _ in knn(conn, "l2", self.query, 30)}
+            put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
+        for rows in (found, named):
+            assert_ascending(rows)
+            assert len(rows) == 30
+        with self.lock:
+            self.by_gpu += is_gpu
+            self.shares[probes] += [len({i for i, _ in rows} & wanted) / 30 for rows in (found, named)]
+
+    def wait(self):
+        for thread in self.threads:
+            thread.join()
+        assert not self.problems, self.problems
+
+
 def test_while_lists_are_folded(small, rng):
     """Rows are inserted beside the query, deleted, and folded by VACUUM, while several sessions search: what comes is what the snapshot has."""
     with small.connect(**BY_INDEX, **GPU) as conn:
@@ -227,38 +268,35 @@ def test_while_lists_are_folded(small, rng):
         query = vectors.clustered(rng, 1, DIM)[0]
     end = time.monotonic() + 8
     thread, failed = fold_beside(small, query, "fold shared codes", end)
-    by_gpu, shares, problems, lock = [0], [], [], threading.Lock()
-
-    def search():
-        try:
-            with small.connect(**BY_INDEX, **GPU, omen__probes=LISTS - 1) as conn:
-                while time.monotonic() < end:
-                    with conn.transaction():
-                        conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                        found = knn(conn, "l2", query, 30)
-                        is_gpu = last_scan(conn)["engine"] == "gpu"
-                        named = batch(conn, [query], 30, LISTS - 1)[1]
-                        put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
-                        wanted = {i for i, _ in knn(conn, "l2", query, 30)}
-                        put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
-                    for rows in (found, named):
-                        assert_ascending(rows)
-                        assert len(rows) == 30
-                    with lock:
-                        by_gpu[0] += is_gpu
-                        shares.extend(len({i for i, _ in rows} & wanted) / 30 for rows in (found, named))
-        except Exception as e:  # noqa: BLE001  # reported below, from the main thread
-            problems.append(e)
-
-    searchers = [threading.Thread(target=search) for _ in range(3)]
-    for one in searchers:
-        one.start()
-    for one in [*searchers, thread]:
-        one.join()
-    assert not failed and not problems, (failed, problems)
-    assert by_gpu[0] > 10, by_gpu
+    searchers = Searchers(small, query, end, [LISTS - 1])
+    thread.join()
+    searchers.wait()
+    assert not failed, failed
+    assert searchers.by_gpu > 10, searchers.by_gpu
     # The farthest list of all is left out, which may be the query's only by accident.
+    shares = searchers.shares[LISTS - 1]
     assert np.mean(shares) > 0.99, shares
+
+
+def test_while_rows_come_and_go(small, rng):
+    """The tier has its rows now and then, while sessions search: exact searches never err, whatever the service has when they ask."""
+    with small.connect(**BY_INDEX, **GPU) as conn:
+        rows = make(conn, rng)
+        end = time.monotonic() + 10
+        searchers = Searchers(small, rows[3], end, [LISTS, LISTS - 1])
+        seen = set()
+        while time.monotonic() < end:
+            for limit in ("64MB", LIMIT):
+                set_limit(conn, limit)
+                time.sleep(0.6)
+                load(conn)
+                seen.add(index_status(conn)["hot_tier_state"])
+        searchers.wait()
+    assert seen >= {ALONE, "loaded, shared"}, seen
+    assert searchers.by_gpu > 10, searchers.by_gpu
+    # Both ways, rows that are as good as equally far may differ by the rounding of the stored form.
+    assert np.min(searchers.shares[LISTS]) >= 29 / 30, searchers.shares[LISTS]
+    assert np.mean(searchers.shares[LISTS - 1]) > 0.99, searchers.shares[LISTS - 1]
 
 
 def test_loaded_in_the_background_and_after_a_restart(service, small, rng):
