@@ -73,12 +73,16 @@ fn omen_index_status(
     }
 }
 
-/// Bytes of the index's tier in the shared service, if that serves this session and has one.
-fn shared_bytes(pages: &IndexPages, index: &Index) -> Option<u64> {
-    match who_serves() {
-        Serving::Service(service) => service.control.tier_bytes(&key_of(pages, index)),
-        Serving::Session => None,
-    }
+/// Bytes and state of the index's tier in the shared service, if that serves this session and has one.
+fn shared_tier(pages: &IndexPages, index: &Index) -> Option<(u64, String)> {
+    let Serving::Service(service) = who_serves() else {
+        return None;
+    };
+    let key = key_of(pages, index);
+    let bytes = service.control.tier_bytes(&key)?;
+    let codes_alone = service.control.has_codes_alone(&key);
+    let kind = if codes_alone { ", codes alone" } else { "" };
+    Some((bytes, format!("loaded, shared{kind}")))
 }
 
 fn read(named: &NamedIndex) -> Result<Row> {
@@ -87,10 +91,7 @@ fn read(named: &NamedIndex) -> Result<Row> {
     let counts = omen_ivf::count::count(&pages, &index)?;
     let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
         None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
-        None => match shared_bytes(&pages, &index) {
-            Some(bytes) => (bytes, "loaded, shared".to_owned()),
-            None => (0, "not loaded".to_owned()),
-        },
+        None => shared_tier(&pages, &index).unwrap_or((0, "not loaded".to_owned())),
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();
             let entries = read_entries(&pages, &index, &lists)?;

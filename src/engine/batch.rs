@@ -7,6 +7,7 @@ use omen_ivf::index::Index;
 use omen_ivf::probes::Reach;
 use omen_ivf::topk::Candidates;
 
+use super::answer::Round;
 use super::stats::{Engine, ScanRecord};
 use super::{SearchRequest, gpu_batch, heat, search_cpu};
 use crate::error::Result;
@@ -35,6 +36,18 @@ pub(crate) struct BatchRequest<'a> {
     pub k: usize,
     /// Whether only hard bounds may rule entries out.
     pub exact: bool,
+}
+
+impl<'a> BatchRequest<'a> {
+    /// What is asked for each query.
+    pub(super) fn round(&self) -> Round<'a> {
+        Round {
+            pages: self.pages,
+            index: self.index,
+            k: self.k,
+            exact: self.exact,
+        }
+    }
 }
 
 /// For each query the `k` nearest entries of its lists. Fails only for what ends the query on any engine: a damaged index, an

@@ -15,10 +15,11 @@ use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
+use super::answer::Round;
 use super::fallback::{Attempt, try_gpu, try_service};
 use super::residence::load_tier;
 use super::service_tiers::{Serving, who_serves};
-use super::shared::one::{Answer, OneRequest, Which};
+use super::shared::one::{Answer, Which};
 use super::stats::ScanRecord;
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{SearchRequest, choice, heat, merge, scan, shared};
@@ -36,6 +37,8 @@ const RELOAD_FACTOR: u32 = 5;
 /// load's duration has passed.
 const MISS_SHARE: u64 = 4;
 pub(super) const REFRESH_FACTOR: u32 = 50;
+/// Why a tier of codes alone does not search lists that are given.
+pub(super) const GIVEN_TO_CODES: &str = "lists given to a hot tier of codes alone";
 /// Interrupts that do not end the query make the GPU search start again so often.
 const MAX_RETRIES: u32 = 2;
 
@@ -64,8 +67,7 @@ pub(super) fn search(
             return Ok(None);
         };
         if !loaded.tier.parts().rows() {
-            let what = "lists given to a hot tier of codes alone";
-            return Err(GpuError::Unsupported(what.into()).into());
+            return Err(GpuError::Unsupported(GIVEN_TO_CODES.into()).into());
         }
         if setting == EngineSetting::Auto && !choice::prefers_gpu(file, index, n_lists) {
             return Ok(None);
@@ -93,15 +95,14 @@ fn search_shared(
         k,
         exact,
     } = *request;
-    let request = OneRequest {
+    let round = Round {
         pages,
         index,
-        which: Which::Given(lists),
         k,
         exact,
     };
-    let mut query = query.clone();
-    match shared::one::attempt(service, setting, &request, &mut query, record)? {
+    let (which, mut query) = (Which::Given(lists), query.clone());
+    match shared::one::attempt(service, setting, &round, which, &mut query, record)? {
         None => Ok(None),
         Some(Answer::Found(nearest)) => Ok(Some(nearest.found)),
         Some(Answer::Refused(error)) => Err(error.into()),
@@ -188,12 +189,17 @@ pub(super) fn note_slots(
     lists: impl IntoIterator<Item = u32>,
     record: &mut ScanRecord,
 ) {
-    let slots = |list: u32| loaded.tier.lists()[list as usize].map_or(0, |list| list.n_slots);
-    let n_slots: u64 = lists.into_iter().map(|list| u64::from(slots(list))).sum();
+    let n_slots = n_slots_of(loaded, lists);
     record.candidates += n_slots;
     if loaded.tier.parts().rows() {
         record.reranked += n_slots;
     }
+}
+
+/// What the tier has in these lists.
+pub(super) fn n_slots_of(loaded: &LoadedTier, lists: impl IntoIterator<Item = u32>) -> u64 {
+    let slots = |list: u32| loaded.tier.lists()[list as usize].map_or(0, |list| list.n_slots);
+    lists.into_iter().map(|list| u64::from(slots(list))).sum()
 }
 
 fn search_tier(

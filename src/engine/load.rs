@@ -5,7 +5,6 @@ use std::time::Instant;
 use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_room, with_spare};
 use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
-use omen_ivf::layout::group::Filter;
 
 use super::refresh::{MAX_ROUNDS, write_stale};
 use super::tiers::{Device, LoadedTier, Stop};
@@ -32,14 +31,17 @@ pub(crate) struct Choice {
 }
 
 impl Choice {
+    /// Whether these are all entries of the index, be it by their codes alone.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.lists.len() == self.spec.n_lists
+    }
+
     /// All of the index if it fits `limit` bytes, of which other tiers have `taken`, else what fits best; all of it too if nothing does.
-    /// `codes_alone`: whether codes without rows are of use.
     pub(crate) fn new(
         pages: &IndexPages,
         index: &Index,
         limit: u64,
         taken: u64,
-        codes_alone: bool,
     ) -> std::result::Result<Self, Stop> {
         let spec = spec_of(index);
         let lists = heat::hottest_first(pages.file(), index.n_lists());
@@ -47,18 +49,14 @@ impl Choice {
             .iter()
             .map(|entry| entry.frozen_count)
             .collect();
-        let mut shape = LadderShape {
+        let shape = LadderShape {
             spec,
             filter: index.meta.shape().filter,
             list_sizes: &sizes,
         };
-        let mut chosen = rung(&shape, limit);
-        if chosen == Rung::CodesOnly && !codes_alone {
-            shape.filter = Filter::None;
-            chosen = rung(&shape, limit);
-        }
+        let chosen = rung(&shape, limit);
         let all: u64 = sizes.iter().map(|&n| u64::from(n)).sum();
-        let is_whole = chosen == Rung::CodesAndRows;
+        let is_whole = matches!(chosen, Rung::CodesAndRows | Rung::CodesOnly);
         let (parts, lists, n_slots) = match chosen {
             Rung::CodesAndRows | Rung::Nothing => (Parts::of(shape.filter), lists, all),
             Rung::CodesOnly => (Parts::Codes, lists, all),
@@ -135,7 +133,7 @@ impl Device {
             parts,
             lists,
             plan,
-        } = Choice::new(pages, index, limit, self.tier_bytes(), true)?;
+        } = Choice::new(pages, index, limit, self.tier_bytes())?;
         // Of an index of which nothing fits this says how much would be needed.
         let limit = self.make_room(&gpu, plan.bytes_needed())?;
         let copiers = copiers_for(&plan);

@@ -8,6 +8,7 @@
 //! | `fallback.rs` | **the one point where the GPU's work falls back to the CPU** |
 //! | `nearest.rs`, `nearest/` | a round of one query over the lists nearest to it; the GPU chooses them |
 //! | `gpu.rs` | the GPU side of a round whose lists are given |
+//! | `answer.rs` | what a device answers, this session's or the shared service's |
 //! | `named_slots.rs` | vectors of what a tier of codes alone names, from pages |
 //! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
 //! | `devices.rs` | which GPU |
@@ -20,6 +21,7 @@
 //! | `status.rs` | what the status functions ask |
 //! | `stats.rs` | what searches did: for the status functions and for choosing |
 
+mod answer;
 pub(crate) mod batch;
 mod choice;
 pub(crate) mod devices;

@@ -2,72 +2,106 @@
 //!
 //! The tier's lists are current, so its slots are those of the pages; which entries are dead by now, the pages say.
 
-use omen_gpu::{BatchFound, GpuError, Tier};
+use omen_gpu::{BatchFound, GpuError, NearSlot, Tier};
 use omen_ivf::coarse::Probe;
-use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
 use omen_ivf::rerank::{SlotBound, rerank};
 use omen_ivf::scan_list::SearchStats;
 use omen_ivf::topk::TopK;
 
+use super::answer::Round;
+use super::pages::unranked;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
-use crate::storage::IndexPages;
 
-/// A tier of codes alone beside the pages of its index.
-pub(super) struct NamedSlots<'a> {
-    /// The index's pages.
-    pub pages: &'a IndexPages,
-    /// The index.
-    pub index: &'a Index,
-    /// The tier.
-    pub tier: &'a Tier,
-    /// Lists that the device has searched, ascending by number, with the directory entries of which the tier is current.
-    pub lists: &'a [(Probe, ListEntry)],
+/// An entry that codes do not rule out.
+struct NamedSlot {
+    list: u32,
+    /// Slot in the list.
+    slot: u32,
+    bound: f32,
 }
 
-impl NamedSlots<'_> {
-    /// Whether the device answered query number `q` of `found` at all.
-    pub(super) fn is_answered(found: &BatchFound, q: usize) -> bool {
-        found.heads[q].overflow == 0
+/// What a tier of codes alone names for one query.
+pub(super) struct NamedSlots {
+    /// Ascending by bound.
+    slots: Vec<NamedSlot>,
+    /// What is not among them lies beyond this.
+    frontier: f32,
+    /// Whether entries were lost, so that this is no answer.
+    is_lost: bool,
+}
+
+impl NamedSlots {
+    /// Of slots of a tier, which `place_of` finds in its lists. Errors: `Other` for one that is in none.
+    pub(super) fn new(
+        named: impl ExactSizeIterator<Item = NearSlot>,
+        frontier: f32,
+        is_lost: bool,
+        place_of: impl Fn(u32) -> Option<(u32, u32)>,
+    ) -> Result<Self, Stop> {
+        let mut slots = Vec::with_capacity(named.len());
+        for NearSlot { slot, bound } in named {
+            let (list, slot) = place_of(slot).ok_or_else(not_searched)?;
+            slots.push(NamedSlot { list, slot, bound });
+        }
+        Ok(Self {
+            slots,
+            frontier,
+            is_lost,
+        })
     }
 
-    /// Reads what the device named for `query`, number `q` of `found`, into `top`, which may hold appended entries of the same lists.
-    /// What it did not name lies beyond the frontier that `top` then has.
+    /// What `tier` named for query number `q` of `found`.
+    pub(super) fn of_tier(tier: &Tier, found: &BatchFound, q: usize) -> Result<Self, Stop> {
+        let (head, place_of) = (&found.heads[q], |slot| tier.place_of(slot));
+        Self::new(
+            found.slots_of(q),
+            head.frontier,
+            head.overflow != 0,
+            place_of,
+        )
+    }
+
+    /// Whether the query was not answered at all.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Reads the entries into `top`, which may hold appended ones of the same lists. What was not named lies beyond the frontier that `top` then
+    /// has. `searched`: the lists that the device has searched, with the directory entries of which its tier is current.
     pub(super) fn rerank(
         &self,
+        round: &Round,
         query: &Query,
-        found: &BatchFound,
-        q: usize,
+        searched: &[(u32, &ListEntry)],
         top: &mut TopK,
         record: &mut ScanRecord,
     ) -> Result<(), Stop> {
-        let named = found.slots_of(q);
-        let mut candidates = Vec::with_capacity(named.len());
-        for near in named {
-            let place = self.tier.place_of(near.slot).and_then(|(list, slot)| {
-                let by_number = |(probe, _): &(Probe, ListEntry)| probe.list.cmp(&list);
-                let probe = self.lists.binary_search_by(by_number).ok()?;
-                Some((probe as u32, slot))
-            });
-            let Some((probe, slot)) = place else {
-                let what = "a slot of a list that was not to be searched";
-                return Err(GpuError::Other(what.into()).into());
-            };
+        let by_number = |&(list, entry): &(u32, &ListEntry)| (unranked(list), *entry);
+        let mut lists: Vec<(Probe, ListEntry)> = searched.iter().map(by_number).collect();
+        lists.sort_unstable_by_key(|(probe, _)| probe.list);
+        let mut candidates = Vec::with_capacity(self.slots.len());
+        for &NamedSlot { list, slot, bound } in &self.slots {
+            let place = lists.binary_search_by_key(&list, |(probe, _)| probe.list);
             candidates.push(SlotBound {
-                probe,
+                probe: place.map_err(|_| not_searched())? as u32,
                 slot,
-                bound: near.bound,
+                bound,
             });
         }
         let mut did = SearchStats::default();
-        let (pages, index, lists) = (self.pages, self.index, self.lists);
-        rerank(pages, index, query, lists, &candidates, top, &mut did)?;
-        top.lower_threshold(found.heads[q].frontier);
+        let (pages, index) = (round.pages, round.index);
+        rerank(pages, index, query, &lists, &candidates, top, &mut did)?;
+        top.lower_threshold(self.frontier);
         // That they were looked at is counted with the lists.
         record.reranked += did.candidates;
         record.restarts += did.restarts;
         Ok(())
     }
+}
+
+fn not_searched() -> Stop {
+    GpuError::Other("a slot of a list that was not to be searched".into()).into()
 }

@@ -1,7 +1,8 @@
 //! A round of a search over the lists nearest to the query: the first one, and those that search the same lists for more. If the GPU is
-//! to answer, it chooses them in the same call that searches them (`nearest/device.rs`).
+//! to answer, it chooses them in the same call that searches them (`nearest/device.rs`, or `shared/one.rs`).
 
 mod device;
+pub(super) mod settle;
 
 use std::time::Instant;
 
@@ -12,11 +13,12 @@ use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_ivf::topk::Candidates;
 
+use super::answer::Round;
 use super::fallback::{Attempt, try_gpu, try_service};
 use super::gpu::{load_now, wants_loading};
 use super::lists::entries_of;
 use super::service_tiers::{Serving, who_serves};
-use super::shared::one::{Answer, OneRequest, Which};
+use super::shared::one::{Answer, Which};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{Device, Stop};
 use super::{SearchRequest, choice, heat, note_round, search, search_cpu, shared};
@@ -39,6 +41,17 @@ pub(crate) struct NearestRequest<'a> {
     pub k: usize,
     /// Whether only hard bounds may rule entries out.
     pub exact: bool,
+}
+
+impl<'a> NearestRequest<'a> {
+    fn round(&self) -> Round<'a> {
+        Round {
+            pages: self.pages,
+            index: self.index,
+            k: self.k,
+            exact: self.exact,
+        }
+    }
 }
 
 /// What such a round found, and where.
@@ -125,21 +138,8 @@ fn attempt_shared(
     query: &mut Query,
     record: &mut ScanRecord,
 ) -> Attempt<Outcome> {
-    let NearestRequest {
-        pages,
-        index,
-        reach,
-        k,
-        exact,
-    } = *request;
-    let request = OneRequest {
-        pages,
-        index,
-        which: Which::Nearest(reach),
-        k,
-        exact,
-    };
-    let answer = shared::one::attempt(service, setting, &request, query, record)?;
+    let (round, which) = (request.round(), Which::Nearest(request.reach));
+    let answer = shared::one::attempt(service, setting, &round, which, query, record)?;
     Ok(answer.map(|answer| match answer {
         Answer::Found(nearest) => Outcome::Found(nearest),
         Answer::Refused(_) => Outcome::ListByList,

@@ -1,9 +1,10 @@
 //! State and figures of the service, in shared memory: written by the worker, read by everyone.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
 use omen_service::message::TierKey;
+use omen_service::serve::TierUse;
 
 use super::breaker::Breaker;
 use super::claim::Loaders;
@@ -95,9 +96,10 @@ pub(crate) struct Control {
     pub(crate) breaker: Breaker,
     /// Who loads a tier in the background.
     pub(crate) loaders: Loaders,
-    /// Hashes of the keys of the tiers there are, and their bytes.
+    /// Hashes of the keys of the tiers there are, their bytes, and whether they have codes alone.
     tier_keys: [AtomicU64; MAX_TIERS],
     bytes_of: [AtomicU64; MAX_TIERS],
+    codes_alone: [AtomicBool; MAX_TIERS],
     /// Hash of the key of a tier that a session wants evicted, or [`ALL_TIERS`]; 0: none.
     to_evict: AtomicU64,
 }
@@ -179,12 +181,19 @@ impl Control {
 
     /// Bytes of a tier, if the worker has it.
     pub(crate) fn tier_bytes(&self, key: &TierKey) -> Option<u64> {
+        Some(get(&self.bytes_of[self.place_of(key)?]))
+    }
+
+    /// Whether the worker has a tier of codes alone. Answers say so too, which counts.
+    pub(crate) fn has_codes_alone(&self, key: &TierKey) -> bool {
+        let place = self.place_of(key);
+        place.is_some_and(|at| self.codes_alone[at].load(Ordering::Relaxed))
+    }
+
+    fn place_of(&self, key: &TierKey) -> Option<usize> {
         let (hash, n) = (hash_of(key), get(&self.n_tiers) as usize);
-        let keys = &self.tier_keys[..n.min(MAX_TIERS)];
-        let at = keys
-            .iter()
-            .position(|k| k.load(Ordering::Acquire) == hash)?;
-        Some(get(&self.bytes_of[at]))
+        let mut keys = self.tier_keys[..n.min(MAX_TIERS)].iter();
+        keys.position(|k| k.load(Ordering::Acquire) == hash)
     }
 
     /// Bytes of all tiers.
@@ -193,12 +202,14 @@ impl Control {
         self.bytes_of[..n.min(MAX_TIERS)].iter().map(get).sum()
     }
 
-    /// The worker has these tiers, of so many bytes.
-    pub(crate) fn set_tiers(&self, tiers: impl Iterator<Item = (TierKey, u64)>) {
+    /// The worker has these tiers.
+    pub(crate) fn set_tiers(&self, tiers: &[TierUse]) {
         let mut n = 0;
-        for (at, (key, bytes)) in tiers.take(MAX_TIERS).enumerate() {
-            self.bytes_of[at].store(bytes, Ordering::Relaxed);
-            self.tier_keys[at].store(hash_of(&key), Ordering::Release);
+        for (at, tier) in tiers.iter().take(MAX_TIERS).enumerate() {
+            let codes_alone = tier.bytes_with_rows.is_some();
+            self.codes_alone[at].store(codes_alone, Ordering::Relaxed);
+            self.bytes_of[at].store(tier.bytes, Ordering::Relaxed);
+            self.tier_keys[at].store(hash_of(&tier.key), Ordering::Release);
             n += 1;
         }
         self.n_tiers.store(n, Ordering::Relaxed);

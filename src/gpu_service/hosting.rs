@@ -7,18 +7,21 @@ use std::time::{Duration, Instant};
 use omen_gpu::{GpuError, Refresh};
 use omen_service::load::{Host, HostOptions, Loaded, Room, Wanted};
 use omen_service::message::TierKey;
-use omen_service::serve::{RoomWanted, Server, make_way};
+use omen_service::serve::{RoomWanted, Server, TierUse, make_way};
 
 use super::autoload::Autoload;
 use super::control::{MAX_TIERS, add};
 use super::faults;
+use super::loader::{self, file_of};
 use super::memory::Service;
-use crate::compat::{self, FileId};
+use crate::compat;
 use crate::engine::load::limit;
 use crate::threads;
 
 /// So often the files of the tiers' indexes are looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// A tier of codes alone gets its rows, should there be room, if it was searched or loaded within this time.
+const IN_USE: Duration = Duration::from_secs(60);
 /// A load waits so long for other tiers to be dropped.
 const ROOM_TIME: Duration = Duration::from_secs(5);
 
@@ -140,6 +143,7 @@ impl Hosting {
             server.remove_where(is_gone);
             // Scratch memory comes and goes with searches.
             publish(service, server);
+            want_rows(service, server);
             self.autoload.write_if_due(server);
         }
     }
@@ -194,14 +198,29 @@ fn publish(service: &Service, server: &Server) {
     let mut uses = server.uses();
     // In the same places as before, as far as they are the same: somebody may be looking.
     uses.sort_unstable_by_key(|tier| tier.key);
-    service
-        .control
-        .set_tiers(uses.iter().map(|tier| (tier.key, tier.bytes)));
+    service.control.set_tiers(&uses);
     service.publish_hot(server);
     let used = server.bytes();
     // Should the device not say, loads are refused until it does.
     let limit = limit(server.gpu(), used).unwrap_or(0);
     service.load.set_room(Room { limit, used });
+}
+
+/// Has a tier of codes alone that is in use loaded with its rows, if by now there is room for them beside all other tiers.
+fn want_rows(service: &Service, server: &Server) {
+    let Ok(Room { limit, used }) = service.load.room() else {
+        return;
+    };
+    let fits = |tier: &&TierUse| {
+        let others = used.saturating_sub(tier.bytes);
+        let needed = tier.bytes_with_rows;
+        let fits = needed.is_some_and(|needed| needed <= limit.saturating_sub(others));
+        fits && tier.last_used.elapsed() < IN_USE
+    };
+    // The one used last comes first; while a loader loads, no other starts.
+    for tier in server.uses().iter().rev().filter(fits) {
+        loader::start_for_rows(service, &tier.key);
+    }
 }
 
 /// An index may be dropped and another be given its file: ALTER TABLE does so where nothing has to be rewritten.
@@ -211,13 +230,4 @@ fn remove_of_file(server: &mut Server, key: &TierKey) {
 
 fn is_gone(key: &TierKey) -> bool {
     compat::is_file_gone(file_of(key))
-}
-
-/// The file of a tier's index.
-fn file_of(key: &TierKey) -> FileId {
-    FileId {
-        tablespace: key.tablespace,
-        database: key.database,
-        number: key.number,
-    }
 }

@@ -167,6 +167,26 @@ pub(crate) fn start_again(service: &Service, pages: &IndexPages, may_load: bool)
     }
 }
 
+/// As [`start_again`], for a tier of codes alone that the worker has room for with rows, unless the index rests.
+pub(super) fn start_for_rows(service: &Service, key: &TierKey) {
+    let (id, file) = (IndexId::of_tier(key), file_of(key));
+    let loaders = &service.control.loaders;
+    if loaders.may_claim(id, file.number)
+        && start_job(service, id, Some(file), Task::LoadAgain).is_some()
+    {
+        loaders.rest(id, file.number, Duration::ZERO);
+    }
+}
+
+/// The file of a tier's index.
+pub(super) fn file_of(key: &TierKey) -> FileId {
+    FileId {
+        tablespace: key.tablespace,
+        database: key.database,
+        number: key.number,
+    }
+}
+
 thread_local! {
     /// The outcome, should the process end before there is one. Before it is connected: there is no such database, as a rule.
     static SO_FAR: Cell<Outcome> = const { Cell::new(Outcome::Gone) };
@@ -264,7 +284,12 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
             }
             // It was evicted, or has gone with the worker: searches decide whether it comes back.
             (Task::Refresh | Task::LoadAgain, false) => Ok(Outcome::Gone),
-            (Task::Refresh | Task::LoadAgain, true) => refresh(service, job, &pages, &index, &key),
+            (Task::Refresh | Task::LoadAgain, true) => {
+                if !loading::may_get_rows(service, &pages, &index, &key)? {
+                    return refresh(service, job, &pages, &index, &key);
+                }
+                loading::load(service, &pages, &index, &key, fit, true).map(|()| Outcome::Loaded)
+            }
         }
     });
     match outcome {

@@ -26,13 +26,14 @@ pub(crate) enum Fit {
     Asked,
     /// What fits best, other tiers going where they must, but for those of `hot = on`.
     Best,
-    /// All of it, likewise.
+    /// All of its entries, likewise, by their codes alone where their rows do not fit.
     Whole,
-    /// All of it, beside all other tiers.
+    /// The same, beside all other tiers.
     WholeBesideOthers,
 }
 
-/// Whether all of an index fits what the service may take, beside the tiers that do not make way for it. Errors: `Lost` without a service.
+/// Whether all entries of an index fit what the service may take, by their codes alone if need be, beside the tiers that do not make way for it:
+/// then no search needs to say which of its lists deserve the room. Errors: `Lost` without a service.
 pub(crate) fn fits_whole(
     service: &Service,
     pages: &IndexPages,
@@ -42,8 +43,27 @@ pub(crate) fn fits_whole(
     let limit = limit.saturating_sub(service.last_bytes_beside(pages));
     // Without room for refreshes.
     let taken = limit;
-    let choice = Choice::new(pages, index, limit, taken, false)?;
-    Ok(choice.lists.len() == choice.spec.n_lists && choice.plan.bytes_needed() <= limit)
+    let choice = Choice::new(pages, index, limit, taken)?;
+    Ok(choice.is_whole() && choice.plan.bytes_needed() <= limit)
+}
+
+/// Whether an index of which the service has codes alone gets its rows too if it is loaded anew, and no other tier has to go for them. Errors: as
+/// for [`fits_whole`].
+pub(super) fn may_get_rows(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+) -> Result<bool, Stop> {
+    if !service.control.has_codes_alone(key) {
+        return Ok(false);
+    }
+    let room = service.load.room()?;
+    let own = service.control.tier_bytes(key).unwrap_or(0);
+    let limit = room.limit.saturating_sub(service.last_bytes_beside(pages));
+    let free = room.limit.saturating_sub(room.used.saturating_sub(own));
+    let choice = Choice::new(pages, index, limit, limit)?;
+    Ok(choice.parts.rows() && choice.is_whole() && choice.plan.bytes_needed() <= free)
 }
 
 /// Loads the tier of an index into the service's memory, with `again` in place of one that is there. What becomes of it is for the caller to
@@ -68,25 +88,25 @@ pub(crate) fn load(
     // What it replaces serves until then only where there is room for both anyway.
     let own = service.control.tier_bytes(key).unwrap_or(0);
     let taken = room.used.saturating_sub(own).saturating_sub(kept);
-    // Answers name entries by their tids, which codes alone do not have.
+    let choice = Choice::new(pages, index, limit, taken)?;
+    let available = match fit {
+        Fit::Asked | Fit::Best | Fit::Whole => limit,
+        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
+    };
+    let needed = choice.plan.bytes_needed();
+    if needed > available {
+        return Err(GpuError::OutOfMemory { needed, available }.into());
+    }
+    let is_whole = matches!(fit, Fit::Whole | Fit::WholeBesideOthers);
+    if is_whole && !choice.is_whole() {
+        return Err(GpuError::Unsupported("not all of the index fits".into()).into());
+    }
     let Choice {
         spec,
         parts,
         lists,
         plan,
-    } = Choice::new(pages, index, limit, taken, false)?;
-    let available = match fit {
-        Fit::Asked | Fit::Best | Fit::Whole => limit,
-        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
-    };
-    let needed = plan.bytes_needed();
-    if needed > available {
-        return Err(GpuError::OutOfMemory { needed, available }.into());
-    }
-    let is_whole = matches!(fit, Fit::Whole | Fit::WholeBesideOthers);
-    if is_whole && lists.len() < spec.n_lists {
-        return Err(GpuError::Unsupported("not all of the index fits".into()).into());
-    }
+    } = choice;
     let wanted = Wanted {
         key: *key,
         spec,

@@ -283,7 +283,7 @@ impl Service {
         self.queue.set_server_up(false);
         self.queue.fail_all(Status::Down, wake::wake);
         self.load.set_server_down();
-        control.set_tiers(std::iter::empty());
+        control.set_tiers(&[]);
         self.indexes.set_hot(&[]);
         control.note_evicted();
     }

@@ -5,7 +5,9 @@ mod answer;
 mod request;
 mod status;
 
-pub use answer::{Answer, AnswerView, Answered, ChosenList, OfQuery, STALE, decode_answer};
+pub use answer::{
+    Answer, AnswerView, Answered, ChosenList, OfQuery, STALE, SlotPlaces, decode_answer,
+};
 pub use request::{MAX_QUERIES, Request, RequestView, StaleList, decode_request};
 pub use status::{Refusal, Status, encode_error, encode_status};
 

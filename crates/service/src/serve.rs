@@ -283,6 +283,7 @@ impl Server {
                 let batch = Answer {
                     batch_size: n_queries as u32,
                     device_us: u32::try_from(us).unwrap_or(u32::MAX),
+                    names_slots: u32::from(!hosted.tier.parts().rows()),
                     ..Answer::default()
                 };
                 hosted.n_requests += n_queries as u64;

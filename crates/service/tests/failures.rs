@@ -158,7 +158,9 @@ fn other_errors_are_everybodys_and_pass() {
 #[test]
 fn an_answer_without_room_is_refused_the_others_are_not() {
     // Four lists and so many candidates fit, not one more.
-    let bytes = (Answer::bytes(1, 5, 4, 4)..).find(|b| b % 64 == 0).unwrap();
+    let bytes = (Answer::bytes(1, 5 * size_of::<Found>(), 4, 4)..)
+        .find(|b| b % 64 == 0)
+        .unwrap();
     let k = (bytes - Answer::bytes(1, 0, 4, 4)) / size_of::<Found>();
     let (mut world, queries) = world(bytes, "an_answer_without_room");
     let asked = [k, k + 1, 1].map(|k| ask(&world, 1, k as u32, &queries.items[0]));

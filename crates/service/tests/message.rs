@@ -3,11 +3,11 @@
 mod common;
 
 use common::rng;
-use omen_gpu::GpuError;
 use omen_gpu::params::{Found, QueryBound};
+use omen_gpu::{GpuError, NearSlot};
 use omen_service::message::{
-    Answer, ChosenList, MessageError, OfQuery, Refusal, Request, StaleList, Status, TierKey,
-    decode_answer, decode_request, encode_error, encode_status,
+    Answer, ChosenList, MessageError, OfQuery, Refusal, Request, SlotPlaces, StaleList, Status,
+    TierKey, decode_answer, decode_request, encode_error, encode_status,
 };
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -94,6 +94,7 @@ fn chosen(list: u32, rng: &mut ChaCha8Rng) -> ChosenList {
         layout_gen: rng.random(),
         delete_gen: rng.random(),
         n_slots: rng.random(),
+        first_slot: rng.random(),
     }
 }
 
@@ -129,6 +130,7 @@ fn answers_come_back() {
             .map(|(found, places)| OfQuery {
                 n_found: found.len() as u32,
                 frontier: rng.random(),
+                overflow: 0,
                 n_places: places.as_ref().map_or(OfQuery::ALL, |p| p.len() as u32),
             })
             .collect();
@@ -162,6 +164,7 @@ fn answers_come_back() {
         assert_eq!(each.len(), n_queries);
         for (i, query) in each.into_iter().enumerate() {
             assert_eq!(query.found, &found[i][..]);
+            assert!(query.named.is_empty() && !query.is_lost);
             assert_eq!(query.frontier, queries[i].frontier);
             assert_eq!(query.places, places[i].as_deref());
         }
@@ -176,6 +179,82 @@ fn answers_come_back() {
             );
         }
     }
+}
+
+#[test]
+fn named_slots_come_back() {
+    let mut rng = rng("named_slots_come_back");
+    for _ in 0..300 {
+        let mut payload = payload(&mut rng);
+        let named: Vec<Vec<NearSlot>> = (0..rng.random_range(1..5))
+            .map(|_| {
+                let n = rng.random_range(0..60);
+                let slot = |slot| NearSlot {
+                    slot,
+                    bound: rng.random(),
+                };
+                (0..n).map(slot).collect()
+            })
+            .collect();
+        let queries: Vec<OfQuery> = (0..)
+            .zip(&named)
+            .map(|(overflow, named)| OfQuery {
+                n_found: named.len() as u32,
+                frontier: 2.0,
+                overflow,
+                n_places: OfQuery::ALL,
+            })
+            .collect();
+        let lists = [chosen(3, &mut rng)];
+        let answer = Answer {
+            names_slots: 1,
+            ..Answer::default()
+        };
+        let slices: Vec<&[NearSlot]> = named.iter().map(Vec::as_slice).collect();
+        let n = answer.encode(&queries, &slices, &lists, &[], &mut payload.0);
+        let n = n.unwrap();
+        let view = decode_answer(&payload.0[..n]).unwrap();
+        assert!(view.names_slots() && view.lists == lists);
+        for (i, query) in view.each().enumerate() {
+            assert!(query.found.is_empty() && query.is_lost == (i > 0));
+            assert_eq!(query.named, &named[i][..]);
+        }
+        assert!(decode_answer(&payload.0[..n - 1]).is_err());
+    }
+}
+
+#[test]
+fn slots_have_places_in_lists_that_were_searched() {
+    let list = |list, first_slot, n_slots| ChosenList {
+        list,
+        layout_gen: 1,
+        delete_gen: 0,
+        n_slots,
+        first_slot,
+    };
+    // List 4 is absent; slots 35 to 39 are no list's; list 6 has the last slot there can be.
+    let lists = [
+        list(9, 20, 15),
+        list(4, 0, 0),
+        list(2, 40, 1),
+        list(6, u32::MAX, 1),
+    ];
+    let slots = SlotPlaces::new(&lists);
+    let places = [0, 19, 20, 34, 35, 39, 40, 41, u32::MAX - 1, u32::MAX].map(|s| slots.place_of(s));
+    let expected = [
+        None,
+        None,
+        Some((9, 0)),
+        Some((9, 14)),
+        None,
+        None,
+        Some((2, 0)),
+        None,
+        None,
+        Some((6, 0)),
+    ];
+    assert_eq!(places, expected);
+    assert_eq!(SlotPlaces::new(&[]).place_of(0), None);
 }
 
 #[test]
@@ -195,6 +274,7 @@ fn answers_take_no_more_than_is_foreseen() {
         let query = OfQuery {
             n_found: k,
             frontier: 1.0,
+            overflow: 0,
             n_places: n_places as u32,
         };
         let found = vec![Found::default(); k as usize];
@@ -206,7 +286,7 @@ fn answers_take_no_more_than_is_foreseen() {
             &vec![0; n_places * n_queries],
             &mut payload.0,
         );
-        let most = Answer::bytes(n_queries, k as usize, n_chosen, n_lists);
+        let most = Answer::bytes(n_queries, size_of_val(&found[..]), n_chosen, n_lists);
         assert!(n.unwrap() <= most, "{n_queries} {k} {n_chosen} {n_lists}");
     }
     // Without bound, but no overflow.

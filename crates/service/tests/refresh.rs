@@ -7,8 +7,7 @@ mod store_world;
 mod world;
 
 use omen_gpu::memory::Parts;
-use omen_gpu::params::Found;
-use omen_gpu::{Copiers, Gpu, GpuError, Tier, TierBuilder, TierList};
+use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierBuilder, TierList};
 use omen_ivf::Metric;
 use omen_ivf::index::read_entries;
 use omen_service::load::{HostOptions, Loaded, begin_refresh, finish};
@@ -66,9 +65,26 @@ fn stale(lists: &[Option<TierList>], world: &World) -> Vec<u32> {
     all.into_iter().filter(is_stale).collect()
 }
 
-fn answers(tier: &Tier, world: &World, seed: u64) -> Vec<Vec<Found>> {
+/// Of each query the tids with their keys, or of codes alone the lists and slots with their bounds.
+fn answers(tier: &Tier, world: &World, seed: u64) -> Vec<Vec<(u32, u32, f32)>> {
     let found = search(tier, world, seed).unwrap();
-    (0..4).map(|q| found.of(q).to_vec()).collect()
+    let named = |near: NearSlot| {
+        let (list, slot) = tier.place_of(near.slot).unwrap();
+        (list, slot, near.bound)
+    };
+    let of = |q| match tier.parts() {
+        Parts::Codes => found.slots_of(q).map(named).collect(),
+        _ => {
+            let found = found.of(q).iter();
+            found.map(|f| (f.tid_block, f.tid_offset, f.key)).collect()
+        }
+    };
+    let mut answers: Vec<Vec<_>> = (0..4).map(of).collect();
+    // Of equal bounds the tier's slots decide, which are others.
+    for answer in &mut answers {
+        answer.sort_by(|a, b| a.2.total_cmp(&b.2).then((a.0, a.1).cmp(&(b.0, b.1))));
+    }
+    answers
 }
 
 #[test]
@@ -80,7 +96,7 @@ fn refreshed_lists_are_those_of_the_index() {
             let mut world = World::new(metric, dim, n_lists, n, rng.random());
             let all: Vec<u32> = (0..n_lists).collect();
             let filter = world.index.meta.shape().filter;
-            for &parts in choices(filter).iter().filter(|parts| parts.rows()) {
+            for &parts in choices(filter) {
                 let shared = Shared::default();
                 let server = server_with(&shared);
                 *shared.lock().unwrap() = Some(tier_with_room(&server.gpu, &world, parts));

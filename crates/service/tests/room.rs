@@ -29,6 +29,7 @@ fn tiers(bytes: &[u64]) -> Vec<TierUse> {
         n_requests: 1,
         n_lists: 1,
         n_stale: 0,
+        bytes_with_rows: None,
     };
     bytes.iter().enumerate().map(tier).collect()
 }

@@ -8,22 +8,19 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::{Batch, BatchFound, Source};
 use omen_ivf::bound::rounding;
-use omen_ivf::coarse::Probe;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::store::NO_BLOCK;
-use omen_ivf::topk::{Candidates, TopK};
+use omen_ivf::topk::Candidates;
 
 use super::prepare::prepare;
 use super::{Answers, Pairs};
+use crate::engine::answer::{Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
 use crate::engine::gpu::{lists_for, note_slots, uninterrupted};
-use crate::engine::named_slots::NamedSlots;
-use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
-use crate::engine::shared::candidates_from;
+use crate::engine::heat;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
-use crate::engine::{heat, merge};
 use crate::guc;
 
 /// Queries that the device gets `omen.gpu_timeout` for.
@@ -42,20 +39,12 @@ pub(super) fn answer(
         return Ok(None);
     }
     let (found, is_ordinary) = ask(loaded, request, &directory, record)?;
-    let all_lists = (!loaded.tier.parts().rows()).then(|| directory.with_probes());
-    let named = all_lists.as_ref().map(|lists| NamedSlots {
-        pages: request.pages,
-        index,
-        tier: &loaded.tier,
-        lists,
-    });
     let mut search = PageSearch {
         loaded,
         request,
         directory: &directory,
         all: &all,
         found: &found,
-        named,
         pairs: Pairs::default(),
         n_asked: 0,
         stale_time: Duration::ZERO,
@@ -126,14 +115,6 @@ impl Directory {
             entries,
         }
     }
-
-    /// All lists with their entries. Those that are stale have no slots on the device.
-    fn with_probes(&self) -> Vec<(Probe, ListEntry)> {
-        let lists = (0..).zip(&self.entries);
-        lists
-            .map(|(list, entry)| (unranked(list), *entry))
-            .collect()
-    }
 }
 
 /// Asks the device. Also says which queries it was asked in earnest.
@@ -176,20 +157,6 @@ fn ask(
     Ok((found?, is_ordinary))
 }
 
-/// What the device found for query `q`.
-pub(in crate::engine) fn candidates_of(found: &BatchFound, q: usize) -> Candidates {
-    candidates_from(found.of(q), found.heads[q].frontier)
-}
-
-/// What of a query's lists is to be searched on pages.
-#[derive(Default)]
-struct OnPages {
-    /// Lists that are out of date on the device.
-    stale: Vec<u32>,
-    /// The others that something was appended to.
-    appended: Vec<u32>,
-}
-
 /// Adds to what the device found what pages hold beside it.
 struct PageSearch<'a> {
     loaded: &'a LoadedTier,
@@ -198,8 +165,6 @@ struct PageSearch<'a> {
     /// All lists.
     all: &'a [u32],
     found: &'a BatchFound,
-    /// If these are slots to be looked at.
-    named: Option<NamedSlots<'a>>,
     pairs: Pairs,
     n_asked: usize,
     stale_time: Duration,
@@ -208,45 +173,26 @@ struct PageSearch<'a> {
 impl<'a> PageSearch<'a> {
     /// The answer to query `q`. `None`: the CPU is to answer, since a list was rewritten meanwhile, or the device did not.
     fn complete(&mut self, q: usize, record: &mut ScanRecord) -> Result<Option<Candidates>, Stop> {
-        let BatchRequest {
-            pages,
-            index,
-            k,
-            exact,
-            ..
-        } = *self.request;
-        let OnPages { stale, appended } = self.on_pages(q, record);
-        if self.named.is_none() && stale.is_empty() && appended.is_empty() {
-            return Ok(Some(candidates_of(self.found, q)));
-        }
-        let query = &mut index.prepare_uncoded(self.request.vectors[q])?;
-        let mut top = TopK::new(k);
-        let entry_of = |&list: &u32| (list, &self.directory.entries[list as usize]);
-        let appended = appended.iter().map(entry_of);
-        if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
-            return Ok(None);
-        }
+        let round = self.request.round();
+        let lists = self.lists(q, record);
+        let found = match OnDevice::of_tier(&self.loaded.tier, self.found, q)? {
+            found if found.is_lost() => return Ok(None),
+            OnDevice::Entries(entries) if !lists.want_pages() => return Ok(Some(entries)),
+            found => found,
+        };
         let began = Instant::now();
-        if let Some(named) = &self.named {
-            if !NamedSlots::is_answered(self.found, q) {
-                return Ok(None);
-            }
-            named.rerank(query, self.found, q, &mut top, record)?;
-        }
-        self.stale_time += scan_stale(pages, index, query, &stale, exact, &mut top, record)?;
+        let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
+        let stale_time = &mut self.stale_time;
+        let found = complete(&round, query, found, &lists, stale_time, record)?;
         record.cpu += began.elapsed();
-        let on_pages = top.into_candidates();
-        Ok(Some(match self.named {
-            Some(_) => on_pages,
-            None => merge(candidates_of(self.found, q), on_pages),
-        }))
+        Ok(found)
     }
 
-    /// Counts the lists of query `q`, and says which of them pages have to be searched for.
-    fn on_pages(&mut self, q: usize, record: &mut ScanRecord) -> OnPages {
+    /// Counts the lists of query `q`, and says who has them. None where pages hold nothing beside the device.
+    fn lists(&mut self, q: usize, record: &mut ScanRecord) -> Lists<'a> {
         let Some(lists) = self.lists_of(q) else {
             self.note_unseen(record);
-            return OnPages::default();
+            return Lists::default();
         };
         let BatchRequest { pages, index, .. } = *self.request;
         let is_stale = |list: &u32| self.directory.is_stale[*list as usize];
@@ -258,9 +204,13 @@ impl<'a> PageSearch<'a> {
         record.probes = record.probes.max(lists.len() as u32);
         note_slots(self.loaded, fresh.iter().copied(), record);
         let entries = &self.directory.entries;
-        let mut appended = fresh;
-        appended.retain(|&list| entries[list as usize].append_head != NO_BLOCK);
-        OnPages { stale, appended }
+        let searched = fresh.into_iter();
+        Lists {
+            searched: searched
+                .map(|list| (list, &entries[list as usize]))
+                .collect(),
+            absent: stale,
+        }
     }
 
     /// The lists of query `q`, nearest first unless they are all. `None`: nobody asked.

@@ -20,6 +20,7 @@ use omen_ivf::topk::Candidates;
 use super::batch::{BatchRequest, note_sample};
 use super::fallback::{try_gpu, try_service};
 use super::gpu::{is_outdated, load_now, wants_loading};
+use super::nearest::settle::is_open;
 use super::service_tiers::{Serving, who_serves};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{LoadedTier, Stop};
@@ -67,6 +68,34 @@ impl Pairs {
     }
 }
 
+/// Of `n` queries for `k` results each those that are asked for at a time, the first.
+pub(super) fn n_together(codes_alone: bool, n: usize, k: usize) -> usize {
+    if codes_alone {
+        n.min((MAX_NAMED / k.max(MIN_NAMED)).max(1))
+    } else {
+        n
+    }
+}
+
+/// Counts what a batch took on the device. What codes alone did not settle costs as much again as the CPU would take for it.
+pub(super) fn note_batch(
+    request: &BatchRequest,
+    codes_alone: bool,
+    found: &[Candidates],
+    n_pairs: usize,
+    (elapsed, stale_time): (Duration, Duration),
+) {
+    let file = request.pages.file();
+    let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
+    let n_open = if codes_alone {
+        found.iter().filter(|c| is_open(c, request.k)).count()
+    } else {
+        0
+    };
+    let to_come = Duration::from_secs_f64(choice::cpu_seconds(file, n_open, n_lists));
+    choice::note_gpu_batch(file, n_pairs, elapsed + to_come, stale_time);
+}
+
 /// Answers the first queries of a round, often all, with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only
 /// for what ends the query.
 pub(super) fn search(
@@ -93,11 +122,7 @@ pub(super) fn search(
             return Ok(None);
         };
         let has_rows = loaded.tier.parts().rows();
-        let n_queries = if has_rows {
-            n_queries
-        } else {
-            n_queries.min((MAX_NAMED / request.k.max(MIN_NAMED)).max(1))
-        };
+        let n_queries = n_together(!has_rows, n_queries, request.k);
         let request = &BatchRequest {
             vectors: &request.vectors[..n_queries],
             ..*request
@@ -128,15 +153,8 @@ pub(super) fn search(
         loaded.n_absent += pairs.absent as u64;
         loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all);
         record.engine = if n_asked > 0 {
-            // What codes alone did not settle costs as much again as the CPU would take for it.
-            let is_open = |c: &&Candidates| c.items.len() < request.k && c.frontier < f32::INFINITY;
-            let n_open = if has_rows {
-                0
-            } else {
-                found.iter().filter(is_open).count()
-            };
-            let to_come = Duration::from_secs_f64(choice::cpu_seconds(file, n_open, n_lists));
-            choice::note_gpu_batch(file, pairs.all, began.elapsed() + to_come, stale_time);
+            let took = (began.elapsed(), stale_time);
+            note_batch(request, !has_rows, &found, pairs.all, took);
             device.note_success();
             Engine::Gpu
         } else {

@@ -3,24 +3,25 @@
 
 use std::time::{Duration, Instant};
 
+use omen_gpu::GpuError;
 use omen_ivf::bound::rounding;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::store::NO_BLOCK;
-use omen_ivf::topk::{Candidates, TopK};
-use omen_service::message::{Request, StaleList};
+use omen_ivf::topk::Candidates;
+use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
 use super::{
     MAX_ASKED, OfQuery, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date,
 };
+use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};
 use crate::engine::fallback::Attempt;
 use crate::engine::gpu_batch::prepare::prepare;
-use crate::engine::pages::{scan_all_appended, scan_stale};
+use crate::engine::gpu_batch::{n_together, note_batch};
 use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::{Engine, ScanRecord};
 use crate::engine::tiers::Stop;
-use crate::engine::{choice, heat, merge};
+use crate::engine::{choice, heat};
 use crate::gpu_service::Service;
 use crate::gpu_service::session::Questions;
 use crate::guc::{self, EngineSetting};
@@ -38,11 +39,11 @@ pub(in crate::engine) fn attempt(
         vectors,
         reach,
         k,
-        ..
+        exact,
     } = *request;
     let (tier, file) = (Tier::new(service, pages, index), pages.file());
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    let in_message = tier.queries_of_message(k, n_lists, 0)?;
+    tier.queries_of_message(k, n_lists, 0)?;
     let to_come = choice::cpu_seconds(file, vectors.len(), n_lists);
     let prefers_gpu = |few_search| {
         if few_search {
@@ -56,38 +57,55 @@ pub(in crate::engine) fn attempt(
     if !tier.is_to_answer(setting, to_come, prefers_gpu, before_load, record)? {
         return Ok(None);
     }
+    tier.check_exact(exact)?;
+    let codes_alone = tier.has_codes_alone();
+    let n_queries = n_together(codes_alone, vectors.len(), k);
+    let request = &BatchRequest {
+        vectors: &vectors[..n_queries],
+        ..*request
+    };
     let began = Instant::now();
-    let mut round = Round {
+    let mut asking = Asking {
+        in_message: tier.queries_of_message(k, n_lists, 0)?,
         tier,
         request,
-        in_message,
-        is_ordinary: vec![true; vectors.len()],
-        answers: vec![None; vectors.len()],
+        may_ask: vec![true; n_queries],
+        answers: vec![None; n_queries],
         n_pairs: 0,
         lacks: Lacks::default(),
         n_asked: 0,
         stale_time: Duration::ZERO,
     };
-    round.search(record)?;
-    let (tier, n_pairs, lacks) = (round.tier, round.n_pairs, round.lacks);
-    record.engine = if round.n_asked > 0 {
+    asking.search(record)?;
+    let Asking {
+        tier,
+        n_pairs,
+        lacks,
+        stale_time,
+        answers,
+        ..
+    } = asking;
+    record.engine = if asking.n_asked > 0 {
         Engine::Gpu
     } else {
         // Nothing of what was searched is as the tier has it.
         Engine::Cpu
     };
-    choice::note_gpu_batch(file, n_pairs, began.elapsed(), round.stale_time);
+    let found: Vec<Candidates> = answers.into_iter().map_while(|a| a).collect();
+    let took = (began.elapsed(), stale_time);
+    note_batch(request, codes_alone, &found, n_pairs, took);
     tier.look_after(lacks, n_pairs, record)?;
-    Ok(Some(round.answers.into_iter().map_while(|a| a).collect()))
+    Ok(Some(found))
 }
 
-struct Round<'a> {
+/// A round that is under way.
+struct Asking<'a> {
     tier: Tier<'a>,
     request: &'a BatchRequest<'a>,
     /// Queries of a message.
     in_message: usize,
-    /// `[n]`: whether a device can answer a query; others are asked in vain.
-    is_ordinary: Vec<bool>,
+    /// `[n]`: whether a device can answer a query, as far as is known; others are asked in vain.
+    may_ask: Vec<bool>,
     /// `[n]`
     answers: Vec<Option<Candidates>>,
     /// Pairs of query and list, and those that the tier lacks, or has of old.
@@ -99,7 +117,7 @@ struct Round<'a> {
     stale_time: Duration,
 }
 
-impl Round<'_> {
+impl Asking<'_> {
     /// Answers all queries; only the first ones if the service fails after these. Errors: the service has answered none; those of the index.
     fn search(&mut self, record: &mut ScanRecord) -> Result<(), Stop> {
         let mut queries: Vec<usize> = (0..self.answers.len()).collect();
@@ -155,7 +173,7 @@ impl Round<'_> {
             in_message: self.in_message,
             timeout: guc::gpu_timeout(),
         };
-        let is_ordinary = &mut self.is_ordinary;
+        let may_ask = &mut self.may_ask;
         let began = Instant::now();
         let mut prepared = Duration::ZERO;
         let n_queries = queries.len();
@@ -168,7 +186,7 @@ impl Round<'_> {
                 let mut are_ordinary = vec![true; these.len()];
                 prepare(index, &vectors, to, bounds, &mut are_ordinary);
                 for (&q, is) in these.iter().zip(are_ordinary) {
-                    is_ordinary[q] = is;
+                    may_ask[q] = is;
                 }
                 prepared += began.elapsed();
             });
@@ -198,17 +216,19 @@ impl Round<'_> {
             let stale_lists = part.lists.iter().map(told);
             let is_stale: Vec<bool> = stale_lists.clone().map(|list| list.is_some()).collect();
             stale.extend(stale_lists.flatten());
+            let named_lists: &[ChosenList] = if part.names_slots { &part.lists } else { &[] };
             let lists = PartLists {
                 part: &part,
+                slots: SlotPlaces::new(named_lists),
                 is_stale: &is_stale,
                 entries: &entries,
             };
             for (answer, q) in part.queries.iter().zip(queries.by_ref()) {
-                if !self.is_ordinary[q] {
+                if !self.may_ask[q] {
                     continue;
                 }
                 self.answers[q] = self.answer(q, answer, &lists, record)?;
-                if self.answers[q].is_none() {
+                if self.answers[q].is_none() && self.may_ask[q] {
                     again.push(q);
                 }
             }
@@ -218,7 +238,7 @@ impl Round<'_> {
         Ok((again, stale))
     }
 
-    /// The answer to query `q`. `None`: it is out of date.
+    /// The answer to query `q`. `None`: it is out of date, or there is none by the device.
     fn answer(
         &mut self,
         q: usize,
@@ -226,40 +246,44 @@ impl Round<'_> {
         lists: &PartLists<'_>,
         record: &mut ScanRecord,
     ) -> Result<Option<Candidates>, Stop> {
-        let BatchRequest {
-            pages,
-            index,
-            k,
-            exact,
-            ..
-        } = *self.request;
+        let round = self.request.round();
         let Some(mine) = lists.of(answer) else {
             return Ok(None);
         };
-        let mut found = answer.candidates.clone();
-        if !mine.absent.is_empty() || !mine.appended.is_empty() {
-            let began = Instant::now();
-            let query = &mut index.prepare_uncoded(self.request.vectors[q])?;
-            let mut top = TopK::new(k);
-            let appended = mine.appended.iter();
-            let appended = appended.map(|&list| (list, &lists.entries[list as usize]));
-            if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
-                // Rewritten just now: its new generations will show.
+        let found = answer.on_device(&lists.slots)?;
+        let is_named = found.is_named();
+        if is_named && round.exact {
+            return Err(GpuError::Unsupported(EXACT_BY_CODES.into()).into());
+        }
+        let found = match found {
+            found if found.is_lost() => {
+                self.may_ask[q] = false;
                 return Ok(None);
             }
-            let absent = &mine.absent;
-            self.stale_time += scan_stale(pages, index, query, absent, exact, &mut top, record)?;
-            record.cpu += began.elapsed();
-            found = merge(found, top.into_candidates());
-        }
-        heat::note(pages, index, mine.all.iter().copied());
+            OnDevice::Entries(entries) if !mine.by_engine.want_pages() => entries,
+            found => {
+                let began = Instant::now();
+                let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
+                let (by_engine, stale_time) = (&mine.by_engine, &mut self.stale_time);
+                let found = complete(&round, query, found, by_engine, stale_time, record)?;
+                record.cpu += began.elapsed();
+                let Some(found) = found else {
+                    // Rewritten just now: its new generations will show.
+                    return Ok(None);
+                };
+                found
+            }
+        };
+        heat::note(round.pages, round.index, mine.all.iter().copied());
         self.n_pairs += mine.all.len();
         self.lacks.n_stale += mine.n_stale;
-        self.lacks.n_absent += mine.absent.len() - mine.n_stale;
-        self.n_asked += usize::from(mine.absent.len() < mine.all.len());
+        self.lacks.n_absent += mine.by_engine.absent.len() - mine.n_stale;
+        self.n_asked += usize::from(!mine.by_engine.searched.is_empty());
         record.probes = record.probes.max(mine.all.len() as u32);
         record.candidates += mine.n_slots;
-        record.reranked += mine.n_slots;
+        if !is_named {
+            record.reranked += mine.n_slots;
+        }
         Ok(Some(found))
     }
 }
@@ -267,6 +291,8 @@ impl Round<'_> {
 /// The lists of a part.
 struct PartLists<'a> {
     part: &'a Part,
+    /// Where their slots are, if slots are named.
+    slots: SlotPlaces<'a>,
     /// Those that the device has searched though they are out of date.
     is_stale: &'a [bool],
     /// The directory.
@@ -275,31 +301,29 @@ struct PartLists<'a> {
 
 /// Lists of a query.
 #[derive(Default)]
-struct OfOne {
+struct OfOne<'a> {
     all: Vec<u32>,
-    /// Not on the device, or of old.
-    absent: Vec<u32>,
-    /// Those of old.
+    by_engine: Lists<'a>,
+    /// Those that the device has of old.
     n_stale: usize,
-    /// On the device, and something was appended to them.
-    appended: Vec<u32>,
     /// Entries that the device has searched.
     n_slots: u64,
 }
 
-impl PartLists<'_> {
+impl<'a> PartLists<'a> {
     /// The lists of a query; `None` if the device has searched one that is out of date.
-    fn of(&self, answer: &OfQuery) -> Option<OfOne> {
+    fn of(&self, answer: &OfQuery) -> Option<OfOne<'a>> {
         let mut lists = OfOne::default();
         let mut add = |place: usize| {
             let chosen = &self.part.lists[place];
             lists.all.push(chosen.list);
             lists.n_slots += u64::from(chosen.n_slots);
             if !is_searched(chosen) {
-                lists.absent.push(chosen.list);
+                lists.by_engine.absent.push(chosen.list);
                 lists.n_stale += usize::from(is_known_stale(chosen));
-            } else if self.entries[chosen.list as usize].append_head != NO_BLOCK {
-                lists.appended.push(chosen.list);
+            } else {
+                let entry = &self.entries[chosen.list as usize];
+                lists.by_engine.searched.push((chosen.list, entry));
             }
             !self.is_stale[place]
         };

@@ -15,17 +15,21 @@ pub(super) mod one;
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::GpuError;
+use omen_gpu::batch::codes::named_for;
 use omen_gpu::params::Found;
+use omen_gpu::{GpuError, NearSlot};
 use omen_ivf::Tid;
 use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::topk::{Candidate, Candidates};
 use omen_service::message::{
-    Answer, AnswerView, ChosenList, MAX_QUERIES, Refusal, Request, STALE, StaleList, TierKey,
+    Answer, AnswerView, ChosenList, MAX_QUERIES, Refusal, Request, STALE, SlotPlaces, StaleList,
+    TierKey,
 };
 
+use super::answer::{EXACT_BY_CODES, OnDevice};
 use super::gpu::uninterrupted;
+use super::named_slots::NamedSlots;
 use super::service_tiers::{self, Lacks};
 use super::stats::ScanRecord;
 use super::tiers::Stop;
@@ -53,14 +57,44 @@ struct Tier<'a> {
 struct Part {
     /// Lists of its queries, each once, as the tier has them.
     lists: Vec<ChosenList>,
+    /// Whether slots are what was found.
+    names_slots: bool,
     queries: Vec<OfQuery>,
 }
 
 /// The answer to one query.
 struct OfQuery {
-    candidates: Candidates,
+    told: Told,
     /// Places of its lists among those of the part; `None`: all of them.
     places: Option<Vec<u32>>,
+}
+
+/// What the device found.
+enum Told {
+    Entries(Candidates),
+    /// Slots of a tier of codes alone.
+    Slots {
+        named: Vec<NearSlot>,
+        frontier: f32,
+        is_lost: bool,
+    },
+}
+
+impl OfQuery {
+    /// What the device found, in lists of which `slots` says where they are.
+    fn on_device(&self, slots: &SlotPlaces<'_>) -> Result<OnDevice, Stop> {
+        Ok(match &self.told {
+            Told::Entries(found) => OnDevice::Entries(found.clone()),
+            Told::Slots {
+                named,
+                frontier,
+                is_lost,
+            } => {
+                let (named, place_of) = (named.iter().copied(), |slot| slots.place_of(slot));
+                OnDevice::Named(NamedSlots::new(named, *frontier, *is_lost, place_of)?)
+            }
+        })
+    }
 }
 
 impl<'a> Tier<'a> {
@@ -77,14 +111,34 @@ impl<'a> Tier<'a> {
     fn queries_of_message(&self, k: usize, n_lists: usize, n_given: usize) -> Result<usize, Stop> {
         let room = self.service.queue.slot_bytes();
         let (dim, all_lists) = (self.index.dim(), self.index.n_lists() as usize);
+        let (n_found, found_bytes, what) = if self.has_codes_alone() {
+            let n_named = named_for(k)?;
+            (n_named, size_of::<NearSlot>(), "slots by codes alone")
+        } else {
+            (k, size_of::<Found>(), "candidates")
+        };
+        let found_bytes = n_found.saturating_mul(found_bytes);
         let fits = |&n: &usize| {
             Request::bytes(n, dim, n_given, 0) <= room
-                && Answer::bytes(n, k, n_lists, all_lists) <= room
+                && Answer::bytes(n, found_bytes, n_lists, all_lists) <= room
         };
         (1..=MAX_QUERIES).rev().find(fits).ok_or_else(|| {
-            let what = format!("an answer of {k} candidates and {n_lists} lists");
+            let what = format!("an answer of {n_found} {what} and {n_lists} lists");
             GpuError::Unsupported(what).into()
         })
+    }
+
+    /// Whether the tier is there, and has codes alone: its answers say so too.
+    fn has_codes_alone(&self) -> bool {
+        self.service.control.has_codes_alone(&self.key)
+    }
+
+    /// Codes may err: an exact search of codes alone is refused.
+    fn check_exact(&self, exact: bool) -> Result<(), Stop> {
+        if exact && self.has_codes_alone() {
+            return Err(GpuError::Unsupported(EXACT_BY_CODES.into()).into());
+        }
+        Ok(())
     }
 
     /// Whether the service is to answer: it has the tier, which may have to be loaded, and `prefers_gpu` says so where it is free to say. The
@@ -148,11 +202,20 @@ impl<'a> Tier<'a> {
             let left = n_answered..n_queries;
             let mut take = |answer: &AnswerView| {
                 let queries = answer.each().map(|query| OfQuery {
-                    candidates: candidates_from(query.found, query.frontier),
+                    told: if answer.names_slots() {
+                        Told::Slots {
+                            named: query.named.to_vec(),
+                            frontier: query.frontier,
+                            is_lost: query.is_lost,
+                        }
+                    } else {
+                        Told::Entries(candidates_from(query.found, query.frontier))
+                    },
                     places: query.places.map(<[u32]>::to_vec),
                 });
                 let part = Part {
                     lists: answer.lists.to_vec(),
+                    names_slots: answer.names_slots(),
                     queries: queries.collect(),
                 };
                 n_answered += part.queries.len();

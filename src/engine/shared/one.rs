@@ -1,29 +1,28 @@
-//! A round of one query, over the lists nearest to it, which the service chooses, or over lists that are given.
+//! The service's part in a round of one query, over the lists nearest to it, which it chooses, or over lists that are given.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use omen_gpu::GpuError;
 use omen_gpu::params::QueryBound;
 use omen_ivf::coarse::Probe;
-use omen_ivf::index::{Index, read_entries};
+use omen_ivf::index::read_entries;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
-use omen_ivf::topk::TopK;
-use omen_service::message::{Request, StaleList};
+use omen_service::message::{Request, SlotPlaces, StaleList};
 
 use super::{MAX_ASKED, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date};
+use crate::engine::answer::Round;
+use crate::engine::choice;
 use crate::engine::fallback::Attempt;
-use crate::engine::lists::entries_of;
+use crate::engine::gpu::GIVEN_TO_CODES;
+use crate::engine::nearest::settle::{Asked, settle};
 use crate::engine::nearest::{Nearest, takes_lists};
-use crate::engine::pages::{scan_all_appended, scan_stale, unranked};
 use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
-use crate::engine::{choice, heat, merge};
 use crate::gpu_service::Service;
 use crate::gpu_service::session::Questions;
 use crate::guc::{self, EngineSetting};
-use crate::storage::IndexPages;
 
 /// Which lists are searched.
 #[derive(Clone, Copy)]
@@ -32,21 +31,6 @@ pub(in crate::engine) enum Which<'a> {
     Nearest(Reach),
     /// These.
     Given(&'a [Probe]),
-}
-
-/// A round of one query.
-#[derive(Clone, Copy)]
-pub(in crate::engine) struct OneRequest<'a> {
-    /// The index's pages.
-    pub pages: &'a IndexPages,
-    /// The index.
-    pub index: &'a Index,
-    /// Which lists to search.
-    pub which: Which<'a>,
-    /// How many candidates are wanted.
-    pub k: usize,
-    /// Whether only hard bounds may rule entries out.
-    pub exact: bool,
 }
 
 /// How an attempt ends that did not fail.
@@ -60,17 +44,12 @@ pub(in crate::engine) enum Answer {
 pub(in crate::engine) fn attempt(
     service: &Service,
     setting: EngineSetting,
-    request: &OneRequest,
+    round: &Round,
+    which: Which,
     query: &mut Query,
     record: &mut ScanRecord,
 ) -> Attempt<Answer> {
-    let OneRequest {
-        pages,
-        index,
-        which,
-        k,
-        ..
-    } = *request;
+    let Round { pages, index, .. } = *round;
     if !query.is_ordinary() {
         return Ok(None);
     }
@@ -83,7 +62,7 @@ pub(in crate::engine) fn attempt(
         }
     };
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    tier.queries_of_message(k, n_lists, lists.len())?;
+    tier.queries_of_message(round.k, n_lists, lists.len())?;
     let prefers_gpu = |few_search| {
         if few_search {
             choice::prefers_gpu(file, index, n_lists)
@@ -94,19 +73,23 @@ pub(in crate::engine) fn attempt(
     if !tier.is_to_answer(setting, 0.0, prefers_gpu, || Ok(()), record)? {
         return Ok(None);
     }
-    let asked = Request {
-        probes: reach.probes,
-        k: k as u32,
-        spread: reach.spread,
-        rounding: query.bound().rounding(),
-        ..Request::default()
-    };
-    let began = Instant::now();
-    let mut stale = Vec::new();
-    for _ in 0..MAX_ASKED {
-        let sent = Instant::now();
+    let codes_alone = tier.has_codes_alone();
+    if codes_alone && !lists.is_empty() {
+        return Err(GpuError::Unsupported(GIVEN_TO_CODES.into()).into());
+    }
+    tier.check_exact(round.exact)?;
+    let (mut stale, mut lacks) = (Vec::new(), Lacks::default());
+    let mut ask = |k: usize, query: &Query, record: &mut ScanRecord| {
+        tier.queries_of_message(k, n_lists, lists.len())?;
+        let began = Instant::now();
         let questions = Questions {
-            request: asked,
+            request: Request {
+                probes: reach.probes,
+                k: k as u32,
+                spread: reach.spread,
+                rounding: query.bound().rounding(),
+                ..Request::default()
+            },
             lists: &lists,
             stale: &stale,
             in_message: 1,
@@ -116,103 +99,63 @@ pub(in crate::engine) fn attempt(
             vector.copy_from_slice(query.vector());
             bound.fill(QueryBound::from(query.bound()));
         });
-        record.gpu += sent.elapsed();
-        match outcome {
-            Err(Stop::Gpu(error)) if takes_lists(&error) => {
-                return Ok(Some(Answer::Refused(error)));
-            }
-            outcome => outcome?,
+        record.gpu += began.elapsed();
+        outcome?;
+        current(round, parts, &mut stale, &mut lacks)
+    };
+    let n_repeats = MAX_ASKED - 1;
+    match settle(round, query, n_lists, n_repeats, record, &mut ask) {
+        // Of codes alone nobody takes lists.
+        Err(Stop::Gpu(error)) if !codes_alone && takes_lists(&error) => {
+            Ok(Some(Answer::Refused(error)))
         }
-        match complete(request, query, parts, record)? {
-            Completed::Found {
-                nearest,
-                stale_time,
-                lacks,
-            } => {
-                choice::note_gpu(file, nearest.lists.len(), began.elapsed(), stale_time);
-                tier.look_after(lacks, nearest.lists.len(), record)?;
-                return Ok(Some(Answer::Found(nearest)));
-            }
-            Completed::OutOfDate(lists) => stale = lists,
+        Err(stop) => Err(stop),
+        Ok(Some(nearest)) => {
+            tier.look_after(lacks, nearest.lists.len(), record)?;
+            Ok(Some(Answer::Found(nearest)))
+        }
+        Ok(None) => {
+            let what = "lists change faster than the GPU service can be told";
+            Err(GpuError::Other(what.into()).into())
         }
     }
-    Err(GpuError::Other("lists change faster than the GPU service can be told".into()).into())
 }
 
-/// What became of an answer.
-enum Completed {
-    /// It counts.
-    Found {
-        nearest: Nearest,
-        /// What lists took that the device does not have, or has of old; and how many they are.
-        stale_time: Duration,
-        lacks: Lacks,
-    },
-    /// These lists have other generations than the tier.
-    OutOfDate(Vec<StaleList>),
-}
-
-/// Adds to an answer what pages hold beside it.
-fn complete(
-    request: &OneRequest,
-    query: &mut Query,
+/// The service's answer. `None`: it has searched lists, now `stale`, that have other generations than the tier. What it lacks is in `lacks`.
+fn current(
+    round: &Round,
     mut parts: Vec<Part>,
-    record: &mut ScanRecord,
-) -> Result<Completed, Stop> {
-    let OneRequest {
-        pages,
-        index,
-        k,
-        exact,
-        ..
-    } = *request;
-    let began = Instant::now();
+    stale: &mut Vec<StaleList>,
+    lacks: &mut Lacks,
+) -> Result<Option<Asked>, Stop> {
+    let Round { pages, index, .. } = *round;
     let answer = parts.pop().and_then(|mut part| {
         let query = part.queries.pop()?;
-        Some((part.lists, query.candidates))
+        Some((part.lists, query))
     });
-    let Some((chosen, on_device)) = answer else {
+    let Some((chosen, query)) = answer else {
         return Err(GpuError::Other("no answer to a query".into()).into());
     };
     check_lists(&chosen, index)?;
     let lists: Vec<u32> = chosen.iter().map(|chosen| chosen.list).collect();
     // Not before the device has searched.
     let entries = read_entries(pages, index, &lists)?;
-    let both = || chosen.iter().zip(&entries);
-    let stale: Vec<StaleList> = both()
+    let told = chosen.iter().zip(&entries);
+    *stale = told
         .filter_map(|(chosen, entry)| out_of_date(chosen, entry))
         .collect();
     if !stale.is_empty() {
-        return Ok(Completed::OutOfDate(stale));
+        return Ok(None);
     }
-    let fresh = both()
-        .filter(|(chosen, _)| is_searched(chosen))
-        .map(|(chosen, entry)| (chosen.list, entry));
-    let mut top = TopK::new(k);
-    if !scan_all_appended(pages, index, query, fresh, &mut top, record)? {
-        // A list is being rewritten: its new generations will show.
-        return Ok(Completed::OutOfDate(Vec::new()));
-    }
-    heat::note(pages, index, lists.iter().copied());
-    let n_slots: u64 = chosen.iter().map(|l| u64::from(l.n_slots)).sum();
-    record.candidates += n_slots;
-    record.reranked += n_slots;
-    let absent = chosen.iter().filter(|chosen| !is_searched(chosen));
-    let absent: Vec<u32> = absent.map(|chosen| chosen.list).collect();
+    let is_searched: Vec<bool> = chosen.iter().map(is_searched).collect();
     let n_stale = chosen.iter().filter(|c| is_known_stale(c)).count();
-    let stale_time = scan_stale(pages, index, query, &absent, exact, &mut top, record)?;
-    record.cpu += began.elapsed();
-    Ok(Completed::Found {
-        nearest: Nearest {
-            n_entries: entries_of(&entries),
-            lists: lists.into_iter().map(unranked).collect(),
-            is_ranked: false,
-            found: merge(on_device, top.into_candidates()),
-        },
-        stale_time,
-        lacks: Lacks {
-            n_stale,
-            n_absent: absent.len() - n_stale,
-        },
-    })
+    let n_absent = is_searched.iter().filter(|is| !**is).count() - n_stale;
+    *lacks = Lacks { n_stale, n_absent };
+    Ok(Some(Asked {
+        found: query.on_device(&SlotPlaces::new(&chosen))?,
+        n_slots: chosen.iter().map(|l| u64::from(l.n_slots)).sum(),
+        is_searched,
+        entries,
+        lists,
+    }))
 }

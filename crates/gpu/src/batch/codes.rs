@@ -11,6 +11,7 @@ use crate::launch::prepare_codes::SHARED_DIM;
 use crate::launch::scan_codes::CodeScan;
 use crate::memory::{Layout, code_pitch_of};
 use crate::params::{CodeConsts, from_ordered_bits};
+use bytemuck::{Pod, Zeroable};
 
 /// Queries of an item of the code scan.
 pub(super) const CODE_ITEM_QUERIES: usize = 64;
@@ -29,6 +30,17 @@ const MAX_ALONE_KEPT: usize = 1 << 16;
 /// Rows of the first round per survivor kept, and least room for survivors, where there are codes alone.
 const ALONE_FIRST_ROWS_PER_KEPT: usize = 4;
 const MIN_ALONE_CAP: usize = 32_768;
+
+/// Slots that a tier of codes alone names at most for a query that wants `k` results. Errors: `Unsupported` for a large k.
+pub fn named_for(k: usize) -> Result<usize, GpuError> {
+    let named = k
+        .saturating_add(ALONE_MARGIN)
+        .saturating_mul(ALONE_KEPT_PER_RESULT);
+    if named > MAX_ALONE_KEPT {
+        return Err(GpuError::Unsupported(format!("k = {k} by codes alone")));
+    }
+    Ok(named)
+}
 
 /// Room for survivors of a query.
 pub(super) struct Room {
@@ -53,12 +65,7 @@ impl Room {
 
     /// Where there are codes alone. Errors: `Unsupported` for a large k.
     pub(super) fn of_codes_alone(k: usize) -> Result<Self, GpuError> {
-        let keep = k
-            .saturating_add(ALONE_MARGIN)
-            .saturating_mul(ALONE_KEPT_PER_RESULT);
-        if keep > MAX_ALONE_KEPT {
-            return Err(GpuError::Unsupported(format!("k = {k} by codes alone")));
-        }
+        let keep = named_for(k)?;
         Ok(Self {
             keep,
             first_rows: ALONE_FIRST_ROWS_PER_KEPT * keep,
@@ -129,7 +136,8 @@ impl SlotsPlan {
 }
 
 /// An entry that codes alone do not rule out.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
+#[repr(C)]
 pub struct NearSlot {
     /// Its slot in the tier.
     pub slot: u32,

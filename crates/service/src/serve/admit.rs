@@ -47,9 +47,8 @@ pub(super) fn admit(
     if !can_find_k {
         return unsupported(format!("k = {} in a batch", head.k));
     }
-    if !hosted.tier.parts().rows() {
-        // Their answers are slots, of which messages know nothing.
-        return unsupported("a tier of codes alone".into());
+    if is_given && !hosted.tier.parts().rows() {
+        return unsupported("lists given to a hot tier of codes alone".into());
     }
     if spec.n_lists == 0 {
         return unsupported("an index without lists".into());

@@ -134,7 +134,8 @@ fn search_nearest(
         }
     };
     let is_all = form.probes as usize >= tier.spec().n_lists && form.spread == f32::INFINITY;
-    let lists = if is_all {
+    // Codes alone are for clients that did not ask for exact answers, and that see from the answer what it is.
+    let lists = if is_all && tier.parts().rows() {
         Lists::All
     } else {
         Lists::Nearest {

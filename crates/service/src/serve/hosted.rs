@@ -1,6 +1,7 @@
 //! A tier of the server, and what the server knows of it.
 
 use crate::message::{ChosenList, STALE, StaleList, TierKey};
+use omen_gpu::memory::{Parts, TierPlan, with_room};
 use omen_gpu::{BatchFound, Tier, TierList};
 use std::ops::Range;
 use std::time::Instant;
@@ -43,6 +44,8 @@ pub struct TierUse {
     pub n_lists: usize,
     /// Those of them that are not searched any more.
     pub n_stale: usize,
+    /// Of a tier of codes alone, the bytes that it would take with rows, and with room for lists to be refreshed.
+    pub bytes_with_rows: Option<u64>,
 }
 
 impl Hosted {
@@ -66,7 +69,19 @@ impl Hosted {
             n_requests: self.n_requests,
             n_lists: self.n_lists,
             n_stale: self.stale.len(),
+            bytes_with_rows: self.bytes_with_rows(),
         }
+    }
+
+    fn bytes_with_rows(&self) -> Option<u64> {
+        if self.tier.parts().rows() {
+            return None;
+        }
+        let (spec, lists) = (self.tier.spec(), self.tier.lists().iter().flatten());
+        let n_slots: u64 = lists.map(|list| u64::from(list.n_slots)).sum();
+        let n_slots = with_room(n_slots, spec.n_lists);
+        let plan = TierPlan::new(&spec, Parts::RowsAndCodes, n_slots);
+        Some(plan.map_or(u64::MAX, |plan| plan.bytes_needed()))
     }
 
     /// Takes over lists that were written, and a new number; how many are new. `None`: they do not fit.
@@ -178,6 +193,7 @@ impl Hosted {
                 layout_gen: l.layout_gen,
                 delete_gen: l.delete_gen,
                 n_slots: l.n_slots,
+                first_slot: l.first_slot,
             },
         }
     }

@@ -5,10 +5,12 @@
 
 use super::hosted::Chosen;
 use super::{Admitted, Hosted};
-use crate::message::{Answer, OfQuery, TierKey, encode_error};
+use crate::message::{Answer, MessageError, OfQuery, TierKey, encode_error};
 use crate::queue::{Queue, Taken};
+use bytemuck::Pod;
+use omen_gpu::batch::codes::named_for;
 use omen_gpu::params::Found;
-use omen_gpu::{BatchFound, GpuError};
+use omen_gpu::{BatchFound, GpuError, NearSlot};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -69,7 +71,7 @@ impl Owed {
 
 impl ToTell {
     /// The candidates of query `q`, and their frontier.
-    fn of(&self, q: usize) -> (&[Found], f32) {
+    fn found(&self, q: usize) -> (&[Found], f32) {
         let all = self.found.of(q);
         match all.get(self.k) {
             // What is cut off was known to be next.
@@ -78,23 +80,46 @@ impl ToTell {
         }
     }
 
+    /// Likewise the slots named, as many as the query's own k gives it.
+    fn named(&self, q: usize) -> (Vec<NearSlot>, f32) {
+        let most = named_for(self.k).unwrap_or(usize::MAX);
+        let mut all = self.found.slots_of(q);
+        let named = all.by_ref().take(most).collect();
+        let next = all.next().map(|next| next.bound);
+        (named, next.unwrap_or(self.found.heads[q].frontier))
+    }
+
     fn write(&self, payload: &mut [u8]) -> usize {
+        let written = if self.head.names_slots == 0 {
+            let found: Vec<_> = self.queries.clone().map(|q| self.found(q)).collect();
+            self.encode(&found, payload)
+        } else {
+            let named: Vec<_> = self.queries.clone().map(|q| self.named(q)).collect();
+            let named: Vec<_> = named.iter().map(|(n, f)| (n.as_slice(), *f)).collect();
+            self.encode(&named, payload)
+        };
+        written.unwrap_or_else(|e| {
+            encode_error(&GpuError::Unsupported(format!("answer: {e}")), payload)
+        })
+    }
+
+    /// Writes the answer, which is `found`, of each query with its frontier.
+    fn encode<T: Pod>(
+        &self,
+        found: &[(&[T], f32)],
+        payload: &mut [u8],
+    ) -> Result<usize, MessageError> {
         let places = self.chosen.places.as_deref();
-        let (mut queries, mut found) = (Vec::new(), Vec::new());
-        for (i, q) in self.queries.clone().enumerate() {
-            let (items, frontier) = self.of(q);
-            queries.push(OfQuery {
-                n_found: items.len() as u32,
-                frontier,
-                n_places: places.map_or(OfQuery::ALL, |places| places[i].len() as u32),
-            });
-            found.push(items);
-        }
+        let of_query = |(i, q): (usize, usize)| OfQuery {
+            n_found: found[i].0.len() as u32,
+            frontier: found[i].1,
+            overflow: self.found.heads[q].overflow,
+            n_places: places.map_or(OfQuery::ALL, |places| places[i].len() as u32),
+        };
+        let queries: Vec<OfQuery> = self.queries.clone().enumerate().map(of_query).collect();
+        let found: Vec<&[T]> = found.iter().map(|(found, _)| *found).collect();
         let places = places.unwrap_or_default().concat();
         self.head
             .encode(&queries, &found, &self.chosen.lists, &places, payload)
-            .unwrap_or_else(|e| {
-                encode_error(&GpuError::Unsupported(format!("answer: {e}")), payload)
-            })
     }
 }

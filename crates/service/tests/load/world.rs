@@ -209,7 +209,16 @@ pub fn search(tier: &Tier, world: &World, seed: u64) -> Result<BatchFound, GpuEr
     let mut rng = StdRng::seed_from_u64(seed);
     let dim = world.index.meta.dim;
     let queries: Vec<Vec<f32>> = (0..4).map(|_| vector(&mut rng, dim)).collect();
-    search_for(tier, &queries, Lists::All)
+    // Codes alone do not search exactly.
+    let lists = if tier.parts().rows() {
+        Lists::All
+    } else {
+        Lists::Nearest {
+            probes: u32::MAX,
+            spread: f32::INFINITY,
+        }
+    };
+    search_for(tier, &queries, lists)
 }
 
 /// What a tier answers to queries.

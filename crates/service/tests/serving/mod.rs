@@ -4,11 +4,11 @@
 
 use crate::gpu::Query;
 use crate::region::{Latch, Region, assert_all_free};
-use omen_gpu::Gpu;
 use omen_gpu::params::{Found, QueryBound};
+use omen_gpu::{Gpu, NearSlot};
 use omen_service::client::{Waiting, claim};
 use omen_service::message::{
-    ChosenList, Refusal, Request, StaleList, Status, TierKey, decode_answer,
+    ChosenList, Refusal, Request, SlotPlaces, StaleList, Status, TierKey, decode_answer,
 };
 use omen_service::queue::Queue;
 use omen_service::serve::Server;
@@ -76,6 +76,10 @@ pub fn write(
 pub struct Reply {
     pub outcome: Result<(), Refusal>,
     pub found: Vec<Found>,
+    /// Lists and slots in them, with their bounds: of a tier of codes alone.
+    pub named: Vec<(u32, u32, f32)>,
+    pub names_slots: bool,
+    pub is_lost: bool,
     pub frontier: f32,
     pub lists: Vec<ChosenList>,
     pub batch_size: u32,
@@ -95,13 +99,24 @@ impl Reply {
         let refused = Self {
             outcome: view.outcome(),
             found: Vec::new(),
+            named: Vec::new(),
+            names_slots: false,
+            is_lost: false,
             frontier: 0.0,
             lists: Vec::new(),
             batch_size: 0,
         };
+        let slots = SlotPlaces::new(view.lists);
+        let named = |near: &NearSlot| {
+            let (list, slot) = slots.place_of(near.slot).expect("a slot of a list");
+            (list, slot, near.bound)
+        };
         let replies = view.each().map(|query| Self {
             outcome: Ok(()),
             found: query.found.to_vec(),
+            named: query.named.iter().map(named).collect(),
+            names_slots: view.names_slots(),
+            is_lost: query.is_lost,
             frontier: query.frontier,
             lists: match query.places {
                 None => view.lists.to_vec(),

@@ -1,0 +1,117 @@
+//! What a device answers to a query, be it this session's or the shared service's, and what pages hold beside it.
+
+use std::time::Duration;
+
+use omen_gpu::{BatchFound, Tier};
+use omen_ivf::index::Index;
+use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::query::Query;
+use omen_ivf::store::NO_BLOCK;
+use omen_ivf::topk::{Candidates, TopK};
+
+use super::merge;
+use super::named_slots::NamedSlots;
+use super::pages::{scan_all_appended, scan_stale};
+use super::shared::candidates_from;
+use super::stats::ScanRecord;
+use super::tiers::Stop;
+use crate::storage::IndexPages;
+
+/// Why a tier of codes alone does not answer an exact search.
+pub(super) const EXACT_BY_CODES: &str = "an exact search by codes alone";
+
+/// A round of a search, whichever lists it visits.
+#[derive(Clone, Copy)]
+pub(super) struct Round<'a> {
+    /// The index's pages.
+    pub pages: &'a IndexPages,
+    /// The index.
+    pub index: &'a Index,
+    /// How many candidates are wanted.
+    pub k: usize,
+    /// Whether only hard bounds may rule entries out.
+    pub exact: bool,
+}
+
+/// What a device found for a query.
+pub(super) enum OnDevice {
+    /// The nearest entries.
+    Entries(Candidates),
+    /// Entries that may be: it has codes alone.
+    Named(NamedSlots),
+}
+
+impl OnDevice {
+    /// What `tier` found for query number `q` of `found`.
+    pub(super) fn of_tier(tier: &Tier, found: &BatchFound, q: usize) -> Result<Self, Stop> {
+        Ok(if tier.parts().rows() {
+            Self::Entries(candidates_from(found.of(q), found.heads[q].frontier))
+        } else {
+            Self::Named(NamedSlots::of_tier(tier, found, q)?)
+        })
+    }
+
+    /// Whether these are slots.
+    pub(super) fn is_named(&self) -> bool {
+        matches!(self, Self::Named(_))
+    }
+
+    /// Whether the query was not answered at all.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self, Self::Named(named) if named.is_lost())
+    }
+}
+
+/// The lists of a query by who has their frozen part.
+#[derive(Default)]
+pub(super) struct Lists<'a> {
+    /// The device, which has searched them, as of these directory entries.
+    pub searched: Vec<(u32, &'a ListEntry)>,
+    /// The pages alone: lists that the device lacks, or has of old.
+    pub absent: Vec<u32>,
+}
+
+impl Lists<'_> {
+    /// Whether pages hold anything beside what the device has searched.
+    pub(super) fn want_pages(&self) -> bool {
+        let mut searched = self.searched.iter();
+        !self.absent.is_empty() || searched.any(|(_, entry)| entry.append_head != NO_BLOCK)
+    }
+}
+
+/// Adds to what a device found what pages hold beside it, and to `stale_time` what lists took that it has not. `None`: a list was rewritten
+/// meanwhile, and has appended entries where the device lacks them.
+pub(super) fn complete(
+    round: &Round,
+    query: &mut Query,
+    found: OnDevice,
+    lists: &Lists,
+    stale_time: &mut Duration,
+    record: &mut ScanRecord,
+) -> Result<Option<Candidates>, Stop> {
+    let Round {
+        pages,
+        index,
+        k,
+        exact,
+    } = *round;
+    let Lists { searched, absent } = lists;
+    let mut top = TopK::new(k);
+    let appended = searched.iter().copied();
+    if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
+        return Ok(None);
+    }
+    let entries = match found {
+        OnDevice::Entries(entries) => Some(entries),
+        OnDevice::Named(named) => {
+            named.rerank(round, query, searched, &mut top, record)?;
+            None
+        }
+    };
+    *stale_time += scan_stale(pages, index, query, absent, exact, &mut top, record)?;
+    let on_pages = top.into_candidates();
+    Ok(Some(match entries {
+        Some(entries) => merge(entries, on_pages),
+        None => on_pages,
+    }))
+}
