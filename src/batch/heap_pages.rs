@@ -62,14 +62,15 @@ impl HeapPages {
         }
     }
 
-    /// Gives back the last page.
+    /// Gives back the last page: what follows may wait.
     ///
     /// # Safety
     /// In the transaction and with the resource owner of the calls of `find`.
-    pub(super) unsafe fn end(self) {
+    pub(super) unsafe fn release(&mut self) {
         if self.buffer != 0 {
             // SAFETY: pinned by `find`.
             unsafe { pg_sys::ReleaseBuffer(self.buffer) }
+            self.buffer = 0;
         }
     }
 }

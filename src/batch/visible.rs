@@ -106,6 +106,10 @@ impl VisibleRows {
                 self.cold.saturating_sub(roots_of_page.len() as u32)
             };
         }
+        if let Some(heap) = &mut self.heap {
+            // SAFETY: in the statement that pinned it.
+            unsafe { heap.release() }
+        }
         Ok(found)
     }
 
@@ -198,9 +202,6 @@ impl VisibleRows {
             let end = end.expect("a table access method has all callbacks");
             pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));
             pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-            if let Some(heap) = self.heap {
-                heap.end();
-            }
             if let Some(column) = self.column {
                 pg_sys::FreeExecutorState(column.state);
             }

@@ -10,7 +10,6 @@ use super::choice;
 use super::gpu::{REFRESH_FACTOR, STALE_SHARE};
 use super::stats::ScanRecord;
 use super::tiers::Stop;
-use crate::error::Result;
 use crate::gpu_service::loading::{self, Fit};
 use crate::gpu_service::{self, Service, loader, session};
 use crate::guc::{self, ContextSetting, EngineSetting};
@@ -136,7 +135,7 @@ pub(super) struct Lacks {
 }
 
 /// Has the tier of an index brought up to date, of which a search of `n_lists` lists lacked some: in the background, where not all of it fits by
-/// this session if much is lacking, and not over and over. The search has its answer: that the GPU fails does not concern it. Errors: those of reading the index.
+/// this session if much is lacking, and not over and over. The search has its answer: what fails here does not concern it.
 pub(super) fn load_again(
     service: &Service,
     pages: &IndexPages,
@@ -144,15 +143,15 @@ pub(super) fn load_again(
     key: &TierKey,
     (lacks, n_lists): (Lacks, usize),
     record: &mut ScanRecord,
-) -> Result<()> {
+) {
     let is_much = (lacks.n_stale + lacks.n_absent) * STALE_SHARE > n_lists;
     if lacks.n_stale == 0 && !is_much {
-        return Ok(());
+        return;
     }
-    let outcome = load_again_now(service, pages, index, key, is_much, record);
-    match outcome {
-        Err(Stop::Query(error)) => Err(error),
-        Ok(()) | Err(Stop::Gpu(_) | Stop::Paused(_)) => Ok(()),
+    if let Err(Stop::Query(error)) = load_again_now(service, pages, index, key, is_much, record) {
+        // Of a page that the search need not have visited.
+        let error = GpuError::Other(error.to_string());
+        loader::note_load(service, pages, Some(&error));
     }
 }
 

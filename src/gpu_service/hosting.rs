@@ -104,6 +104,10 @@ impl Hosting {
             let most = limit(server.gpu(), server.bytes())?;
             let is_late = wants.asked.elapsed() >= ROOM_TIME;
             let is_made = !is_late && make_room(service, server, &wants, most);
+            if !is_made {
+                // What the loader chose by may be out of date.
+                publish(service, server);
+            }
             let left = most.saturating_sub(server.bytes());
             let granted = if is_made {
                 left

@@ -51,9 +51,11 @@ enum Task {
     Refresh,
     /// The same, and to load it anew if that leaves lists out.
     LoadAgain,
+    /// To load the rows of one that has codes alone, beside all other tiers.
+    Rows,
 }
 
-const TASKS: [Task; 3] = [Task::Load, Task::Refresh, Task::LoadAgain];
+const TASKS: [Task; 4] = [Task::Load, Task::Refresh, Task::LoadAgain, Task::Rows];
 
 impl Job {
     fn text(&self) -> String {
@@ -172,7 +174,7 @@ pub(super) fn start_for_rows(service: &Service, key: &TierKey) {
     let (id, file) = (IndexId::of_tier(key), file_of(key));
     let loaders = &service.control.loaders;
     if loaders.may_claim(id, file.number)
-        && start_job(service, id, Some(file), Task::LoadAgain).is_some()
+        && start_job(service, id, Some(file), Task::Rows).is_some()
     {
         loaders.rest(id, file.number, Duration::ZERO);
     }
@@ -283,13 +285,15 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
                 loading::load(service, &pages, &index, &key, fit, false).map(|()| Outcome::Loaded)
             }
             // It was evicted, or has gone with the worker: searches decide whether it comes back.
-            (Task::Refresh | Task::LoadAgain, false) => Ok(Outcome::Gone),
-            (Task::Refresh | Task::LoadAgain, true) => {
+            (Task::Refresh | Task::LoadAgain | Task::Rows, false) => Ok(Outcome::Gone),
+            (Task::Rows, true) => {
                 if !loading::may_get_rows(service, &pages, &index, &key)? {
-                    return refresh(service, job, &pages, &index, &key);
+                    return Ok(Outcome::Later);
                 }
+                let fit = Fit::WholeBesideOthers;
                 loading::load(service, &pages, &index, &key, fit, true).map(|()| Outcome::Loaded)
             }
+            (Task::Refresh | Task::LoadAgain, true) => refresh(service, job, &pages, &index, &key),
         }
     });
     match outcome {

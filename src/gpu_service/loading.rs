@@ -77,6 +77,24 @@ pub(crate) fn load(
     fit: Fit,
     again: bool,
 ) -> Result<(), Stop> {
+    let room = service.load.room()?;
+    match load_once(service, pages, index, key, fit, again) {
+        // The worker has told what there is by now.
+        Err(Stop::Gpu(GpuError::OutOfMemory { .. })) if service.load.room()? != room => {
+            load_once(service, pages, index, key, fit, again)
+        }
+        outcome => outcome,
+    }
+}
+
+fn load_once(
+    service: &Service,
+    pages: &IndexPages,
+    index: &Index,
+    key: &TierKey,
+    fit: Fit,
+    again: bool,
+) -> Result<(), Stop> {
     session::release_at_exit();
     service.note_option(pages);
     let room = service.load.room()?;
@@ -91,7 +109,7 @@ pub(crate) fn load(
     let choice = Choice::new(pages, index, limit, taken)?;
     let available = match fit {
         Fit::Asked | Fit::Best | Fit::Whole => limit,
-        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used),
+        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used.saturating_sub(own)),
     };
     let needed = choice.plan.bytes_needed();
     if needed > available {

@@ -61,6 +61,8 @@ pub(crate) type Fill<'a> = dyn FnMut(Range<usize>, &mut [f32], &mut [QueryBound]
 struct UnderWay {
     waiting: Waiting,
     n_queries: usize,
+    /// Lists that it says are out of date.
+    n_told: usize,
     /// When it was sent, as the breaker knows times.
     sent: i64,
     until: Instant,
@@ -121,9 +123,9 @@ fn ask_as(
                 break;
             };
             left.start += message.n_queries;
-            under_way.push_back(message);
             // The service is told once.
-            questions.stale = &[];
+            questions.stale = &questions.stale[message.n_told..];
+            under_way.push_back(message);
         }
         let Some(message) = under_way.pop_front() else {
             if left.is_empty() {
@@ -180,7 +182,7 @@ fn send(
     while n_queries > 1 && room(n_queries) < questions.stale.len() {
         n_queries = n_queries.div_ceil(2);
     }
-    // Those that do not fit are told next time.
+    // Those that do not fit are told with the next.
     let stale = &questions.stale[..questions.stale.len().min(room(n_queries))];
     let request = Request {
         n_queries: n_queries as u32,
@@ -196,6 +198,7 @@ fn send(
     Ok(Some(UnderWay {
         waiting: claim.submit(|| service.wake_worker()),
         n_queries,
+        n_told: stale.len(),
         sent,
         until: Instant::now() + questions.timeout,
     }))

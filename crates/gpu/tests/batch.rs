@@ -5,6 +5,9 @@ mod common;
 use common::{
     Fixture, Flavour, METRICS, check_batch, check_locked_queries, rng, search_batch, sizes,
 };
+use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
+use omen_gpu::batch::tuning::Tuning;
+use omen_gpu::context::Scans;
 use omen_gpu::{Gpu, GpuError, Lists};
 use omen_ivf::Metric;
 use rand::Rng;
@@ -128,4 +131,33 @@ fn codes_leave_out_nothing_that_counts() {
 fn locked_queries_give_the_same_answers() {
     let mut rng = rng("locked_queries_give_the_same_answers");
     check_locked_queries(&mut rng, &Gpu::open_simulated());
+}
+
+#[test]
+fn all_lists_are_searched_by_rows() {
+    let tier = TierShape {
+        metric: Metric::L2,
+        dim: 768,
+        n_lists: 100,
+        n_slots: 10_000,
+        longest: 300,
+        scans: Scans::Wgmma,
+        code_dim: 768,
+        has_rows: true,
+    };
+    let by_codes = |probes, spread| {
+        let wanted = Wanted {
+            n_queries: 1,
+            k: 10,
+            probes,
+            spread,
+            rounding: 1e-6,
+            want_lists: true,
+        };
+        let plan = BatchPlan::new(tier, wanted, Tuning::default()).unwrap();
+        plan.codes.is_some()
+    };
+    assert!(by_codes(Some(99), f32::INFINITY) && by_codes(Some(100), 5.0));
+    // As where some lists are out of date.
+    assert!(!by_codes(Some(100), f32::INFINITY) && !by_codes(None, f32::INFINITY));
 }

@@ -26,6 +26,9 @@ use crate::gpu_service::Service;
 use crate::gpu_service::session::Questions;
 use crate::guc::{self, EngineSetting};
 
+/// Answers of so many messages are kept at most until pages are read: 32 MB.
+const MAX_MESSAGES: usize = 256;
+
 /// The answers to the first queries of a round, usually to all, and who gave them is noted. `None`: the CPU is to answer.
 pub(in crate::engine) fn attempt(
     service: &Service,
@@ -43,7 +46,11 @@ pub(in crate::engine) fn attempt(
     } = *request;
     let (tier, file) = (Tier::new(service, pages, index), pages.file());
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    tier.queries_of_message(k, n_lists, 0)?;
+    let fits = tier.queries_of_message(k, n_lists, 0);
+    if fits.is_err() && setting == EngineSetting::Auto && !tier.is_there() {
+        return Ok(None);
+    }
+    fits?;
     let to_come = choice::cpu_seconds(file, vectors.len(), n_lists);
     let prefers_gpu = |few_search| {
         if few_search {
@@ -59,14 +66,15 @@ pub(in crate::engine) fn attempt(
     }
     tier.check_exact(exact)?;
     let codes_alone = tier.has_codes_alone();
-    let n_queries = n_together(codes_alone, vectors.len(), k);
+    let in_message = tier.queries_of_message(k, n_lists, 0)?;
+    let n_queries = n_together(codes_alone, vectors.len(), k).min(in_message * MAX_MESSAGES);
     let request = &BatchRequest {
         vectors: &vectors[..n_queries],
         ..*request
     };
     let began = Instant::now();
     let mut asking = Asking {
-        in_message: tier.queries_of_message(k, n_lists, 0)?,
+        in_message,
         tier,
         request,
         may_ask: vec![true; n_queries],
@@ -94,7 +102,7 @@ pub(in crate::engine) fn attempt(
     let found: Vec<Candidates> = answers.into_iter().map_while(|a| a).collect();
     let took = (began.elapsed(), stale_time);
     note_batch(request, codes_alone, &found, n_pairs, took);
-    tier.look_after(lacks, n_pairs, record)?;
+    tier.look_after(lacks, n_pairs, record);
     Ok(Some(found))
 }
 
@@ -210,6 +218,7 @@ impl Asking<'_> {
         let (mut again, mut stale) = (Vec::new(), Vec::new());
         let mut queries = queries.into_iter();
         for part in parts {
+            pgrx::check_for_interrupts!();
             check_lists(&part.lists, index)?;
             let entry_of = |list: u32| &entries[list as usize];
             let told = |chosen| out_of_date(chosen, entry_of(chosen.list));

@@ -128,6 +128,11 @@ impl<'a> Tier<'a> {
         })
     }
 
+    /// Whether the service has the tier.
+    fn is_there(&self) -> bool {
+        self.service.control.has_tier(&self.key)
+    }
+
     /// Whether the tier is there, and has codes alone: its answers say so too.
     fn has_codes_alone(&self) -> bool {
         self.service.control.has_codes_alone(&self.key)
@@ -233,14 +238,9 @@ impl<'a> Tier<'a> {
     }
 
     /// Has the tier brought up to date of which a search of `n_lists` lists lacked some.
-    fn look_after(
-        &self,
-        lacks: Lacks,
-        n_lists: usize,
-        record: &mut ScanRecord,
-    ) -> Result<(), PgError> {
+    fn look_after(&self, lacks: Lacks, n_lists: usize, record: &mut ScanRecord) {
         let (service, key, lacks) = (self.service, &self.key, (lacks, n_lists));
-        service_tiers::load_again(service, self.pages, self.index, key, lacks, record)
+        service_tiers::load_again(service, self.pages, self.index, key, lacks, record);
     }
 }
 

@@ -62,7 +62,11 @@ pub(in crate::engine) fn attempt(
         }
     };
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    tier.queries_of_message(round.k, n_lists, lists.len())?;
+    let fits = tier.queries_of_message(round.k, n_lists, lists.len());
+    if fits.is_err() && setting == EngineSetting::Auto && !tier.is_there() {
+        return Ok(None);
+    }
+    fits?;
     let prefers_gpu = |few_search| {
         if few_search {
             choice::prefers_gpu(file, index, n_lists)
@@ -111,7 +115,7 @@ pub(in crate::engine) fn attempt(
         }
         Err(stop) => Err(stop),
         Ok(Some(nearest)) => {
-            tier.look_after(lacks, nearest.lists.len(), record)?;
+            tier.look_after(lacks, nearest.lists.len(), record);
             Ok(Some(Answer::Found(nearest)))
         }
         Ok(None) => {

@@ -202,9 +202,12 @@ impl BatchPlan {
             return Err(GpuError::Unsupported(format!("{probes} lists of a query")));
         }
         let sharing = (n * probes).div_ceil(n_lists);
+        // All lists are an exact search, also where they are told one by one: codes may err.
+        let is_exact =
+            wanted.probes.is_none_or(|probes| probes >= n_lists) && wanted.spread == f32::INFINITY;
         let by_codes = !tier.has_rows
             || tier.code_dim > 0
-                && wanted.probes.is_some()
+                && !is_exact
                 && sharing <= tuning.code_sharing
                 && n <= tuning.code_queries;
         let Room {

@@ -115,14 +115,18 @@ impl<'a> AnswerView<'a> {
         let (mut found, mut named, mut places) = (self.found, self.named, self.places);
         let names_slots = self.names_slots();
         self.queries.iter().map(move |query| {
+            // Checked before; should the slot be written to since, fewer are there.
             let n = query.n_found as usize;
-            let (my_found, others) = found.split_at(if names_slots { 0 } else { n });
+            let n_found = if names_slots { 0 } else { n.min(found.len()) };
+            let (my_found, others) = found.split_at(n_found);
             found = others;
-            let (my_named, others) = named.split_at(if names_slots { n } else { 0 });
+            let n_named = if names_slots { n.min(named.len()) } else { 0 };
+            let (my_named, others) = named.split_at(n_named);
             named = others;
             let has_places = query.n_places != OfQuery::ALL;
             let my_places = has_places.then(|| {
-                let (mine, others) = places.split_at(query.n_places as usize);
+                let n_places = (query.n_places as usize).min(places.len());
+                let (mine, others) = places.split_at(n_places);
                 places = others;
                 mine
             });

@@ -104,7 +104,8 @@ impl Hosted {
     /// Lists that the index has in a later state than the tier are not searched any more. (Generations only rise; what a session has seen may be
     /// older than a refresh.)
     pub(super) fn note_stale(&mut self, lists: &[StaleList]) {
-        for seen in lists {
+        // A copy: what the slot says later does not count.
+        for &seen in lists {
             let at = seen.list as usize;
             let Some(Some(here)) = self.tier.lists().get(at) else {
                 continue;
