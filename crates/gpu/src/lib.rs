@@ -7,8 +7,8 @@
 //!
 //! Layers: `kernels/*.cu` -> `launch` (one launcher per kernel) -> `engine` (a tier's memory, a batch's launches) ->
 //! `batch` (batches that the device plans) and `search` (rounds that the host plans, also for what a batch could not answer) -> `tier`.
-//! `memory` (what a tier holds and what fits), `batch::plan`, `plan` and `query` are pure functions. `twin` holds the CPU twins of the
-//! kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
+//! `memory` (what a tier holds and what fits), `free_slots` (where lists go that are written again), `batch::plan`, `plan` and `query`
+//! are pure functions. `twin` holds the CPU twins of the kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
 
 pub mod batch;
 pub mod buffers;
