@@ -40,7 +40,9 @@ def by_service(conn) -> bool:
     """Whether the last search was the GPU's, and the session has nothing of its own there."""
     own = conn.execute("SELECT sum(hot_tiers) FROM omen_gpu_status()").fetchone()[0]
     assert own == 0
-    return last_scan(conn)["engine"] == "gpu"
+    scan = last_scan(conn)
+    # The last round may have had queries alone whose lists are all out of date on the device.
+    return scan["engine"] == "gpu" or (scan["rounds"] > 1 or scan["queries"] > 1) and scan["gpu_us"] > 0 and scan["fallback_reason"] is None
 
 
 def own_rows(conn, rows, ids, k=1):
