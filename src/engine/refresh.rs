@@ -1,9 +1,8 @@
 //! Bringing a hot tier up to date: the lists that the index has otherwise by now are written again, beside the others.
 
 use omen_gpu::engine::TierWriter;
-use omen_gpu::{LoadError, TierBuilder, TierList};
+use omen_gpu::{LoadError, TierBuilder};
 use omen_ivf::index::{Index, read_entries};
-use omen_ivf::layout::directory::ListEntry;
 
 use crate::storage::IndexPages;
 
@@ -39,7 +38,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     let entries = read_entries(pages, index, &numbers)?;
     let before = builder.lists().to_vec();
     let is_stale = |&list: &u32| {
-        before[list as usize].is_some_and(|l| is_outdated(&l, &entries[list as usize]))
+        let entry = &entries[list as usize];
+        before[list as usize].is_some_and(|l| !l.is_current(entry.layout_gen, entry.delete_gen))
     };
     let mut stale: Vec<u32> = numbers.into_iter().filter(is_stale).collect();
     stale.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
@@ -55,8 +55,4 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         n_stale: stale.len(),
         n_written: stale.iter().filter(is_written).count(),
     })
-}
-
-fn is_outdated(list: &TierList, entry: &ListEntry) -> bool {
-    (list.layout_gen, list.delete_gen) != (entry.layout_gen, entry.delete_gen)
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::{Copiers, GpuError, LoadError};
 use omen_ivf::index::Index;
-use omen_service::load::{Check, Wanted, begin, begin_refresh, finish};
+use omen_service::load::{Check, Room, Wanted, begin, begin_refresh, finish};
 use omen_service::message::TierKey;
 
 use super::control::get;
@@ -59,11 +59,18 @@ pub(super) fn may_get_rows(
         return Ok(false);
     }
     let room = service.load.room()?;
-    let own = service.control.tier_bytes(key).unwrap_or(0);
     let limit = room.limit.saturating_sub(service.last_bytes_beside(pages));
-    let free = room.limit.saturating_sub(room.used.saturating_sub(own));
+    let free = room
+        .limit
+        .saturating_sub(bytes_of_others(service, &room, key));
     let choice = Choice::new(pages, index, limit, limit)?;
     Ok(choice.parts.rows() && choice.is_whole() && choice.plan.bytes_needed() <= free)
+}
+
+/// Bytes that tiers other than this one take.
+fn bytes_of_others(service: &Service, room: &Room, key: &TierKey) -> u64 {
+    let own = service.control.tier_bytes(key).unwrap_or(0);
+    room.used.saturating_sub(own)
 }
 
 /// Loads the tier of an index into the service's memory, with `again` in place of one that is there. What becomes of it is for the caller to
@@ -104,12 +111,12 @@ fn load_once(
     };
     let limit = room.limit.saturating_sub(kept);
     // What it replaces serves until then only where there is room for both anyway.
-    let own = service.control.tier_bytes(key).unwrap_or(0);
-    let taken = room.used.saturating_sub(own).saturating_sub(kept);
+    let others = bytes_of_others(service, &room, key);
+    let taken = others.saturating_sub(kept);
     let choice = Choice::new(pages, index, limit, taken)?;
     let available = match fit {
         Fit::Asked | Fit::Best | Fit::Whole => limit,
-        Fit::WholeBesideOthers => room.limit.saturating_sub(room.used.saturating_sub(own)),
+        Fit::WholeBesideOthers => room.limit.saturating_sub(others),
     };
     let needed = choice.plan.bytes_needed();
     if needed > available {

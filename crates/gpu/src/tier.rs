@@ -50,6 +50,11 @@ impl TierList {
         let first = self.first_slot as usize;
         first..first + self.n_slots as usize
     }
+
+    /// Whether the list is as the index has it now; `layout_gen` and `delete_gen` as just read from its directory entry.
+    pub fn is_current(&self, layout_gen: u32, delete_gen: u32) -> bool {
+        (self.layout_gen, self.delete_gen) == (layout_gen, delete_gen)
+    }
 }
 
 /// Which lists are where: the tier's part in host memory.
@@ -265,9 +270,8 @@ impl Tier {
 
     /// Whether a list is here as the index has it now; `layout_gen` and `delete_gen` as just read from its directory entry.
     pub fn is_current(&self, list: u32, layout_gen: u32, delete_gen: u32) -> bool {
-        self.catalog.lists.get(list as usize).is_some_and(|l| {
-            l.is_some_and(|l| (l.layout_gen, l.delete_gen) == (layout_gen, delete_gen))
-        })
+        let here = self.catalog.lists.get(list as usize).copied().flatten();
+        here.is_some_and(|l| l.is_current(layout_gen, delete_gen))
     }
 
     /// Searches a batch, exactly: for each query the nearest live entries of its lists.

@@ -46,11 +46,9 @@ pub(in crate::engine) fn attempt(
     } = *request;
     let (tier, file) = (Tier::new(service, pages, index), pages.file());
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    let fits = tier.queries_of_message(k, n_lists, 0);
-    if fits.is_err() && setting == EngineSetting::Auto && !tier.is_there() {
+    if !tier.takes(setting, k, n_lists, 0)? {
         return Ok(None);
     }
-    fits?;
     let to_come = choice::cpu_seconds(file, vectors.len(), n_lists);
     let prefers_gpu = |few_search| {
         if few_search {

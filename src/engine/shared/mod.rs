@@ -128,9 +128,19 @@ impl<'a> Tier<'a> {
         })
     }
 
-    /// Whether the service has the tier.
-    fn is_there(&self) -> bool {
-        self.service.control.has_tier(&self.key)
+    /// Whether such a round is for the service; one that fits no message is not where the tier is not there either. Error: it does not fit.
+    fn takes(
+        &self,
+        setting: EngineSetting,
+        k: usize,
+        n_lists: usize,
+        n_given: usize,
+    ) -> Result<bool, Stop> {
+        let is_there = || self.service.control.has_tier(&self.key);
+        match self.queries_of_message(k, n_lists, n_given) {
+            Err(_) if setting == EngineSetting::Auto && !is_there() => Ok(false),
+            outcome => outcome.map(|_| true),
+        }
     }
 
     /// Whether the tier is there, and has codes alone: its answers say so too.

@@ -62,11 +62,9 @@ pub(in crate::engine) fn attempt(
         }
     };
     let n_lists = reach.probes.min(index.n_lists()) as usize;
-    let fits = tier.queries_of_message(round.k, n_lists, lists.len());
-    if fits.is_err() && setting == EngineSetting::Auto && !tier.is_there() {
+    if !tier.takes(setting, round.k, n_lists, lists.len())? {
         return Ok(None);
     }
-    fits?;
     let prefers_gpu = |few_search| {
         if few_search {
             choice::prefers_gpu(file, index, n_lists)

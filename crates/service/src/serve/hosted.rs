@@ -17,8 +17,6 @@ pub(super) struct Hosted {
     pub(super) stale: Vec<u32>,
     pub(super) last_used: Instant,
     pub(super) n_requests: u64,
-    /// Lists that the tier holds.
-    n_lists: usize,
 }
 
 /// The lists of some queries.
@@ -56,7 +54,6 @@ impl Hosted {
             stale: Vec::new(),
             last_used: Instant::now(),
             n_requests: 0,
-            n_lists: tier.lists().iter().flatten().count(),
             tier,
         }
     }
@@ -67,7 +64,7 @@ impl Hosted {
             bytes: self.tier.bytes(),
             last_used: self.last_used,
             n_requests: self.n_requests,
-            n_lists: self.n_lists,
+            n_lists: self.tier.lists().iter().flatten().count(),
             n_stale: self.stale.len(),
             bytes_with_rows: self.bytes_with_rows(),
         }
