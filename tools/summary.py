@@ -2,12 +2,16 @@
 
 Kinds: cargo (cargo test), pytest, regress (pg_regress), checks (lines "ok", "FAILED", "skipped"), command (counts as one).
 A step that failed without a counted failure counts as one failure, and so does a test runner that ran no test.
+What failed is named once more at the end, where it is read when all else of the output is lost.
 The last line printed is "N passed, N failed, N skipped"; exits non-zero when anything failed.
 """
 
 import re
 import sys
 from pathlib import Path
+
+# Of each step: failures named at the end, and characters of each.
+MAX_NAMED, MAX_NAME = 10, 300
 
 
 def cargo(log):
@@ -47,8 +51,20 @@ def checks(log):
     return len(lines("ok")), len(lines("FAILED")), len(lines("skipped")), lines("skipped")
 
 
+def names_of_failed(kind, log):
+    """The lines of a step's log that name what failed, and why where the runner says it."""
+    pattern = {
+        "cargo": r"^test (\S+ \.\.\. FAILED)$|^error: (.+)$",
+        "pytest": r"^(?:FAILED|ERROR) (.+)$",
+        "regress": r"^(test .+ \.\.\. FAILED.*|not ok .+)$",
+        "checks": r"^FAILED - (.+)$",
+        "command": r"^(error.*)$",
+    }[kind]
+    return ["".join(found) if isinstance(found, tuple) else found for found in re.findall(pattern, log, re.M)]
+
+
 def main(path):
-    total = [0, 0, 0]
+    total, failures = [0, 0, 0], []
     print("\n== summary")
     for line in Path(path).read_text().splitlines():
         kind, name, code, log_path = line.split("\t")
@@ -62,7 +78,12 @@ def main(path):
         print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
         for reason in reasons:
             print(f"    skipped: {reason}")
+        if failed:
+            named = names_of_failed(kind, log)[:MAX_NAMED] or [f"see {log_path}"]
+            failures += [f"{name}: {line[:MAX_NAME]}" for line in named]
         total = [a + b for a, b in zip(total, (passed, failed, skipped))]
+    for failure in failures:
+        print(f"FAILED: {failure}")
     print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")
     return total[1] > 0 or total[0] == 0
 

@@ -156,7 +156,10 @@ impl OrderedScan {
     /// Searches the same lists for more. As long as they are those that the GPU chose, it chooses them again in the call that
     /// searches them; should it be the CPU by now, its choice differs where lists are as good as equally far.
     fn deepen(&mut self, pages: &IndexPages, index: &Index, record: &mut ScanRecord) -> Result<()> {
-        self.k = (self.k * 4).max(2 * self.handed_out.len());
+        let more = (self.k * 4).max(2 * self.handed_out.len());
+        // More than the lists had when they were read is asked for only where that was not enough: rows have come since.
+        let all = self.n_entries as usize + 1;
+        self.k = if self.k < all { more.min(all) } else { more };
         if !self.is_ranked {
             return self.search_nearest(pages, index, record);
         }
