@@ -136,11 +136,8 @@ pub fn check_refreshes(rng: &mut ChaCha8Rng, gpu: &Gpu, total: usize) {
                 let left: Vec<u32> = stale.iter().copied().collect();
                 check_answers(rng, &fixture, &tier, &left, &what);
             }
-            // There is not always room.
-            assert!(
-                n_refreshed > 8 && stale.len() < 10,
-                "{n_refreshed} {stale:?}"
-            );
+            // There is not always room: a list may be larger than all that is free.
+            assert!(n_refreshed > 8, "{n_refreshed} {stale:?}");
         }
     }
 }
