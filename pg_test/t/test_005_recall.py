@@ -22,8 +22,9 @@ def test_default_settings_reach_the_promised_recall(conn, rng, metric):
     assert_by_index(conn, metric, queries[0], 10)
     lists = index_status(conn)["lists"]
     assert 1 < lists < len(rows)
-    # The promise is 0.95 on average; 150 queries leave a standard error of about 0.01.
-    assert mean_recall(conn, metric, rows, queries) >= 0.92
+    # The promise is 0.95 on average; 150 queries leave a standard error of about 0.01, by inner product, where a query finds all or nothing, nearly
+    # 0.02, and the build's own measurement has one too.
+    assert mean_recall(conn, metric, rows, queries) >= 0.9
     put(conn, omen__probes=lists)
     assert mean_recall(conn, metric, rows, queries) == 1.0
 
