@@ -59,6 +59,7 @@ fn omen_stat_get_gpu() -> TableIterator<
         name!(failed_loads, i64),
         name!(hot_tiers, i64),
         name!(hot_bytes, i64),
+        name!(mappings, i64),
         name!(breaker, String),
     ),
 > {
@@ -72,7 +73,7 @@ fn omen_stat_get_gpu() -> TableIterator<
         (
             (state == State::Opening || is_up || control.is_stuck()).then_some(pid),
             state.name().to_owned(),
-            is_up.then_some(control.device.load(Ordering::Relaxed) as i32),
+            is_up.then_some(control.device()),
             is_up
                 .then(|| TimestampWithTimeZone::try_from(up_since).ok())
                 .flatten(),
@@ -96,6 +97,7 @@ fn omen_stat_get_gpu() -> TableIterator<
             figure(&control.loaders.n_failed),
             figure(&control.n_tiers),
             control.all_tier_bytes() as i64,
+            control.mappings.n() as i64,
             control.breaker.state().to_owned(),
         )
     });

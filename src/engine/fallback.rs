@@ -34,7 +34,11 @@ pub(super) fn try_gpu<T>(
         }
         match device.pause(file) {
             Some(why) => Err(Stop::Paused(why)),
-            None => attempt(device, setting, record),
+            None => {
+                let found = attempt(device, setting, record)?;
+                device.check_mapping(file)?;
+                Ok(found)
+            }
         }
     });
     match outcome {

@@ -119,7 +119,11 @@ pub(super) fn wants_loading(
     to_come: f64,
 ) -> bool {
     let (file, is_open) = (pages.file(), device.is_open());
-    let n_bytes = choice::bytes_to_load(index);
+    let n_bytes = if device.may_map(pages, index) {
+        0
+    } else {
+        choice::bytes_to_load(index)
+    };
     let is_on = options::hot_of(pages) == Hot::On;
     let at_once = setting == EngineSetting::Gpu || is_on;
     if let Some(loaded) = device.tier(file, index) {

@@ -108,11 +108,12 @@ pub(crate) fn limit(gpu: &Gpu, used: u64) -> std::result::Result<u64, GpuError> 
 }
 
 impl Device {
-    fn open(&mut self) -> std::result::Result<Gpu, GpuError> {
+    pub(super) fn open(&mut self) -> std::result::Result<Gpu, GpuError> {
         if let Some(gpu) = &self.gpu {
             return Ok(gpu.clone());
         }
-        let gpu = devices::open(&self.allowed, self.simulated)?.0;
+        let gpu;
+        (gpu, self.ordinal) = devices::open(&self.allowed, self.simulated)?;
         self.gpu = Some(gpu.clone());
         Ok(gpu)
     }
@@ -158,7 +159,9 @@ impl Device {
         file: FileId,
     ) -> std::result::Result<bool, Stop> {
         for _ in 0..MAX_ROUNDS {
-            let has_all = |loaded: &&mut LoadedTier| loaded.is_whole && loaded.tier.parts().rows();
+            let has_all = |loaded: &&mut LoadedTier| {
+                loaded.is_whole && loaded.tier.parts().rows() && loaded.mapping.is_none()
+            };
             let Some(loaded) = self.tier(file, index).filter(has_all) else {
                 return Ok(false);
             };
@@ -178,7 +181,7 @@ impl Device {
     }
 
     /// What all tiers together may take.
-    fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
+    pub(super) fn limit(&self, gpu: &Gpu) -> std::result::Result<u64, GpuError> {
         limit(gpu, self.tier_bytes())
     }
 

@@ -13,6 +13,7 @@
 //! | `batch.rs`, `gpu_batch/` | searches of many queries at once, and their GPU side |
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
+//! | `mapping.rs` | in their place the shared service's, mapped |
 //! | `heat.rs` | which lists it searches most |
 //! | `shared/` | rounds that the shared service answers |
 //! | `pages.rs` | what pages hold beside what a device has searched |
@@ -31,6 +32,7 @@ mod gpu_batch;
 mod heat;
 pub(crate) mod lists;
 pub(crate) mod load;
+mod mapping;
 mod named_slots;
 mod nearest;
 mod pages;

@@ -24,7 +24,7 @@ const EVICTION_TIME: Duration = Duration::from_secs(10);
 /// A user's wish to load waits so long for other loads.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// Loads the tier of an index, in place of the one that is there, or brings that up to date.
+/// Loads the tier of an index, in place of the one that is there, or brings that up to date; or maps the shared service's.
 pub(super) fn load_tier(
     device: &mut Device,
     pages: &IndexPages,
@@ -32,7 +32,7 @@ pub(super) fn load_tier(
 ) -> std::result::Result<(), Stop> {
     let file = pages.file();
     // A refresh that fails for want of memory or room is made up for by a load.
-    if !matches!(device.refresh(pages, index, file), Ok(true)) {
+    if !device.map(pages, index, file)? && !matches!(device.refresh(pages, index, file), Ok(true)) {
         device.load(pages, index, file)?;
     }
     device.note_loaded(file);

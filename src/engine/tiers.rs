@@ -11,6 +11,7 @@ use omen_ivf::index::Index;
 use pgrx::pg_sys;
 
 use crate::compat::{self, FileId};
+use crate::gpu_service::mappings::Mapping;
 use crate::guc::{self, GpuDevices};
 use crate::storage;
 
@@ -50,6 +51,8 @@ impl From<crate::error::PgError> for Stop {
 pub(super) struct LoadedTier {
     /// The entries on the device.
     pub tier: Tier,
+    /// Set if it is the shared service's. After `tier`: its memory is let go of first.
+    pub mapping: Option<Mapping>,
     /// How long loading took, and when it ended.
     pub load_time: Duration,
     pub loaded_at: Instant,
@@ -80,6 +83,7 @@ impl LoadedTier {
         let now = Instant::now();
         Self {
             tier,
+            mapping: None,
             load_time,
             loaded_at: now,
             is_whole: true,
@@ -103,7 +107,10 @@ impl LoadedTier {
 
     /// What of the index it holds, for the status functions; empty: all.
     pub(super) fn kind(&self) -> &'static str {
+        let is_mapped = self.mapping.is_some();
         match (self.is_whole, self.tier.parts().rows()) {
+            (_, false) if is_mapped => "mapped from the service, codes alone",
+            (_, true) if is_mapped => "mapped from the service",
             (_, false) => "codes alone",
             (false, true) => "hottest lists",
             (true, true) => "",
@@ -120,6 +127,10 @@ impl LoadedTier {
 #[derive(Default)]
 pub(super) struct Device {
     pub(super) gpu: Option<Gpu>,
+    /// Its number.
+    pub(super) ordinal: i32,
+    /// Whether the shared service's tiers cannot be mapped here.
+    pub(super) cannot_map: bool,
     pub(super) simulated: bool,
     /// Devices it may be.
     pub(super) allowed: GpuDevices,
@@ -152,6 +163,16 @@ thread_local! {
 /// Calls `f` with the session's GPU.
 pub(super) fn with<R>(f: impl FnOnce(&mut Device) -> R) -> R {
     DEVICE.with(|device| f(&mut device.borrow_mut()))
+}
+
+/// The process ends: what others own is let go of.
+pub(crate) fn let_go() {
+    DEVICE.with(|device| {
+        // In the middle of a search, should it end so, the end of the process does it.
+        if let Ok(mut device) = device.try_borrow_mut() {
+            device.tiers.retain(|_, loaded| loaded.mapping.is_none());
+        }
+    });
 }
 
 impl Device {
@@ -201,12 +222,24 @@ impl Device {
     /// The tier of an index, if it is loaded.
     pub(super) fn tier(&mut self, file: FileId, index: &Index) -> Option<&mut LoadedTier> {
         self.drop_orphans();
-        if self.tiers.get(&file)?.identity != identity_of(index) {
+        let loaded = self.tiers.get(&file)?;
+        let mut mapping = loaded.mapping.iter();
+        if loaded.identity != identity_of(index) || !mapping.all(Mapping::is_current) {
             self.tiers.remove(&file);
         }
         let loaded = self.tiers.get_mut(&file)?;
         loaded.used_at = Instant::now();
         Some(loaded)
+    }
+
+    /// Checks, after a search, that the memory it read was there: the process that has it may have ended. Errors: `Busy`.
+    pub(super) fn check_mapping(&mut self, file: FileId) -> Result<(), GpuError> {
+        let mapping = self.tiers.get(&file).and_then(|l| l.mapping.as_ref());
+        if mapping.is_none_or(Mapping::is_alive) {
+            return Ok(());
+        }
+        self.tiers.remove(&file);
+        Err(GpuError::Busy)
     }
 
     /// Frees tiers whose index was dropped or has a new file.

@@ -8,6 +8,7 @@ use omen_service::serve::TierUse;
 
 use super::breaker::Breaker;
 use super::claim::Loaders;
+use super::mappings::Mappings;
 
 /// Hot tiers at most.
 pub(crate) const MAX_TIERS: usize = 128;
@@ -96,12 +97,15 @@ pub(crate) struct Control {
     pub(crate) breaker: Breaker,
     /// Who loads a tier in the background.
     pub(crate) loaders: Loaders,
-    /// Hashes of the keys of the tiers there are, their bytes, and whether they have codes alone.
+    /// Hashes of the keys of the tiers there are, their bytes, their numbers, and whether they have codes alone.
     tier_keys: [AtomicU64; MAX_TIERS],
     bytes_of: [AtomicU64; MAX_TIERS],
+    numbers: [AtomicU64; MAX_TIERS],
     codes_alone: [AtomicBool; MAX_TIERS],
     /// Hash of the key of a tier that a session wants evicted, or [`ALL_TIERS`]; 0: none.
     to_evict: AtomicU64,
+    /// Which tiers sessions have mapped.
+    pub(crate) mappings: Mappings,
 }
 
 /// Reasons that are counted.
@@ -137,6 +141,16 @@ impl Control {
     /// Whether the worker before this one was ended for that; asked once.
     pub(super) fn was_stuck(&self) -> bool {
         self.stuck.swap(0, Ordering::Relaxed) != 0
+    }
+
+    /// Number of the worker's device.
+    pub(crate) fn device(&self) -> i32 {
+        self.device.load(Ordering::Relaxed) as i32
+    }
+
+    /// Whether the worker's device is the simulated one.
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.is_simulated.load(Ordering::Relaxed) != 0
     }
 
     /// How many searches wait at the same time, of late.
@@ -184,6 +198,11 @@ impl Control {
         Some(get(&self.bytes_of[self.place_of(key)?]))
     }
 
+    /// Number of a tier, if the worker has it.
+    pub(super) fn number_of(&self, key: &TierKey) -> Option<u64> {
+        Some(self.numbers[self.place_of(key)?].load(Ordering::Acquire))
+    }
+
     /// Whether the worker has a tier of codes alone. Answers say so too, which counts.
     pub(crate) fn has_codes_alone(&self, key: &TierKey) -> bool {
         let place = self.place_of(key);
@@ -209,6 +228,7 @@ impl Control {
             let codes_alone = tier.bytes_with_rows.is_some();
             self.codes_alone[at].store(codes_alone, Ordering::Relaxed);
             self.bytes_of[at].store(tier.bytes, Ordering::Relaxed);
+            self.numbers[at].store(tier.number, Ordering::Release);
             self.tier_keys[at].store(hash_of(&tier.key), Ordering::Release);
             n += 1;
         }

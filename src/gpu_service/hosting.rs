@@ -4,8 +4,8 @@
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
-use omen_gpu::{GpuError, Refresh};
-use omen_service::load::{Host, HostOptions, Loaded, Room, Wanted};
+use omen_gpu::{Export, GpuError, Refresh};
+use omen_service::load::{Host, HostOptions, Loaded, OfTier, Room, Wanted};
 use omen_service::message::TierKey;
 use omen_service::serve::{RoomWanted, Server, TierUse, make_way};
 
@@ -33,10 +33,21 @@ struct WantsRoom {
     answer: SyncSender<u64>,
 }
 
-/// A tier is to be refreshed; what that takes is sent back.
-struct WantsRefresh {
+/// Something is wanted of a tier, to refresh or to map it, which is sent back with the tier's number.
+struct Wants<T> {
     key: TierKey,
-    answer: SyncSender<Option<(u64, Refresh)>>,
+    answer: SyncSender<Option<(u64, T)>>,
+}
+
+/// How the thread asks for that, and what the worker sees of it.
+fn wants_of<T: Send + 'static>() -> (OfTier<T>, Receiver<Wants<T>>) {
+    let (asks, wanted) = channel();
+    let ask = move |key: &TierKey| {
+        let (answer, given) = sync_channel(1);
+        asks.send(Wants { key: *key, answer }).ok()?;
+        given.recv_timeout(ROOM_TIME).ok()?
+    };
+    (Box::new(ask), wanted)
 }
 
 /// The worker's part in loads, and its looking after tiers.
@@ -44,14 +55,15 @@ pub(super) struct Hosting {
     host: Host,
     loaded: Receiver<Loaded>,
     wants_room: Receiver<WantsRoom>,
-    wants_refresh: Receiver<WantsRefresh>,
+    wants_refresh: Receiver<Wants<Refresh>>,
+    wants_export: Receiver<Wants<Export>>,
     looked: Instant,
     autoload: Autoload,
 }
 
 impl Hosting {
     /// Starts the thread. Errors: `Other` if there is none to be had.
-    pub(super) fn start(service: &Service, server: &Server) -> Result<Self, GpuError> {
+    pub(super) fn start(service: &Service, server: &mut Server) -> Result<Self, GpuError> {
         let (tiers, loaded) = channel();
         let (asks, wants_room) = channel();
         let room = move |wanted: &Wanted, needed: u64| {
@@ -68,16 +80,12 @@ impl Hosting {
                 .flatten()
                 .unwrap_or(0)
         };
-        let (refreshes, wants_refresh) = channel();
-        let refresh = move |key: &TierKey| {
-            let (answer, begun) = sync_channel(1);
-            let wants = WantsRefresh { key: *key, answer };
-            refreshes.send(wants).ok()?;
-            begun.recv_timeout(ROOM_TIME).ok()?
-        };
+        let (refresh, wants_refresh) = wants_of();
+        let (export, wants_export) = wants_of();
         let options = HostOptions {
             room: Some(Box::new(room)),
-            refresh: Some(Box::new(refresh)),
+            refresh: Some(refresh),
+            export: Some(export),
             ..HostOptions::default()
         };
         let (region, gpu) = (service.load, server.gpu().clone());
@@ -87,6 +95,7 @@ impl Hosting {
             loaded,
             wants_room,
             wants_refresh,
+            wants_export,
             looked: Instant::now(),
             autoload: Autoload::start(service),
         };
@@ -117,13 +126,21 @@ impl Hosting {
             // A loader that has given up does not read it.
             let _ = wants.answer.send(faults::room(granted));
         }
-        // What was loaded before a refresh was asked for is taken over before it begins, with the lists as the last one has left them.
-        let wants_refresh: Vec<WantsRefresh> = self.wants_refresh.try_iter().collect();
+        // What was loaded before a refresh or a mapping was asked for is taken over before it begins, with the lists as the last refresh has
+        // left them.
+        let wants_refresh: Vec<Wants<Refresh>> = self.wants_refresh.try_iter().collect();
+        let wants_export: Vec<Wants<Export>> = self.wants_export.try_iter().collect();
         for loaded in self.loaded.try_iter() {
             take_over(service, server, loaded);
         }
-        for wants in wants_refresh {
-            let _ = wants.answer.send(server.begin_refresh(&wants.key));
+        for Wants { key, answer } in wants_refresh {
+            // Who has it mapped would find other lists in the place of those it knows.
+            let is_mapped = service.control.mappings.has(&key);
+            let begun = (!is_mapped).then(|| server.begin_refresh(&key)).flatten();
+            let _ = answer.send(begun);
+        }
+        for Wants { key, answer } in wants_export {
+            let _ = answer.send(server.export(&key));
         }
         self.look_after(service, server);
         self.autoload.step(service);
@@ -186,7 +203,7 @@ fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u
         key: wants.wanted.key,
         bytes: wants.needed,
         displaces_last: wants.wanted.displaces_last,
-        limit,
+        limit: limit.saturating_sub(server.retired_bytes()),
         max_tiers: MAX_TIERS,
     };
     let Some(going) = make_way(&server.uses(), &wanted, |key| service.goes_last(key)) else {
@@ -197,8 +214,9 @@ fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u
     true
 }
 
-/// Lets everyone know which tiers there are.
-fn publish(service: &Service, server: &Server) {
+/// Lets everyone know which tiers there are, and frees those that were given up and that nobody has mapped any more.
+fn publish(service: &Service, server: &mut Server) {
+    server.free_unmapped(|key, number| service.control.mappings.has_number(key, number));
     let mut uses = server.uses();
     // In the same places as before, as far as they are the same: somebody may be looking.
     uses.sort_unstable_by_key(|tier| tier.key);

@@ -318,10 +318,10 @@ fn refresh(
             let loaders = &service.control.loaders;
             loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
         }
-        Refreshed::Lacking if job.task == Task::LoadAgain => {
+        Refreshed::Lacking | Refreshed::Mapped if job.task == Task::LoadAgain => {
             loading::load(service, pages, index, key, Fit::Whole, true)?;
         }
-        Refreshed::Lacking | Refreshed::Not => {}
+        Refreshed::Lacking | Refreshed::Mapped | Refreshed::Not => {}
     }
     Ok(Outcome::Loaded)
 }

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::{Copiers, GpuError, LoadError};
+use omen_gpu::{Copiers, Export, GpuError, LoadError};
 use omen_ivf::index::Index;
-use omen_service::load::{Check, Room, Wanted, begin, begin_refresh, finish};
+use omen_service::load::{Check, Room, Wanted, begin, begin_refresh, export, finish};
 use omen_service::message::TierKey;
 
 use super::control::get;
+use super::mappings::Mapping;
 use super::memory::Service;
 use super::{loader, session, wake};
 use crate::engine::load::{Choice, copiers_for, spec_of};
@@ -178,6 +179,8 @@ pub(crate) enum Refreshed {
     Whole,
     /// It lacks lists, or has some of old still, for which there is no room.
     Lacking,
+    /// Sessions have it mapped.
+    Mapped,
     /// The service has no such tier, or the device cannot now.
     Not,
 }
@@ -191,6 +194,9 @@ pub(crate) fn refresh(
     key: &TierKey,
 ) -> Result<Refreshed, Stop> {
     session::release_at_exit();
+    if service.control.mappings.has(key) {
+        return Ok(Refreshed::Mapped);
+    }
     let spec = spec_of(index);
     for _ in 0..MAX_ROUNDS {
         let (copiers, me) = (Copiers::none(), wake::my_number());
@@ -220,6 +226,22 @@ pub(crate) fn refresh(
         }
     }
     Ok(Refreshed::Lacking)
+}
+
+/// What the service's tier of an index is mapped by, and that this session maps it, to be kept for as long as it does. Errors: `Busy` while
+/// another process loads, `Unsupported` if the service has no such tier or as many are mapped as can be, `Lost`, `TimedOut`.
+pub(crate) fn map(
+    service: &'static Service,
+    index: &Index,
+    key: &TierKey,
+) -> Result<(Mapping, Export), GpuError> {
+    session::release_at_exit();
+    let none = || GpuError::Unsupported("as many tiers are mapped as can be".into());
+    let mapping = Mapping::new(service, key).ok_or_else(none)?;
+    let me = wake::my_number();
+    let (number, export) = export(&service.load, me, key, spec_of(index), check())?;
+    mapping.is(number);
+    Ok((mapping, export))
 }
 
 /// Lets the user cancel a load; should that happen, what unwinds drops the load. The worker may sleep while a thread of it wants something. And a

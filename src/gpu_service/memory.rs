@@ -21,7 +21,7 @@ const MAX_SLOTS: usize = 1024;
 const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
 /// Where the figures of indexes begin: the control block and what it may grow by.
-const INDEXES_AT: usize = 8192;
+const INDEXES_AT: usize = 16_384;
 const QUEUE_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
 
 /// AddinShmemInitLock's place among the server's locks, the same in all majors (`lwlocknames`).

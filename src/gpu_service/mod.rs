@@ -14,6 +14,7 @@
 //! | `loader.rs` | a process for one load, so that no query waits for it |
 //! | `claim.rs` | whose turn it is to load, and what rests after a load that failed |
 //! | `hosting.rs` | the tiers of the worker come and go |
+//! | `mappings.rs` | which sessions have tiers of the worker mapped into contexts of their own |
 //! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
 //! | `faults.rs` | mistakes that the worker makes on demand, in test builds |
 //! | `watchdog.rs` | ends the worker when the driver does not come back |
@@ -30,6 +31,7 @@ mod hosting;
 mod hot_file;
 pub(crate) mod loader;
 pub(crate) mod loading;
+pub(crate) mod mappings;
 mod memory;
 pub(crate) mod session;
 mod wake;

@@ -275,7 +275,7 @@ pub(crate) fn few_search(service: &Service) -> bool {
     service.control.crowd() as usize <= (cores / CORES_OF_FEW).max(1)
 }
 
-/// Sees to it that a session that ends in the middle of a search leaves no slot behind.
+/// Sees to it that a session that ends, be it in the middle of a search, leaves no slot behind, and nothing mapped.
 pub(super) fn release_at_exit() {
     if !IS_REGISTERED.replace(true) {
         // SAFETY: the callback lives as long as the process.
@@ -289,5 +289,8 @@ unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
         let me = wake::my_number();
         service.queue.release_all_of(me);
         service.load.release_of(me);
+        // Before the notes that keep the memory there.
+        crate::engine::tiers::let_go();
+        service.control.mappings.release_all_of(me);
     }
 }

@@ -129,7 +129,7 @@ fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
     let up_at = Instant::now();
     let control = service.control;
     let mut server = Server::new(service.queue, gpu);
-    let mut hosting = match Hosting::start(service, &server) {
+    let mut hosting = match Hosting::start(service, &mut server) {
         Ok(hosting) => hosting,
         Err(error) => end(&error),
     };

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::driver::run;
 use crate::error::GpuError;
+use crate::export::MemoryHandle;
 use cudarc::driver::{result, sys};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +13,8 @@ pub struct DeviceBuffer {
     ctx: Arc<Context>,
     ptr: u64,
     bytes: usize,
+    /// Whether it is another process's, mapped here.
+    is_mapped: bool,
 }
 
 #[allow(unsafe_code)]
@@ -37,6 +40,38 @@ impl DeviceBuffer {
             ctx: ctx.clone(),
             ptr,
             bytes,
+            is_mapped: false,
+        })
+    }
+
+    /// What another process on this device maps the memory by, for as long as it is not freed.
+    pub fn export(&self) -> Result<MemoryHandle, GpuError> {
+        self.ctx.enter()?;
+        let mut handle = sys::CUipcMemHandle { reserved: [0; 64] };
+        // SAFETY: the address is that of a live allocation; writes one handle.
+        self.ctx.note(run("cuIpcGetMemHandle", || unsafe {
+            sys::cuIpcGetMemHandle(&raw mut handle, self.ptr).result()
+        }))?;
+        Ok(MemoryHandle(bytemuck::cast(handle.reserved)))
+    }
+
+    /// Maps `bytes` of memory that another process has on this device. Errors: also where the driver or the system does not allow it.
+    pub fn map(ctx: &Arc<Context>, handle: &MemoryHandle, bytes: usize) -> Result<Self, GpuError> {
+        ctx.enter()?;
+        let handle = sys::CUipcMemHandle {
+            reserved: bytemuck::cast(handle.0),
+        };
+        let flags = sys::CUipcMem_flags::CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS as u32;
+        let mut ptr = 0;
+        // SAFETY: a handle of any bits is refused or opens what it stands for; writes one address. Closed in drop.
+        ctx.note(run("cuIpcOpenMemHandle", || unsafe {
+            sys::cuIpcOpenMemHandle_v2(&raw mut ptr, handle, flags).result()
+        }))?;
+        Ok(Self {
+            ctx: ctx.clone(),
+            ptr,
+            bytes,
+            is_mapped: true,
         })
     }
 
@@ -59,6 +94,15 @@ impl DeviceBuffer {
 #[allow(unsafe_code)]
 impl Drop for DeviceBuffer {
     fn drop(&mut self) {
+        if self.is_mapped {
+            if self.ctx.usable_in_drop() {
+                // SAFETY: opened in `map`, closed once; the stream that used it is idle or was waited for before.
+                let _ = run("cuIpcCloseMemHandle", || unsafe {
+                    sys::cuIpcCloseMemHandle(self.ptr).result()
+                });
+            }
+            return;
+        }
         self.ctx
             .allocated
             .fetch_sub(self.bytes as u64, Ordering::Relaxed);

@@ -5,6 +5,7 @@ use crate::context::{Context, Scans};
 use crate::driver::run;
 use crate::engine::{AreaPool, CudaEngine, Engine};
 use crate::error::GpuError;
+use crate::export::MemoryHandle;
 use crate::memory::{Parts, TierPlan};
 use crate::module::{Image, image_for, scans_of};
 use crate::tier::TierSpec;
@@ -195,8 +196,29 @@ impl Gpu {
             }
             #[cfg(feature = "simulated")]
             Backend::Simulated(held) => Ok(Box::new(
-                crate::engine::simulated::SimulatedEngine::new(plan.clone(), metric, held.clone()),
+                crate::engine::simulated::SimulatedEngine::new(plan.clone(), metric, held.clone())?,
             )),
+        }
+    }
+
+    /// An engine over the memory of a tier that another process has on this device. Errors: also where it cannot be mapped.
+    pub(crate) fn engine_over(
+        &self,
+        handle: &MemoryHandle,
+        plan: &TierPlan,
+        metric: Metric,
+    ) -> Result<Box<dyn Engine>, GpuError> {
+        match &self.backend {
+            Backend::Cuda(ctx, pool) => {
+                let memory = DeviceBuffer::map(ctx, handle, plan.bytes)?;
+                let (pool, plan) = (pool.clone(), plan.clone());
+                Ok(Box::new(CudaEngine::new(ctx, pool, memory, plan, metric)?))
+            }
+            #[cfg(feature = "simulated")]
+            Backend::Simulated(_) => {
+                let engine = crate::engine::simulated::SimulatedEngine::map(handle, plan, metric);
+                Ok(Box::new(engine?))
+            }
         }
     }
 }

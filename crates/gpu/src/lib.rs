@@ -7,6 +7,7 @@
 //!
 //! Layers: `kernels/*.cu` -> `launch` (one launcher per kernel) -> `engine` (a tier's memory, a batch's launches) ->
 //! `batch` (batches that the device plans) and `search` (rounds that the host plans, also for what a batch could not answer) -> `tier`.
+//! `export`: a tier is mapped by another process.
 //! `memory` (what a tier holds and what fits), `free_slots` (where lists go that are written again), `batch::plan`, `plan` and `query`
 //! are pure functions. `twin` holds the CPU twins of the kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
 
@@ -19,6 +20,7 @@ mod directory;
 mod driver;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod free_slots;
 pub mod launch;
 pub mod load;
@@ -40,6 +42,7 @@ pub use batch::{Batch, BatchFound, Lists, LockedQueries, Source};
 pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;
+pub use export::{Export, MemoryHandle};
 pub use load::{LoadError, LoadTimes};
 pub use query::TierQuery;
 pub use search::SearchTimes;

@@ -208,6 +208,8 @@ pub struct Tier {
     plan: TierPlan,
     has_centroids: bool,
     byte_limit: u64,
+    /// Whether the entries are in another process's memory.
+    pub(crate) is_mapped: bool,
     engine: Mutex<Box<dyn Engine>>,
     last_times: Mutex<SearchTimes>,
 }
@@ -229,6 +231,7 @@ impl Tier {
             plan,
             has_centroids,
             byte_limit,
+            is_mapped: false,
             engine: Mutex::new(writer),
             last_times: Mutex::default(),
         })
@@ -254,13 +257,19 @@ impl Tier {
         self.catalog.place_of(slot)
     }
 
-    /// Bytes of device memory held: entries and, once searched, scratch.
+    /// Slots it was planned for.
+    pub(crate) fn n_slots(&self) -> usize {
+        self.plan.n_slots
+    }
+
+    /// Bytes of device memory held: entries, unless they are another process's, and, once searched, scratch.
     pub fn bytes(&self) -> u64 {
         let scratch = self
             .engine
             .lock()
             .map_or(0, |engine| engine.scratch_bytes());
-        self.plan.bytes as u64 + scratch
+        let entries = if self.is_mapped { 0 } else { self.plan.bytes };
+        entries as u64 + scratch
     }
 
     /// Per list of the index: what is here, or None if the list is not.
@@ -314,8 +323,13 @@ impl Tier {
     }
 
     /// A second writer to the tier's memory, for lists that are to replace some: it may write to what is [`FreeSlots`] beside the tier's lists,
-    /// while searches go on. Errors: `Busy`, and those of the device.
+    /// while searches go on. Errors: `Busy`, `Unsupported` for a tier that is another process's, and those of the device.
     pub fn begin_refresh(&self) -> Result<Refresh, GpuError> {
+        if self.is_mapped {
+            return Err(GpuError::Unsupported(
+                "writing to another process's tier".into(),
+            ));
+        }
         Ok(Refresh {
             writer: self.lock_engine()?.second()?,
             spec: self.catalog.spec,
@@ -389,7 +403,7 @@ impl Tier {
     }
 
     /// The engine, for one search at a time: `Busy` while another thread has it.
-    fn lock_engine(&self) -> Result<MutexGuard<'_, Box<dyn Engine>>, GpuError> {
+    pub(crate) fn lock_engine(&self) -> Result<MutexGuard<'_, Box<dyn Engine>>, GpuError> {
         match self.engine.try_lock() {
             Ok(engine) => Ok(engine),
             Err(TryLockError::WouldBlock) => Err(GpuError::Busy),

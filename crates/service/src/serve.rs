@@ -4,6 +4,7 @@ mod admit;
 mod call;
 mod hosted;
 mod owed;
+mod retired;
 mod room;
 
 pub use call::Call;
@@ -14,8 +15,9 @@ use crate::message::{Answer, Refusal, Request, Status, TierKey, encode_error, en
 use crate::queue::{Queue, Taken};
 use admit::admit;
 use hosted::Hosted;
-use omen_gpu::{BatchFound, Gpu, GpuError, Refresh, Tier, TierList};
+use omen_gpu::{BatchFound, Export, Gpu, GpuError, Refresh, Tier, TierList};
 use owed::Owed;
+use retired::Retired;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,6 +37,7 @@ pub struct Server {
     queue: Queue,
     gpu: Gpu,
     tiers: HashMap<TierKey, Hosted>,
+    retired: Retired,
     /// Numbers given to tiers so far.
     n_numbers: u64,
 }
@@ -102,6 +105,7 @@ impl Server {
             queue,
             gpu,
             tiers: HashMap::new(),
+            retired: Retired::default(),
             n_numbers: 0,
         }
     }
@@ -116,12 +120,32 @@ impl Server {
         &self.queue
     }
 
-    /// Takes over a tier; the one it replaces.
-    pub fn insert(&mut self, key: TierKey, tier: Tier) -> Option<Tier> {
+    /// Takes over a tier, perhaps in place of one.
+    pub fn insert(&mut self, key: TierKey, tier: Tier) {
         self.n_numbers += 1;
-        self.tiers
-            .insert(key, Hosted::new(tier, self.n_numbers))
-            .map(|old| old.tier)
+        let replaced = self.tiers.insert(key, Hosted::new(tier, self.n_numbers));
+        if let Some(old) = replaced {
+            self.retired.take(key, old);
+        }
+    }
+
+    /// For another process to map a tier, and the number of the tier as it is; `None` if it is not there, or the device cannot. Its memory lives until
+    /// [`Self::free_unmapped`] finds that nobody maps it; until then no refresh may be begun.
+    pub fn export(&mut self, key: &TierKey) -> Option<(u64, Export)> {
+        let hosted = self.tiers.get_mut(key)?;
+        let export = hosted.tier.export().ok()?;
+        hosted.is_exported = true;
+        Some((hosted.number, export))
+    }
+
+    /// Frees what was given up since it was exported and is not mapped any more. `is_mapped`: whether the tier of this key and number is.
+    pub fn free_unmapped(&mut self, is_mapped: impl Fn(&TierKey, u64) -> bool) {
+        self.retired.free(is_mapped);
+    }
+
+    /// Bytes of device memory of tiers that were given up and may be mapped.
+    pub fn retired_bytes(&self) -> u64 {
+        self.retired.bytes()
     }
 
     /// Begins to refresh lists of a tier, and the number of the tier as it is; `None` if it is not there, or the device cannot.
@@ -143,14 +167,14 @@ impl Server {
         hosted.refresh(lists, self.n_numbers)
     }
 
-    /// Gives up a tier.
-    pub fn remove(&mut self, key: &TierKey) -> Option<Tier> {
-        self.tiers.remove(key).map(|hosted| hosted.tier)
-    }
-
     /// Gives up the tiers whose keys `is_unwanted`.
     pub fn remove_where(&mut self, mut is_unwanted: impl FnMut(&TierKey) -> bool) {
-        self.tiers.retain(|key, _| !is_unwanted(key));
+        let keys: Vec<TierKey> = self.tiers.keys().copied().collect();
+        for key in keys.into_iter().filter(|key| is_unwanted(key)) {
+            if let Some(hosted) = self.tiers.remove(&key) {
+                self.retired.take(key, hosted);
+            }
+        }
     }
 
     /// The tiers that are here, in no order.
@@ -163,9 +187,10 @@ impl Server {
         self.tiers.get(key).map(|hosted| &hosted.tier)
     }
 
-    /// Bytes of device memory that the tiers hold, scratch included.
+    /// Bytes of device memory that the tiers hold, scratch included, and those that were given up and may be mapped.
     pub fn bytes(&self) -> u64 {
-        self.tiers.values().map(|hosted| hosted.tier.bytes()).sum()
+        let bytes = self.tiers.values().map(|hosted| hosted.tier.bytes());
+        bytes.sum::<u64>() + self.retired_bytes()
     }
 
     /// The tiers, the one unused for longest first.

@@ -187,16 +187,23 @@ fn tiers_come_and_go() {
         keys
     };
     assert_eq!(numbers(&world), [1, 2]);
-    let tier = world.server.remove(&key(1)).unwrap();
-    assert!(world.server.remove(&key(1)).is_none());
+    world.server.remove_where(|k| *k == key(1));
+    assert_eq!(numbers(&world), [2]);
     let asked = [1, 2].map(|number| ask(&world, number, 1, &queries.items[0]));
     world
         .server
         .serve(Duration::from_secs(60), &mut || (), &mut |_| ());
     let outcomes = asked.map(|w| Reply::of(w).outcome);
     assert_eq!(outcomes, [Err(Refusal::NotLoaded), Ok(())]);
-    assert!(world.server.insert(key(2), tier).is_some());
+    let held = world.server.gpu().allocated();
+    let fixture = Fixture::random(&mut rng("another"), Metric::L2, 5, &[10; 4], Flavour::Plain);
+    let tier = fixture.load(world.server.gpu(), 1 << 32).unwrap();
+    world.server.insert(key(2), tier);
     assert_eq!(numbers(&world), [2]);
+    assert!(
+        world.server.gpu().allocated() < held,
+        "the one before is freed"
+    );
     assert_eq!(world.server.uses()[0].n_requests, 0);
     world.end();
 }

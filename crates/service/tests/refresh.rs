@@ -1,5 +1,5 @@
-//! Lists of a tier that a server has are refreshed by another process, while the tier is searched. Loader and host are threads over one piece
-//! of memory.
+//! Lists of a tier that a server has are refreshed by another process, while the tier is searched; or it maps the tier. Loader and host are
+//! threads over one piece of memory.
 
 #[path = "../../ivf/tests/store_world/mod.rs"]
 mod store_world;
@@ -10,7 +10,7 @@ use omen_gpu::memory::Parts;
 use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierBuilder, TierList};
 use omen_ivf::Metric;
 use omen_ivf::index::read_entries;
-use omen_service::load::{HostOptions, Loaded, begin_refresh, finish};
+use omen_service::load::{HostOptions, Loaded, begin, begin_refresh, export, finish};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
@@ -32,6 +32,13 @@ fn server_with(tier: &Shared) -> Server {
         refresh: Some(Box::new(move |_| {
             let tier = shared.lock().unwrap();
             Some((NUMBER, tier.as_ref()?.begin_refresh().ok()?))
+        })),
+        export: Some(Box::new({
+            let shared = tier.clone();
+            move |_| {
+                let tier = shared.lock().unwrap();
+                Some((NUMBER, tier.as_ref()?.export().ok()?))
+            }
         })),
         ..HostOptions::default()
     });
@@ -188,4 +195,43 @@ fn what_is_not_there_is_not_refreshed() {
     assert!(server.tiers.try_recv().is_err());
     *shared.lock().unwrap() = None;
     until("all is free", || server.gpu.allocated() == 0);
+}
+
+#[test]
+fn tiers_are_mapped_by_others() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let gpu = Gpu::open_simulated();
+    let shared = Shared::default();
+    let server = server_with(&shared);
+    let world = World::new(Metric::L2, 40, 12, 2000, rng.random());
+    let wanted = wanted(&world, Parts::Rows, LIMIT);
+    let ask = |spec| export(&server.region, 5, &wanted.key, spec, go_on());
+    let refused = ask(wanted.spec).err();
+    assert!(
+        matches!(refused, Some(GpuError::Unsupported(_))),
+        "{refused:?}"
+    );
+    *shared.lock().unwrap() = Some(tier_with_room(&server.gpu, &world, Parts::Rows));
+    // One after the other: each leaves the region to the next.
+    for _ in 0..3 {
+        until("the region is free", || server.region.owner().is_none());
+        let (number, export) = ask(wanted.spec).unwrap();
+        assert_eq!(number, NUMBER);
+        let mapped = Tier::map(&gpu, export, None, LIMIT).unwrap();
+        let own = shared.lock().unwrap();
+        let own = own.as_ref().unwrap();
+        assert_eq!(mapped.lists(), own.lists());
+        let (a, b) = (mapped.read_back().unwrap(), own.read_back().unwrap());
+        assert!(a.bytes() == b.bytes());
+    }
+    until("the region is free", || server.region.owner().is_none());
+    let mut other = wanted.spec;
+    other.n_lists = 5;
+    assert!(ask(other).is_err(), "of an index of another shape");
+    until("the region is free", || server.region.owner().is_none());
+    // While another loads it has to wait.
+    let load = begin(&server.region, 6, wanted, Copiers::none(), go_on()).unwrap();
+    assert!(matches!(ask(wanted.spec), Err(GpuError::Busy)));
+    drop(load);
+    assert_eq!(gpu.allocated(), 0);
 }

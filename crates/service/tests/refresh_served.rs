@@ -6,9 +6,9 @@ mod gpu;
 mod region;
 mod serving;
 
-use gpu::{Fixture, Flavour};
+use gpu::{Fixture, Flavour, check_answers};
 use omen_gpu::memory::Parts;
-use omen_gpu::{Copiers, Gpu, Refresh, TierBuilder, TierList};
+use omen_gpu::{Copiers, Gpu, Refresh, Tier, TierBuilder, TierList};
 use omen_ivf::Metric;
 use omen_service::message::{STALE, StaleList};
 use region::rng;
@@ -84,5 +84,51 @@ fn the_first_of_two_refreshes_counts_and_old_news_do_not() {
     let lists = write(refresh, &fixture, 2, (5, 8));
     assert_eq!(world.server.end_refresh(&key(1), number, lists), Some(1));
     assert_eq!(world.server.uses()[0].n_stale, 0);
+    world.end();
+}
+
+#[test]
+fn what_is_mapped_is_not_freed() {
+    let mut rng = rng("what_is_mapped_is_not_freed");
+    let gpu = Gpu::open_simulated();
+    let mut fixture = Fixture::random(&mut rng, Metric::L2, 20, &[60; 8], Flavour::Plain);
+    fixture.keep_centroids();
+    let load = || fixture.load_into(&gpu, Parts::Rows, 1000, 1 << 32).unwrap();
+    let mut world = World::new(4, 64 << 10, gpu.clone());
+    let server = &mut world.server;
+    assert!(server.export(&key(1)).is_none());
+    server.insert(key(1), load());
+    let (first, export) = server.export(&key(1)).unwrap();
+    assert_eq!(server.uses()[0].number, first);
+    let other = Gpu::open_simulated();
+    let mapped = Tier::map(&other, export, None, 1 << 32).unwrap();
+    let one = server.bytes();
+    // Replaced, then given up: both may be mapped still.
+    server.insert(key(1), load());
+    let (second, _) = server.export(&key(1)).unwrap();
+    assert!(second != first && server.retired_bytes() == one && server.bytes() == 2 * one);
+    server.remove_where(|_| true);
+    assert_eq!(
+        (server.retired_bytes(), server.keys().count()),
+        (2 * one, 0)
+    );
+    server.free_unmapped(|k, number| *k == key(1) && number == first);
+    assert_eq!((server.retired_bytes(), gpu.allocated()), (one, one));
+    check_answers(
+        &mut rng,
+        &fixture,
+        &mapped,
+        &[2],
+        "of a tier that was given up",
+    );
+    drop(mapped);
+    server.free_unmapped(|_, _| false);
+    assert_eq!((server.bytes(), gpu.allocated()), (0, 0));
+    // What never was exported is freed at once.
+    server.insert(key(1), load());
+    server.insert(key(1), load());
+    assert_eq!(gpu.allocated(), one);
+    server.remove_where(|_| true);
+    assert_eq!(gpu.allocated(), 0);
     world.end();
 }

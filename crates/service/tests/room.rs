@@ -24,6 +24,7 @@ fn tiers(bytes: &[u64]) -> Vec<TierUse> {
     let start = Instant::now();
     let tier = |(i, bytes): (usize, &u64)| TierUse {
         key: key(i as u32),
+        number: i as u64,
         bytes: *bytes,
         last_used: start + Duration::from_secs(i as u64),
         n_requests: 1,

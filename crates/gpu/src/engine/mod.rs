@@ -20,6 +20,7 @@ use crate::batch::plan::BatchPlan;
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream, Wait};
 use crate::error::GpuError;
+use crate::export::MemoryHandle;
 use crate::launch::{rerank::rerank, scan::scan, select::select};
 use crate::memory::{MIN_SCRATCH_BYTES, ScratchPlan, TierPlan};
 use crate::params::{
@@ -126,6 +127,9 @@ pub trait Engine: TierWriter {
 
     /// Another engine over the same memory, in which it may write to what this one does not read.
     fn second(&self) -> Result<Box<dyn Engine>, GpuError>;
+
+    /// What another process maps the tier's memory by.
+    fn export(&self) -> Result<MemoryHandle, GpuError>;
 }
 
 /// The engine of a real device.
@@ -405,5 +409,9 @@ impl Engine for CudaEngine {
     fn second(&self) -> Result<Box<dyn Engine>, GpuError> {
         let (pool, tier) = (self.staging.pool(), self.tier.clone());
         Ok(Box::new(Self::over(&self.ctx, pool, tier, self.views)?))
+    }
+
+    fn export(&self) -> Result<MemoryHandle, GpuError> {
+        self.tier.export()
     }
 }

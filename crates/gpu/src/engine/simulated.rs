@@ -3,6 +3,8 @@
 
 #[path = "simulated_batch.rs"]
 mod batch;
+#[path = "simulated_memory.rs"]
+mod memory;
 
 use super::batch::HostParts;
 use super::{BatchOut, Engine, LoadShape, Scales, TierWriter, Unpack};
@@ -10,6 +12,7 @@ use crate::batch::Input;
 use crate::batch::plan::BatchPlan;
 use crate::context::{Scans, Wait};
 use crate::error::GpuError;
+use crate::export::MemoryHandle;
 use crate::memory::{N_FACTORS, ScratchPlan, TierPlan};
 use crate::params::{Found, ListSlots, QueryBound, QueryConsts, ScanItem, ScanMode, UnpackItem};
 use crate::plan::Rounds;
@@ -21,6 +24,7 @@ use crate::twin::select::select_smallest;
 use crate::twin::unpack::{UnpackArrays, unpack_groups, unpack_rows};
 use bytemuck::{AnyBitPattern, NoUninit, cast_slice, cast_slice_mut};
 use half::f16;
+use memory::SimulatedMemory;
 use omen_ivf::Metric;
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
@@ -30,9 +34,13 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 /// Memory the simulated device claims to have.
 pub const MEMORY_BYTES: u64 = 16 << 30;
 
-/// Memory in words, so that arrays in it are aligned.
+/// Memory is in words, so that arrays in it are aligned.
+fn n_words(bytes: usize) -> usize {
+    bytes.div_ceil(8)
+}
+
 fn words(bytes: usize) -> Vec<u64> {
-    vec![0; bytes.div_ceil(8)]
+    vec![0; n_words(bytes)]
 }
 
 /// Bytes that engines of one simulated device hold for tiers.
@@ -48,20 +56,29 @@ impl Held {
 
 /// A tier's memory. Shared by engines, of which one searches while another writes.
 struct TierMemory {
-    words: RwLock<Vec<u64>>,
+    memory: RwLock<SimulatedMemory>,
+    /// Bytes that count as held; none of another process's memory.
     bytes: u64,
     held: Held,
 }
 
 impl TierMemory {
-    fn new(bytes: u64, held: Held) -> Self {
+    fn new(bytes: u64, held: Held) -> Result<Self, GpuError> {
+        let memory = RwLock::new(SimulatedMemory::new(n_words(bytes as usize))?);
         held.0.fetch_add(bytes, Ordering::Relaxed);
-        let words = RwLock::new(words(bytes as usize));
-        Self { words, bytes, held }
+        Ok(Self {
+            memory,
+            bytes,
+            held,
+        })
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<u64>> {
-        self.words.write().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, SimulatedMemory> {
+        self.memory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, SimulatedMemory> {
+        self.memory.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,14 +90,14 @@ impl Drop for TierMemory {
 
 /// A tier's memory while it is read.
 pub(super) struct Reading<'a> {
-    words: RwLockReadGuard<'a, Vec<u64>>,
+    memory: RwLockReadGuard<'a, SimulatedMemory>,
     plan: &'a TierPlan,
     metric: Metric,
 }
 
 impl Reading<'_> {
     fn bytes(&self) -> &[u8] {
-        cast_slice(&self.words)
+        cast_slice(self.memory.words())
     }
 
     /// The arrays of entries.
@@ -116,9 +133,23 @@ pub struct SimulatedEngine {
 
 impl SimulatedEngine {
     /// An engine with memory for a tier, counted in `held`.
-    pub(crate) fn new(plan: TierPlan, metric: Metric, held: Held) -> Self {
-        let tier = Arc::new(TierMemory::new(plan.bytes as u64, held));
-        Self::over(plan, metric, tier)
+    pub(crate) fn new(plan: TierPlan, metric: Metric, held: Held) -> Result<Self, GpuError> {
+        let tier = Arc::new(TierMemory::new(plan.bytes as u64, held)?);
+        Ok(Self::over(plan, metric, tier))
+    }
+
+    /// An engine over the memory of another process's tier.
+    pub(crate) fn map(
+        handle: &MemoryHandle,
+        plan: &TierPlan,
+        metric: Metric,
+    ) -> Result<Self, GpuError> {
+        let tier = TierMemory {
+            memory: RwLock::new(SimulatedMemory::map(handle, n_words(plan.bytes))?),
+            bytes: 0,
+            held: Held::default(),
+        };
+        Ok(Self::over(plan.clone(), metric, Arc::new(tier)))
     }
 
     fn over(plan: TierPlan, metric: Metric, tier: Arc<TierMemory>) -> Self {
@@ -138,9 +169,8 @@ impl SimulatedEngine {
 
     /// The tier's memory, to which nobody writes meanwhile.
     pub(super) fn read(&self) -> Reading<'_> {
-        let words = self.tier.words.read();
         Reading {
-            words: words.unwrap_or_else(PoisonError::into_inner),
+            memory: self.tier.read(),
             plan: &self.plan,
             metric: self.metric,
         }
@@ -214,8 +244,8 @@ impl TierWriter for SimulatedEngine {
 
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
         let source: &[u8] = cast_slice(&self.stages[which]);
-        let mut words = self.tier.write();
-        let target: &mut [u8] = cast_slice_mut(&mut words);
+        let mut memory = self.tier.write();
+        let target: &mut [u8] = cast_slice_mut(memory.words_mut());
         target[at..at + range.len()].copy_from_slice(&source[range]);
         Ok(())
     }
@@ -223,8 +253,8 @@ impl TierWriter for SimulatedEngine {
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError> {
         let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
         let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
-        let mut words = self.tier.write();
-        let mut tier = unpack_arrays(cast_slice_mut(&mut words), &self.plan);
+        let mut memory = self.tier.write();
+        let mut tier = unpack_arrays(cast_slice_mut(memory.words_mut()), &self.plan);
         let shape = &work.shape;
         for item in &items[work.groups.first..][..work.groups.n] {
             unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
@@ -418,5 +448,9 @@ impl Engine for SimulatedEngine {
     fn second(&self) -> Result<Box<dyn Engine>, GpuError> {
         let (plan, tier) = (self.plan.clone(), self.tier.clone());
         Ok(Box::new(Self::over(plan, self.metric, tier)))
+    }
+
+    fn export(&self) -> Result<MemoryHandle, GpuError> {
+        Ok(self.tier.read().export())
     }
 }

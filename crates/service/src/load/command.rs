@@ -4,7 +4,7 @@ use super::outcome::Reply;
 use super::region::COMMAND_WORDS;
 use crate::message::TierKey;
 use omen_gpu::memory::Parts;
-use omen_gpu::{GpuError, TierList, TierSpec};
+use omen_gpu::{Export, GpuError, MemoryHandle, TierList, TierSpec};
 use omen_ivf::Metric;
 use omen_ivf::params::{MAX_DIM, MAX_LISTS};
 
@@ -35,17 +35,55 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn encode(self) -> Reply {
-        [parts_number(self.parts), self.n_slots, self.byte_limit]
+        let mut reply = Reply::default();
+        reply[..3].copy_from_slice(&[parts_number(self.parts), self.n_slots, self.byte_limit]);
+        reply
     }
 
     /// Errors: `Other` for what is none.
-    pub(super) fn decode([parts, n_slots, byte_limit]: Reply) -> Result<Self, GpuError> {
+    pub(super) fn decode(reply: Reply) -> Result<Self, GpuError> {
         Ok(Self {
-            parts: parts_of(parts)?,
-            n_slots,
-            byte_limit,
+            parts: parts_of(reply[0])?,
+            n_slots: reply[1],
+            byte_limit: reply[2],
         })
     }
+}
+
+/// A kind of index, as a number.
+fn spec_number(spec: TierSpec) -> u64 {
+    (spec.metric as u64) << 48 | (spec.n_lists as u64) << 24 | spec.dim as u64
+}
+
+/// What a tier is mapped by, besides its lists; and the tier's number.
+pub(super) fn encode_export(export: &Export, number: u64) -> Reply {
+    let mut reply = Reply::default();
+    let is_able = u64::from(export.has_centroids);
+    let first = [parts_number(export.parts), export.n_slots, is_able, number];
+    reply[..4].copy_from_slice(&first);
+    reply[4..12].copy_from_slice(&export.handle.0);
+    reply[12] = spec_number(export.spec);
+    reply
+}
+
+/// The same, of an index of this kind and with these lists. Errors: `Other` for what is none, or of another kind.
+pub(super) fn decode_export(
+    reply: Reply,
+    spec: TierSpec,
+    lists: Vec<Option<TierList>>,
+) -> Result<(u64, Export), GpuError> {
+    if reply[12] != spec_number(spec) {
+        return Err(GpuError::Other("the tier is of another index".into()));
+    }
+    let export = Export {
+        handle: MemoryHandle(std::array::from_fn(|i| reply[4 + i])),
+        spec,
+        parts: parts_of(reply[0])?,
+        n_slots: reply[1],
+        lists,
+        has_centroids: reply[2] != 0,
+    };
+    Ok((reply[3], export))
 }
 
 /// What the host is asked to do.
@@ -54,6 +92,9 @@ pub(super) enum Command {
     Begin(Wanted),
     /// Lists of a tier that is there are to be replaced. The tier's go into [`LISTS_AREA`], the answer is a [`Found`].
     Refresh(TierKey),
+    /// A tier that is there is to be mapped. Its lists go into [`LISTS_AREA`], the answer is what [`decode_export`] reads. The only command of its
+    /// load.
+    Export(TierKey),
     /// Copies bytes `start..start + len` of an area to byte `at` of the tier.
     Write {
         which: usize,
@@ -92,6 +133,10 @@ fn parts_number(parts: Parts) -> u64 {
 fn parts_of(number: u64) -> Result<Parts, GpuError> {
     let parts = PARTS.into_iter().find(|p| parts_number(*p) == number);
     parts.ok_or_else(broken)
+}
+
+fn key_of(words: &[u64; COMMAND_WORDS]) -> TierKey {
+    bytemuck::cast([words[1], words[2], words[3], words[4]])
 }
 
 fn broken() -> GpuError {
@@ -143,6 +188,7 @@ impl Command {
                 &[which, used, items_at, n_groups, n_rows].map(|x| x as u64),
             ),
             Self::Refresh(key) => put(7, &bytemuck::cast::<TierKey, [u64; 4]>(key)),
+            Self::Export(key) => put(8, &bytemuck::cast::<TierKey, [u64; 4]>(key)),
             Self::EndWrites => put(4, &[]),
             Self::Rotation { seed } => put(5, &[seed]),
             Self::Finish {
@@ -151,6 +197,11 @@ impl Command {
             } => put(6, &[which as u64, u64::from(has_centroids)]),
         }
         words
+    }
+
+    /// Whether it is the last of its load.
+    pub(super) fn is_last(&self) -> bool {
+        matches!(self, Self::Finish { .. } | Self::Export(_))
     }
 
     /// Errors: `Other` for words that are none.
@@ -165,7 +216,7 @@ impl Command {
                 };
                 let metric = u32::try_from(words[5]).ok().and_then(Metric::from_u32);
                 Self::Begin(Wanted {
-                    key: bytemuck::cast([words[1], words[2], words[3], words[4]]),
+                    key: key_of(words),
                     spec: TierSpec {
                         metric: metric.ok_or_else(broken)?,
                         dim: within(6, MAX_DIM)?,
@@ -196,7 +247,8 @@ impl Command {
                 which: size(1)?,
                 has_centroids: words[2] != 0,
             },
-            7 => Self::Refresh(bytemuck::cast([words[1], words[2], words[3], words[4]])),
+            7 => Self::Refresh(key_of(words)),
+            8 => Self::Export(key_of(words)),
             _ => return Err(broken()),
         })
     }
@@ -241,7 +293,39 @@ mod tests {
             };
             assert_eq!(Found::decode(found.encode()), Ok(found));
         }
-        assert!(Found::decode([0, 1, 2]).is_err());
+        assert!(Found::decode(Reply::default()).is_err());
+    }
+
+    #[test]
+    fn what_is_exported_comes_back() {
+        let list = TierList {
+            first_slot: 1,
+            n_slots: 2,
+            layout_gen: 3,
+            delete_gen: 4,
+        };
+        let spec = TierSpec {
+            metric: Metric::L2,
+            dim: 5,
+            n_lists: 2,
+        };
+        for (parts, has_centroids) in PARTS.into_iter().zip([true, false, true]) {
+            let export = Export {
+                handle: MemoryHandle(std::array::from_fn(|i| u64::MAX - i as u64)),
+                spec,
+                parts,
+                n_slots: 1 << 31,
+                lists: vec![None, Some(list)],
+                has_centroids,
+            };
+            let reply = encode_export(&export, 77);
+            let decoded = decode_export(reply, spec, export.lists.clone());
+            assert_eq!(decoded, Ok((77, export)));
+        }
+        let mut reply = Reply::default();
+        assert!(decode_export(reply, spec, Vec::new()).is_err());
+        reply[12] = spec_number(spec);
+        assert!(decode_export(reply, spec, Vec::new()).is_err());
     }
 
     #[test]
@@ -282,6 +366,7 @@ mod tests {
             },
             Command::EndWrites,
             Command::Refresh(wanted.key),
+            Command::Export(wanted.key),
             Command::Rotation { seed: 10 },
             Command::Finish {
                 which: 11,

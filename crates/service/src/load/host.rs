@@ -1,15 +1,15 @@
 //! The server's end: a thread that writes tiers as their loaders say.
 
 use super::callee::{Callee, Seen};
-use super::command::{Command, Found, Wanted};
+use super::command::{Command, Found, LISTS_AREA, Wanted, encode_export, encode_list};
 use super::link::Pause;
 use super::outcome::Reply;
 use super::region::{LoadRegion, Room};
-use super::writing::Load;
+use super::writing::{Load, copy_in};
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Gpu, GpuError, Refresh, Tier, TierList};
+use omen_gpu::{Export, Gpu, GpuError, Refresh, Tier, TierList};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
@@ -28,8 +28,8 @@ const SLOW_TURN: Duration = Duration::from_millis(1);
 /// thread, which waits for it, within some seconds.
 pub type RoomFor = Box<dyn FnMut(&Wanted, u64) -> u64 + Send>;
 
-/// Begins the refresh of the tier of this key, if there is one; a number of the tier that no other has had. Called as [`RoomFor`].
-pub type RefreshOf = Box<dyn FnMut(&TierKey) -> Option<(u64, Refresh)> + Send>;
+/// Gets something of the tier of this key, if there is one, and a number of the tier that no other has had. Called as [`RoomFor`].
+pub type OfTier<T> = Box<dyn FnMut(&TierKey) -> Option<(u64, T)> + Send>;
 
 /// What a load has come to.
 pub enum Loaded {
@@ -45,8 +45,10 @@ pub struct HostOptions {
     pub patience: Duration,
     /// None: what [`LoadRegion::set_room`] leaves.
     pub room: Option<RoomFor>,
-    /// None: no tier is refreshed.
-    pub refresh: Option<RefreshOf>,
+    /// Begins the refresh of a tier. None: no tier is refreshed.
+    pub refresh: Option<OfTier<Refresh>>,
+    /// Exports a tier. None: no tier is exported.
+    pub export: Option<OfTier<Export>>,
 }
 
 impl Default for HostOptions {
@@ -55,6 +57,7 @@ impl Default for HostOptions {
             patience: Duration::from_secs(60),
             room: None,
             refresh: None,
+            export: None,
         }
     }
 }
@@ -163,7 +166,7 @@ impl Work {
         while !self.ends.load(Ordering::Acquire) {
             match self.callee.look() {
                 Seen::Asked(command) => {
-                    let is_last = matches!(command, Ok(Command::Finish { .. }));
+                    let is_last = command.as_ref().is_ok_and(Command::is_last);
                     let outcome = command.and_then(|command| self.execute(command));
                     if let Err(error) = &outcome {
                         self.load = None;
@@ -207,6 +210,10 @@ impl Work {
                 let (load, found) = self.begin_refresh(key)?;
                 self.load = Some(load);
                 Ok(found.encode())
+            }
+            Command::Export(key) => {
+                self.load = None;
+                self.export(key)
             }
             Command::Finish {
                 which,
@@ -259,6 +266,15 @@ impl Work {
         let none = || GpuError::Unsupported("refreshing a tier that is not there".into());
         let (number, refresh) = begun.ok_or_else(none)?;
         Load::begin_refresh(self.region, key, number, refresh)
+    }
+
+    fn export(&mut self, key: TierKey) -> Result<Reply, GpuError> {
+        let export = self.options.export.as_mut().and_then(|of| of(&key));
+        let none = || GpuError::Unsupported("mapping a tier that is not there".into());
+        let (number, export) = export.ok_or_else(none)?;
+        let told: Vec<u8> = export.lists.iter().flat_map(encode_list).collect();
+        copy_in(&self.region, LISTS_AREA, &told)?;
+        Ok(encode_export(&export, number))
     }
 
     /// Hands over what was loaded.

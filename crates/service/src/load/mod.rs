@@ -5,7 +5,7 @@
 //! at a time on a real engine and hands the tier over through a channel. So the server never reads an index, and searches go on.
 //!
 //! Loader: [`LoadRegion::room`], [`begin`], `load_centroids`, `load_lists`, [`finish`]; or, for lists of a tier that is there,
-//! [`begin_refresh`], `load_lists`, [`finish`]. Dropping the builder instead cancels.
+//! [`begin_refresh`], `load_lists`, [`finish`]. Dropping the builder instead cancels. Who wants to map a tier instead asks by [`export`].
 //! Server: [`Host::start`], [`LoadRegion::set_room`] whenever tiers come and go, [`LoadRegion::release_of`] when a process is gone.
 //!
 //! | module | content |
@@ -32,8 +32,8 @@ mod tests;
 mod writing;
 
 pub use command::Wanted;
-pub use host::{Host, HostOptions, Loaded, RefreshOf, RoomFor};
+pub use host::{Host, HostOptions, Loaded, OfTier, RoomFor};
 #[cfg(doc)]
 use omen_gpu::TierBuilder;
 pub use region::{LoadRegion, RegionError, Room};
-pub use remote::{Check, Finished, RemoteWriter, begin, begin_refresh, finish};
+pub use remote::{Check, Finished, RemoteWriter, begin, begin_refresh, export, finish};

@@ -5,7 +5,7 @@ use crate::message::{Refusal, Status, decode_answer, encode_error, encode_status
 use omen_gpu::GpuError;
 
 /// Numbers that an answer has.
-const REPLY_WORDS: usize = 3;
+pub(super) const REPLY_WORDS: usize = 13;
 /// What a command that succeeded is answered, all zero where nothing is to be told.
 pub(super) type Reply = [u64; REPLY_WORDS];
 
@@ -60,7 +60,7 @@ mod tests {
             let words = encode_outcome(&Err(error.clone()));
             assert_eq!(decode_outcome(&words), Err(error));
         }
-        let reply = [1, u64::MAX, 3];
+        let reply = std::array::from_fn(|i| u64::MAX - i as u64);
         assert_eq!(decode_outcome(&encode_outcome(&Ok(reply))), Ok(reply));
         let long = format!("x{}", "ä".repeat(200));
         let words = encode_outcome(&Err(GpuError::Other(long.clone())));

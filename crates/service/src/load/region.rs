@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use super::link::{self, State, Word};
+use super::outcome::REPLY_WORDS;
 use omen_gpu::GpuError;
 use omen_gpu::engine::LoadShape;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,8 @@ const AREAS_AT: usize = 4096;
 /// What the region's address is a multiple of.
 const ALIGN: usize = 64;
 pub(super) const COMMAND_WORDS: usize = 16;
-pub(super) const ANSWER_WORDS: usize = 35;
+/// A text of 256 bytes, and numbers.
+pub(super) const ANSWER_WORDS: usize = 32 + REPLY_WORDS;
 
 /// The start of the region. Any bits are valid.
 #[repr(C)]

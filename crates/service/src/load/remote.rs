@@ -5,14 +5,16 @@
 #![allow(unsafe_code)]
 
 use super::caller::Caller;
-use super::command::{Command, Found, LIST_BYTES, LISTS_AREA, Wanted, decode_list, encode_list};
+use super::command::{
+    Command, Found, LIST_BYTES, LISTS_AREA, Wanted, decode_export, decode_list, encode_list,
+};
 use super::outcome::Reply;
 use super::region::LoadRegion;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{LoadShape, TierWriter, Unpack};
 use omen_gpu::memory::TierPlan;
-use omen_gpu::{Copiers, GpuError, Refresh, TierBuilder, TierList, TierSpec, Written};
+use omen_gpu::{Copiers, Export, GpuError, Refresh, TierBuilder, TierList, TierSpec, Written};
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -64,8 +66,7 @@ pub fn begin_refresh(
     } = Found::decode(reply)?;
     writer.has_codes = parts.codes();
     let plan = TierPlan::new(&spec, parts, n_slots)?;
-    let (lists, _) = writer.stage_open(LISTS_AREA)?.as_chunks::<LIST_BYTES>();
-    let lists = lists.iter().take(spec.n_lists).map(decode_list).collect();
+    let lists = writer.lists_told(spec.n_lists)?;
     let refresh = Refresh {
         writer: Box::new(writer),
         spec,
@@ -74,6 +75,23 @@ pub fn begin_refresh(
         lists,
     };
     TierBuilder::refresh(refresh, copiers)
+}
+
+/// What a tier that the server has is mapped by, and its number, which it has until its lists change.
+///
+/// Before this is called the process must have said, where the server looks, that it maps the tier: see [`crate::serve::Server::export`]. Errors: as for
+/// [`begin`]; `Unsupported` if the server has no such tier, or does not export it.
+pub fn export(
+    region: &LoadRegion,
+    owner: u32,
+    key: &TierKey,
+    spec: TierSpec,
+    check: Check,
+) -> Result<(u64, Export), GpuError> {
+    let mut writer = RemoteWriter::open(region, owner, check)?;
+    let reply = writer.ask(Some(LISTS_AREA), Command::Export(*key))?;
+    let lists = writer.lists_told(spec.n_lists)?;
+    decode_export(reply, spec, lists)
 }
 
 /// The server has been sent a tier. Until this is dropped nobody else loads: who looks for the tier before the server has taken it over finds
@@ -153,6 +171,12 @@ impl RemoteWriter {
     fn ask(&mut self, area: Option<usize>, command: Command) -> Result<Reply, GpuError> {
         self.post(area, command)?;
         bounded(|wait| self.settle(wait))
+    }
+
+    /// The lists that the server has put into their area.
+    fn lists_told(&mut self, n_lists: usize) -> Result<Vec<Option<TierList>>, GpuError> {
+        let (lists, _) = self.stage_open(LISTS_AREA)?.as_chunks::<LIST_BYTES>();
+        Ok(lists.iter().take(n_lists).map(decode_list).collect())
     }
 
     fn note<T>(&mut self, outcome: Result<T, GpuError>) -> Result<T, GpuError> {

@@ -206,9 +206,10 @@ impl Load {
                 let rotation = Rotation::new(seed, dim, code_dim);
                 self.engine.set_rotation(&rotation, wait)
             }
-            Command::Begin(_) | Command::Refresh(_) | Command::Finish { .. } => {
-                Err(GpuError::Other("not a command that writes".into()))
-            }
+            Command::Begin(_)
+            | Command::Refresh(_)
+            | Command::Export(_)
+            | Command::Finish { .. } => Err(GpuError::Other("not a command that writes".into())),
         }
     }
 }
@@ -223,7 +224,7 @@ fn shape_of(region: &LoadRegion) -> LoadShape {
 }
 
 /// Copies `from` to the start of an area. Errors: `Other` if it is larger.
-fn copy_in(region: &LoadRegion, which: usize, from: &[u8]) -> Result<(), GpuError> {
+pub(super) fn copy_in(region: &LoadRegion, which: usize, from: &[u8]) -> Result<(), GpuError> {
     let to = region.area(which)?;
     if from.len() > region.area_bytes() {
         return Err(GpuError::Other("beyond the staging area".into()));

@@ -17,6 +17,8 @@ pub(super) struct Hosted {
     pub(super) stale: Vec<u32>,
     pub(super) last_used: Instant,
     pub(super) n_requests: u64,
+    /// Whether other processes may have it mapped.
+    pub(super) is_exported: bool,
 }
 
 /// The lists of some queries.
@@ -32,6 +34,8 @@ pub(super) struct Chosen {
 pub struct TierUse {
     /// Which tier.
     pub key: TierKey,
+    /// No other tier has had it, nor this one before its last refresh.
+    pub number: u64,
     /// Bytes of device memory.
     pub bytes: u64,
     /// When it was searched last, or inserted.
@@ -54,6 +58,7 @@ impl Hosted {
             stale: Vec::new(),
             last_used: Instant::now(),
             n_requests: 0,
+            is_exported: false,
             tier,
         }
     }
@@ -61,6 +66,7 @@ impl Hosted {
     pub(super) fn usage(&self, key: TierKey) -> TierUse {
         TierUse {
             key,
+            number: self.number,
             bytes: self.tier.bytes(),
             last_used: self.last_used,
             n_requests: self.n_requests,
