@@ -438,6 +438,7 @@ CREATE FUNCTION omen_stat_get_gpu(
 	OUT hot_tiers bigint,
 	OUT hot_bytes bigint,
 	OUT mappings bigint,
+	OUT retired_bytes bigint,
 	OUT breaker text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'omen_stat_get_gpu_wrapper' LANGUAGE C VOLATILE PARALLEL RESTRICTED;

@@ -60,6 +60,7 @@ fn omen_stat_get_gpu() -> TableIterator<
         name!(hot_tiers, i64),
         name!(hot_bytes, i64),
         name!(mappings, i64),
+        name!(retired_bytes, i64),
         name!(breaker, String),
     ),
 > {
@@ -98,6 +99,7 @@ fn omen_stat_get_gpu() -> TableIterator<
             figure(&control.n_tiers),
             control.all_tier_bytes() as i64,
             control.mappings.n() as i64,
+            figure(&control.retired_bytes),
             control.breaker.state().to_owned(),
         )
     });

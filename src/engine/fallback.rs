@@ -23,6 +23,7 @@ pub(super) fn try_gpu<T>(
     attempt: impl FnOnce(&mut Device, EngineSetting, &mut ScanRecord) -> Attempt<T>,
 ) -> Result<Option<T>> {
     let setting = guc::engine();
+    tiers::let_go_of_old();
     if setting == EngineSetting::Cpu || in_parallel_worker() {
         return Ok(None);
     }
@@ -65,6 +66,8 @@ pub(super) fn try_service<T>(
 ) -> Result<Option<T>> {
     let setting = guc::engine();
     service.note_option(pages);
+    // Of a session that had a context of its own.
+    tiers::let_go_of_old();
     if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }

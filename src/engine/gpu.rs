@@ -119,11 +119,7 @@ pub(super) fn wants_loading(
     to_come: f64,
 ) -> bool {
     let (file, is_open) = (pages.file(), device.is_open());
-    let n_bytes = if device.may_map(pages, index) {
-        0
-    } else {
-        choice::bytes_to_load(index)
-    };
+    let n_bytes = choice::bytes_to_load(index);
     let is_on = options::hot_of(pages) == Hot::On;
     let at_once = setting == EngineSetting::Gpu || is_on;
     if let Some(loaded) = device.tier(file, index) {
@@ -131,7 +127,12 @@ pub(super) fn wants_loading(
     }
     match device.tier(file, index) {
         None if at_once => true,
-        None => choice::loading_pays(file, n_bytes, is_open, None, to_come),
+        None => {
+            // What can be mapped need not be loaded.
+            let may_map = device.may_map(pages, index);
+            let n_bytes = if may_map { 0 } else { n_bytes };
+            choice::loading_pays(file, n_bytes, is_open, None, to_come)
+        }
         Some(loaded) if !loaded.stale => false,
         Some(loaded) if at_once => loaded.loaded_at.elapsed() > loaded.load_time * RELOAD_FACTOR,
         Some(loaded) => {

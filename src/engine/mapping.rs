@@ -1,9 +1,9 @@
 //! In place of a tier of its own a session has the shared service's, mapped into its context (`omen.gpu_context = backend` while the service runs
 //! on the same device): no second copy on the device, and nothing to load.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use omen_gpu::{GpuError, Tier};
+use omen_gpu::{Export, GpuError, Tier};
 use omen_ivf::index::Index;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
@@ -11,30 +11,37 @@ use super::service_tiers::{self, key_of};
 use super::tiers::{Device, LoadedTier, Stop};
 use crate::compat::FileId;
 use crate::error::PgError;
-use crate::gpu_service::loading::{self, Fit, Refreshed};
-use crate::gpu_service::{self, Service, session};
+use crate::gpu_service::loading::{self, Fit};
+use crate::gpu_service::mappings::{MAX_MAPPINGS, Mapping};
+use crate::gpu_service::{self, Service, loader, session};
 use crate::guc::{self, ContextSetting};
 use crate::storage::IndexPages;
+
+/// A session waits so long for others that have something mapped or refreshed, which takes milliseconds; a load it does not wait for.
+const BUSY_TIME: Duration = Duration::from_millis(50);
 
 impl Device {
     /// The service, if this session maps tiers of it.
     fn lender(&self, pages: &IndexPages) -> Option<&'static Service> {
         let service = gpu_service::service()?;
         let is_wanted = guc::gpu_context() == ContextSetting::Backend && !self.cannot_map;
-        let is_simulated = service.control.is_simulated() == self.simulated;
         let is_there = is_wanted && !pages.is_temporary() && session::is_up(service);
-        (is_there && is_simulated).then_some(service)
+        let is_same = service.control.is_simulated() == self.simulated
+            && (!self.is_open() || service.control.device() == self.ordinal);
+        (is_there && is_same).then_some(service)
     }
 
     /// Whether the tier of an index can, it seems, be mapped in place of being loaded.
     pub(super) fn may_map(&self, pages: &IndexPages, index: &Index) -> bool {
-        let lender = self.lender(pages);
-        lender.is_some_and(|service| service.control.has_tier(&key_of(pages, index)))
+        self.lender(pages).is_some_and(|service| {
+            let control = service.control;
+            control.has_tier(&key_of(pages, index)) && control.mappings.n() < MAX_MAPPINGS
+        })
     }
 
-    /// Maps the service's tier of an index, if it has one and this session none of its own; the one that is mapped is brought up to date in the
-    /// service first. `false`: the session is to load one of its own. Errors: of the device, and of reading the index; `Busy` while the service
-    /// loads another.
+    /// Maps the service's tier of an index, if it has one and this session none of its own. One that is mapped already, and out of date, is brought
+    /// up to date in the background. `false`: the session is to load one of its own. Errors: of the device; `Busy` while the service loads another,
+    /// or has ended.
     pub(super) fn map(
         &mut self,
         pages: &IndexPages,
@@ -44,31 +51,34 @@ impl Device {
         let Some(service) = self.lender(pages) else {
             return Ok(false);
         };
-        let (began, key) = (Instant::now(), key_of(pages, index));
-        match self.tiers.get(&file).map(|loaded| loaded.mapping.is_some()) {
-            Some(false) => return Ok(false),
-            Some(true) => {
-                // As long as it is mapped its lists cannot be written.
-                self.tiers.remove(&file);
-                bring_up_to_date(service, pages, index)?;
+        match self.tiers.get_mut(&file) {
+            Some(loaded) if loaded.mapping.is_none() => return Ok(false),
+            Some(loaded) => {
+                loaded.note_refreshed();
+                if loader::may_start(service, pages) {
+                    loader::start_again(service, pages, true);
+                }
+                return Ok(true);
             }
             None => {}
         }
-        if !service.control.has_tier(&key) {
+        if !self.may_map(pages, index) {
             return Ok(false);
         }
+        let began = Instant::now();
         let gpu = self.open()?;
         if service.control.device() != self.ordinal {
             return Ok(false);
         }
-        let (mapping, export) = match loading::map(service, index, &key) {
-            // It has just gone, or cannot be exported.
-            Err(GpuError::Unsupported(_) | GpuError::Other(_)) => return Ok(false),
-            mapped => mapped?,
+        let Some((mapping, export)) = ask(service, pages, index)? else {
+            return Ok(false);
         };
         let scratch = self.limit(&gpu)?.saturating_sub(self.tier_bytes());
         let is_whole = export.lists.iter().all(Option::is_some);
         let tier = match Tier::map(&gpu, export, Some(&index.rotation), scratch) {
+            Err(GpuError::Unsupported(_) | GpuError::Other(_)) if !mapping.is_alive() => {
+                return Err(GpuError::Busy.into());
+            }
             Err(error @ (GpuError::Unsupported(_) | GpuError::Other(_))) => {
                 self.cannot_map = true;
                 let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
@@ -84,25 +94,43 @@ impl Device {
         self.tiers.insert(file, loaded);
         Ok(true)
     }
+
+    /// If the tier of an index is mapped, has the service load it anew, for the user who asks for it; it is to be mapped again then. Waits so long while another process loads.
+    pub(super) fn renew_mapped(
+        &mut self,
+        pages: &IndexPages,
+        index: &Index,
+        wait: Duration,
+    ) -> std::result::Result<(), Stop> {
+        let (file, key) = (pages.file(), key_of(pages, index));
+        let is_mapped = |loaded: &LoadedTier| loaded.mapping.is_some();
+        let Some(service) = self.lender(pages).filter(|_| {
+            let loaded = self.tiers.get(&file);
+            loaded.is_some_and(is_mapped)
+        }) else {
+            return Ok(());
+        };
+        // Two copies may be more than there is room for.
+        self.tiers.remove(&file);
+        service_tiers::load_in_turn(service, pages, index, &key, Fit::Best, true, wait)
+    }
 }
 
-/// Brings the service's tier of an index up to date. What fails there leaves it as it is.
-fn bring_up_to_date(
+/// Asks the service what a tier is mapped by. `None`: it is not there any more, or cannot be mapped. Errors: `Busy`, `Interrupted`.
+fn ask(
     service: &'static Service,
     pages: &IndexPages,
     index: &Index,
-) -> std::result::Result<(), Stop> {
-    let key = key_of(pages, index);
-    let outcome = match loading::refresh(service, pages, index, &key) {
-        Ok(Refreshed::Whole) => Ok(()),
-        Ok(Refreshed::Lacking | Refreshed::Mapped) => {
-            service_tiers::load(service, pages, index, &key, Fit::Best, true)
+) -> std::result::Result<Option<(Mapping, Export)>, Stop> {
+    let (key, until) = (key_of(pages, index), Instant::now() + BUSY_TIME);
+    loop {
+        match loading::map(service, index, &key) {
+            Ok(mapped) => return Ok(Some(mapped)),
+            Err(GpuError::Unsupported(_) | GpuError::Other(_)) => return Ok(None),
+            Err(GpuError::Busy) if Instant::now() < until => session::doze(),
+            Err(GpuError::Interrupted) => return Err(GpuError::Interrupted.into()),
+            // The service's trouble is not this session's device's.
+            Err(_) => return Err(GpuError::Busy.into()),
         }
-        Ok(Refreshed::Not) => Ok(()),
-        Err(stop) => Err(stop),
-    };
-    match outcome {
-        Err(Stop::Query(error)) => Err(Stop::Query(error)),
-        _ => Ok(()),
     }
 }

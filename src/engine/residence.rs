@@ -97,6 +97,7 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
                     .all(|(&list, e)| loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
         });
         if !is_current {
+            device.renew_mapped(pages, index, LONGEST_WAIT)?;
             load_tier(device, pages, index)?;
         }
         Ok(bytes(device))

@@ -166,13 +166,19 @@ pub(super) fn with<R>(f: impl FnOnce(&mut Device) -> R) -> R {
 }
 
 /// The process ends: what others own is let go of.
+#[allow(unsafe_code)]
 pub(crate) fn let_go() {
     DEVICE.with(|device| {
-        // In the middle of a search, should it end so, the end of the process does it.
-        if let Ok(mut device) = device.try_borrow_mut() {
-            device.tiers.retain(|_, loaded| loaded.mapping.is_none());
-        }
+        // SAFETY: on the main thread, from an exit callback. Should it run in the middle of a search, which holds the cell, that search does not go
+        // on; it was looking for interrupts, with nothing of the map in its hands.
+        let device = unsafe { &mut *device.as_ptr() };
+        device.tiers.retain(|_, loaded| loaded.mapping.is_none());
     });
+}
+
+/// Lets go of what the shared service has given up.
+pub(crate) fn let_go_of_old() {
+    with(Device::drop_given_up);
 }
 
 impl Device {
@@ -242,6 +248,12 @@ impl Device {
         Err(GpuError::Busy)
     }
 
+    /// Lets go of mapped tiers that the shared service has given up: their memory is kept for this session.
+    pub(super) fn drop_given_up(&mut self) {
+        let is_kept = |loaded: &LoadedTier| loaded.mapping.iter().all(Mapping::is_current);
+        self.tiers.retain(|_, loaded| is_kept(loaded));
+    }
+
     /// Frees tiers whose index was dropped or has a new file.
     pub(super) fn drop_orphans(&mut self) {
         let changes = storage::relation_changes();
@@ -277,7 +289,10 @@ impl Device {
                 self.refused.insert(file, refusal);
             }
             GpuError::TimedOut | GpuError::Lost(_) => {
-                self.tiers.clear();
+                for (_, mut loaded) in self.tiers.drain() {
+                    let mapping = loaded.mapping.take();
+                    mapping.into_iter().for_each(Mapping::keep);
+                }
                 self.gpu = None;
                 self.pause_for(error);
             }

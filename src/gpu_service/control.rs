@@ -104,6 +104,8 @@ pub(crate) struct Control {
     codes_alone: [AtomicBool; MAX_TIERS],
     /// Hash of the key of a tier that a session wants evicted, or [`ALL_TIERS`]; 0: none.
     to_evict: AtomicU64,
+    /// Bytes of tiers that were given up while sessions have them mapped.
+    pub(crate) retired_bytes: AtomicU64,
     /// Which tiers sessions have mapped.
     pub(crate) mappings: Mappings,
 }

@@ -1,6 +1,7 @@
 //! Tiers in the worker: sessions load them; those of dropped or rewritten indexes go, and the one unused for longest where another needs its
 //! room, those of indexes with `hot = on` last. What is loaded is written by a thread of `omen_service::load`, so that searches go on meanwhile.
 
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -135,7 +136,7 @@ impl Hosting {
         }
         for Wants { key, answer } in wants_refresh {
             // Who has it mapped would find other lists in the place of those it knows.
-            let is_mapped = service.control.mappings.has(&key);
+            let is_mapped = service.may_be_mapped(&key);
             let begun = (!is_mapped).then(|| server.begin_refresh(&key)).flatten();
             let _ = answer.send(begun);
         }
@@ -199,14 +200,20 @@ fn take_over(service: &Service, server: &mut Server, loaded: Loaded) {
 
 /// Drops tiers until what is wanted fits into `limit`, and there is a place for one more. `false`: none, as that cannot be.
 fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u64) -> bool {
+    // The memory of what sessions have mapped would not be free.
+    let (mapped, uses): (Vec<TierUse>, Vec<TierUse>) = server
+        .uses()
+        .into_iter()
+        .partition(|tier| service.is_mapped(&tier.key, tier.number));
+    let kept: u64 = mapped.iter().map(|tier| tier.bytes).sum();
     let wanted = RoomWanted {
         key: wants.wanted.key,
         bytes: wants.needed,
         displaces_last: wants.wanted.displaces_last,
-        limit: limit.saturating_sub(server.retired_bytes()),
-        max_tiers: MAX_TIERS,
+        limit: limit.saturating_sub(server.retired_bytes() + kept),
+        max_tiers: MAX_TIERS - mapped.len(),
     };
-    let Some(going) = make_way(&server.uses(), &wanted, |key| service.goes_last(key)) else {
+    let Some(going) = make_way(&uses, &wanted, |key| service.goes_last(key)) else {
         return false;
     };
     server.remove_where(|key| going.contains(key));
@@ -216,16 +223,21 @@ fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u
 
 /// Lets everyone know which tiers there are, and frees those that were given up and that nobody has mapped any more.
 fn publish(service: &Service, server: &mut Server) {
-    server.free_unmapped(|key, number| service.control.mappings.has_number(key, number));
+    server.free_unmapped(|key, number| service.is_mapped(key, number));
     let mut uses = server.uses();
     // In the same places as before, as far as they are the same: somebody may be looking.
     uses.sort_unstable_by_key(|tier| tier.key);
     service.control.set_tiers(&uses);
     service.publish_hot(server);
-    let used = server.bytes();
-    // Should the device not say, loads are refused until it does.
+    let (used, retired) = (server.bytes(), server.retired_bytes());
+    // Should the device not say, loads are refused until it does. What was given up and is mapped is no loader's to have.
     let limit = limit(server.gpu(), used).unwrap_or(0);
-    service.load.set_room(Room { limit, used });
+    service.load.set_room(Room {
+        limit: limit.saturating_sub(retired),
+        used: used - retired,
+    });
+    let figure = &service.control.retired_bytes;
+    figure.store(retired, Ordering::Relaxed);
 }
 
 /// Has a tier of codes alone that is in use loaded with its rows, if by now there is room for them beside all other tiers.

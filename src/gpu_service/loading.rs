@@ -194,7 +194,7 @@ pub(crate) fn refresh(
     key: &TierKey,
 ) -> Result<Refreshed, Stop> {
     session::release_at_exit();
-    if service.control.mappings.has(key) {
+    if service.may_be_mapped(key) {
         return Ok(Refreshed::Mapped);
     }
     let spec = spec_of(index);
@@ -202,6 +202,10 @@ pub(crate) fn refresh(
         let (copiers, me) = (Copiers::none(), wake::my_number());
         let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
         let mut builder = match begun {
+            // Since the look above somebody may have mapped it.
+            Err(GpuError::Unsupported(_)) if service.may_be_mapped(key) => {
+                return Ok(Refreshed::Mapped);
+            }
             Err(GpuError::Unsupported(_)) => return Ok(Refreshed::Not),
             begun => begun?,
         };

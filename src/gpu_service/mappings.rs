@@ -12,13 +12,15 @@ use super::memory::Service;
 use super::wake;
 
 /// Mappings at most; further sessions load tiers for themselves.
-const MAX_MAPPINGS: usize = 128;
+pub(crate) const MAX_MAPPINGS: usize = 128;
 
 /// A note. All zero: free.
 #[repr(C)]
 struct Note {
     /// Number of the session among the processes, and one.
     owner: AtomicU32,
+    /// Start of the worker whose tier it is: what another has had is gone with it.
+    starts: AtomicU32,
     /// Hash of the tier's key.
     hash: AtomicU64,
     /// The tier's number; 0: not known yet, so any.
@@ -26,8 +28,10 @@ struct Note {
 }
 
 impl Note {
-    fn is_of(&self, hash: u64) -> bool {
-        self.owner.load(Ordering::Acquire) != 0 && self.hash.load(Ordering::Acquire) == hash
+    fn is_of(&self, hash: u64, starts: u32) -> bool {
+        self.owner.load(Ordering::Acquire) != 0
+            && self.hash.load(Ordering::Acquire) == hash
+            && self.starts.load(Ordering::Acquire) == starts
     }
 
     fn free(&self) {
@@ -42,32 +46,17 @@ impl Note {
 pub(crate) struct Mappings([Note; MAX_MAPPINGS]);
 
 impl Mappings {
-    /// Whether any tier that this key has, or had, may be mapped.
-    pub(super) fn has(&self, key: &TierKey) -> bool {
-        let hash = hash_of(key);
-        self.0.iter().any(|note| note.is_of(hash))
-    }
-
-    /// Whether the tier of this key and number may be mapped.
-    pub(super) fn has_number(&self, key: &TierKey, number: u64) -> bool {
-        let hash = hash_of(key);
-        let is_it = |note: &Note| {
-            let noted = note.number.load(Ordering::Acquire);
-            note.is_of(hash) && (noted == 0 || noted == number)
-        };
-        self.0.iter().any(is_it)
-    }
-
     /// Mappings there are.
     pub(crate) fn n(&self) -> usize {
         let owners = self.0.iter().map(|note| note.owner.load(Ordering::Relaxed));
         owners.filter(|&owner| owner != 0).count()
     }
 
-    fn note(&'static self, key: &TierKey) -> Option<&'static Note> {
+    fn note(&'static self, key: &TierKey, starts: u32) -> Option<&'static Note> {
         let (me, order) = (wake::my_number() + 1, Ordering::SeqCst);
         let mut notes = self.0.iter();
         let note = notes.find(|note| note.owner.compare_exchange(0, me, order, order).is_ok())?;
+        note.starts.store(starts, Ordering::SeqCst);
         note.hash.store(hash_of(key), Ordering::SeqCst);
         Some(note)
     }
@@ -77,6 +66,29 @@ impl Mappings {
         let owners = self.0.iter();
         let owned = |note: &&Note| note.owner.load(Ordering::Acquire) == owner + 1;
         owners.filter(owned).for_each(Note::free);
+    }
+}
+
+impl Service {
+    /// Whether any tier that this key has, or had, may be mapped.
+    pub(super) fn may_be_mapped(&self, key: &TierKey) -> bool {
+        let (hash, starts) = (hash_of(key), self.starts());
+        let mut notes = self.control.mappings.0.iter();
+        notes.any(|note| note.is_of(hash, starts))
+    }
+
+    /// Whether the tier of this key and number may be mapped.
+    pub(super) fn is_mapped(&self, key: &TierKey, number: u64) -> bool {
+        let (hash, starts) = (hash_of(key), self.starts());
+        let is_it = |note: &Note| {
+            let noted = note.number.load(Ordering::Acquire);
+            note.is_of(hash, starts) && (noted == 0 || noted == number)
+        };
+        self.control.mappings.0.iter().any(is_it)
+    }
+
+    fn starts(&self) -> u32 {
+        self.control.starts.load(Ordering::Acquire)
     }
 }
 
@@ -92,10 +104,11 @@ pub(crate) struct Mapping {
 impl Mapping {
     /// Notes that this session maps the tier of this key; `None` where too many are mapped.
     pub(super) fn new(service: &'static Service, key: &TierKey) -> Option<Self> {
+        let starts = service.starts();
         Some(Self {
             service,
-            starts: service.control.starts.load(Ordering::Acquire),
-            note: service.control.mappings.note(key)?,
+            starts,
+            note: service.control.mappings.note(key, starts)?,
             key: *key,
         })
     }
@@ -114,8 +127,12 @@ impl Mapping {
 
     /// Whether the worker lives that has the memory.
     pub(crate) fn is_alive(&self) -> bool {
-        let control = self.service.control;
-        control.starts.load(Ordering::Acquire) == self.starts && super::session::is_up(self.service)
+        self.service.starts() == self.starts && super::session::is_up(self.service)
+    }
+
+    /// The device does not answer any more, so that the memory cannot be let go of: the note stays until the process ends.
+    pub(crate) fn keep(self) {
+        std::mem::forget(self);
     }
 }
 

@@ -3,6 +3,7 @@
 //! It ends with code 1 when its context is unusable, or when the driver brings it down: Postgres starts it again, later each time, and no
 //! other process is touched. Searches that it leaves are answered by the CPU.
 
+use std::mem::ManuallyDrop;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -128,7 +129,8 @@ fn open(service: &Service) -> Result<Gpu, GpuError> {
 fn run(service: &Service, gpu: Gpu, watchdog: &Watchdog) -> ! {
     let up_at = Instant::now();
     let control = service.control;
-    let mut server = Server::new(service.queue, gpu);
+    // What sessions have mapped is there until this process is gone, however it ends.
+    let mut server = ManuallyDrop::new(Server::new(service.queue, gpu));
     let mut hosting = match Hosting::start(service, &mut server) {
         Ok(hosting) => hosting,
         Err(error) => end(&error),
