@@ -19,6 +19,34 @@ pub(crate) fn reserve_setting_prefix(prefix: &CStr) {
     }
 }
 
+/// Waits until this process's latch is set. The caller looks again at what it waits for. Ends the process if the postmaster has died.
+pub(crate) fn wait_for_latch() {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: this process's own latch, on the main thread, with no lock held.
+    unsafe {
+        let event = pg_sys::WaitEventIPC::WAIT_EVENT_PARALLEL_CREATE_INDEX_SCAN;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, -1, event);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Sends a message, waiting for room in the queue, and lets the reader see it at once.
+///
+/// # Safety
+/// The queue is attached by this process, for sending.
+pub(crate) unsafe fn send_to_queue(
+    queue: *mut pg_sys::shm_mq_handle,
+    bytes: &[u8],
+) -> pg_sys::shm_mq_result::Type {
+    // SAFETY: by this function's contract.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return pg_sys::shm_mq_send(queue, bytes.len(), bytes.as_ptr().cast(), false);
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::shm_mq_send(queue, bytes.len(), bytes.as_ptr().cast(), false, true)
+    }
+}
+
 /// Sleeps if VACUUM is to go easy, and lets the user cancel. Hold no lock.
 pub(crate) fn vacuum_delay_point() {
     // SAFETY: main thread, no lock held, by this function's contract.

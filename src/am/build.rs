@@ -3,29 +3,30 @@
 //! Nothing is written before all rows are assigned; if the build ends early, abort removes files and locks.
 #![allow(unsafe_code)]
 
+use std::time::Duration;
+
 use half::f16;
 use omen_ivf::assign::Assigner;
 use omen_ivf::layout::group::Filter;
-use omen_ivf::stored::{Scaling, StoredVector, choose_scale, scale_sample};
+use omen_ivf::stored::{Scaling, choose_scale, scale_sample};
 use omen_ivf::write_index::{IndexSpec, write_index, write_index_in};
-use omen_ivf::{IvfError, Tid, kmeans};
-use pgrx::pg_sys;
+use omen_ivf::{IvfError, kmeans};
 use pgrx::prelude::*;
-use rayon::prelude::*;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
+use super::entry_sink::EntrySink;
 use super::entry_sort::EntrySort;
 use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
-use super::progress::{self, Phase};
+use super::progress::{self, Clock, Phase};
 use super::sample::{self, Random};
-use super::{calibration, column_dim};
-use crate::error::Result;
+use super::{build_workers, calibration, column_dim, parallel_read};
+use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, forget_index};
 use crate::{options, threads};
 
-/// Most rows handed to the threads at once, and the bytes they may have.
-const BATCH_ROWS: usize = 4096;
-const BATCH_BYTES: usize = 16 << 20;
+/// A build that takes longer tells what it did.
+const LONG_BUILD: Duration = Duration::from_secs(1);
 
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn ambuild(
@@ -112,7 +113,11 @@ unsafe fn build(
     let mut random = Random::from_clock();
     let pool = threads::pool()?;
 
-    progress::begin(Phase::Sampling);
+    let mut clock = Clock::start();
+    clock.begin(Phase::Sampling);
+    // Which rows older snapshots see the reading of the whole table tells.
+    // SAFETY: `info` is valid, by this function's contract.
+    let has_broken_hot_chain = unsafe { (*info).ii_BrokenHotChain };
     // Sample, its scaled copy, and what training needs share the memory.
     let mut sample = sample::take(
         &rows,
@@ -121,6 +126,8 @@ unsafe fn build(
         work_bytes / 3,
         &mut random,
     )?;
+    // SAFETY: as above.
+    unsafe { (*info).ii_BrokenHotChain = has_broken_hot_chain };
     let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new);
     let scale_exp = choose_scale(opclass.metric, &sample.rows, dim as usize);
     let scaling = Scaling {
@@ -128,32 +135,29 @@ unsafe fn build(
         dim,
         scale_exp,
     };
+    let estimated_rows = sample.estimated_rows;
     let queries = sample.queries(dim as usize, &mut random);
     let scaled = scale_sample(&scaling, &sample.rows)?;
     drop(sample);
 
-    progress::begin(Phase::KMeans);
+    clock.begin(Phase::KMeans);
     // May be fewer than asked for, if rows are equal.
     let centroids = train(&scaled, dim as usize, lists, &mut random, &pool)?;
     let lists = (centroids.len() / dim as usize) as u32;
     drop(scaled);
 
-    progress::begin(Phase::Assigning);
-    let mut sink = EntrySink {
-        scaling,
-        assigner: Assigner::new(&centroids, dim as usize),
-        pool: &pool,
-        sort: EntrySort::new(dim as usize, work_bytes / 2),
-        batch: Vec::new(),
-        batch_tids: Vec::new(),
-    };
-    let heap_tuples = rows.for_each(&mut |tid, value| value.with(|v| sink.put(tid, v))?);
-    sink.flush()?;
-    let n_entries = sink.sort.n_entries();
-    let mut sorted = sink.sort.finish();
-    drop(sink.assigner);
+    clock.begin(Phase::Assigning);
+    progress::total(estimated_rows);
+    let assigner = Assigner::new(&centroids, dim as usize);
+    let sort = EntrySort::new(dim as usize, work_bytes / 2);
+    let mut sink = EntrySink::new(scaling, assigner, &pool, sort);
+    // SAFETY: by this function's contract.
+    let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
+    let sort = sink.finish()?;
+    let n_entries = sort.n_entries();
+    let mut sorted = sort.finish();
 
-    progress::begin(Phase::Writing);
+    clock.begin(Phase::Writing);
     progress::total(n_entries);
     let spec = IndexSpec {
         metric: opclass.metric,
@@ -178,12 +182,54 @@ unsafe fn build(
     )?;
     sorted.close();
 
-    progress::begin(Phase::Logging);
+    clock.begin(Phase::Logging);
     // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
     pages.log();
     // SAFETY: `index` is open, by this function's contract.
-    unsafe { calibration::run(index, &queries, n_entries)? };
+    unsafe { calibration::run(index, &queries, n_entries, &mut clock)? };
+    // SAFETY: likewise.
+    let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
+    tell(name, &clock, n_entries, lists, n_workers);
     Ok((heap_tuples, n_entries))
+}
+
+/// Tells the user what was built and what took how long, if it took long enough to be of interest.
+fn tell(name: &str, clock: &Clock, n_entries: u64, lists: u32, n_workers: usize) {
+    let took = clock.elapsed();
+    let level = if took < LONG_BUILD {
+        PgLogLevel::DEBUG1
+    } else {
+        PgLogLevel::NOTICE
+    };
+    let what = format!(
+        "omen index \"{name}\" built in {:.1} s: {n_entries} rows in {lists} lists",
+        took.as_secs_f64()
+    );
+    PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, what)
+        .with_detail(format!(
+            "Parallel workers: {n_workers}. Time: {}.",
+            clock.summary()
+        ))
+        .report(level);
+}
+
+/// Gives all rows to `sink`, read by parallel workers if that pays and they can be had. Returns the number of rows of the table, and of workers.
+///
+/// # Safety
+/// `rows` is what `ambuild` was called with.
+unsafe fn read_table(rows: &HeapRows, sink: &mut EntrySink) -> Result<(f64, usize)> {
+    progress::blocks_total(u64::from(rows.n_blocks()));
+    // SAFETY: by this function's contract.
+    unsafe {
+        let n_workers = build_workers::planned_workers(rows);
+        if n_workers > 0
+            && let Some(read) = parallel_read::read_table(rows, n_workers, sink)?
+        {
+            return Ok(read);
+        }
+    }
+    let n_rows = rows.for_each(&mut |tid, value| value.with(|v| sink.put(tid, v))?);
+    Ok((n_rows, 0))
 }
 
 /// Centroids as stored, `[lists, dim]`.
@@ -209,59 +255,6 @@ fn train(
     let mut stored = vec![f16::ZERO; centroids.len()];
     omen_distance::f16_from_f32(&centroids, &mut stored);
     Ok(stored)
-}
-
-/// Takes rows of the table; assigns them to lists in batches.
-struct EntrySink<'a> {
-    scaling: Scaling,
-    assigner: Assigner,
-    pool: &'a rayon::ThreadPool,
-    sort: EntrySort,
-    /// `[n, dim]`, the user's numbers.
-    batch: Vec<f32>,
-    batch_tids: Vec<Tid>,
-}
-
-impl EntrySink<'_> {
-    fn put(&mut self, tid: Tid, v: &[f32]) -> Result<()> {
-        let dim = self.scaling.dim as usize;
-        sample::check_dim(dim, v.len())?;
-        self.batch.extend_from_slice(v);
-        self.batch_tids.push(tid);
-        let full = (BATCH_BYTES / (dim * size_of::<f32>())).clamp(32, BATCH_ROWS);
-        if self.batch_tids.len() >= full {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let (dim, scaling) = (self.scaling.dim as usize, &self.scaling);
-        let stored: Vec<Option<StoredVector>> = self.pool.install(|| {
-            self.batch
-                .par_chunks_exact(dim)
-                .map(|v| scaling.to_stored(v))
-                .collect::<omen_ivf::Result<_>>()
-        })?;
-        let mut rows = Vec::with_capacity(self.batch.len());
-        let mut heads = Vec::with_capacity(stored.len());
-        for (tid, stored) in self.batch_tids.iter().zip(&stored) {
-            // Zero vectors under cosine are not indexed.
-            if let Some(stored) = stored {
-                rows.extend_from_slice(&stored.row);
-                heads.push((*tid, stored.err));
-            }
-        }
-        let lists = self.assigner.assign(&rows, self.pool);
-        for ((row, &(tid, err)), list) in rows.chunks_exact(dim).zip(&heads).zip(lists) {
-            self.sort.put(list, tid, err, row);
-        }
-        self.batch.clear();
-        self.batch_tids.clear();
-        pgrx::check_for_interrupts!();
-        Ok(())
-    }
 }
 
 fn now_micros() -> i64 {

@@ -5,7 +5,7 @@ use omen_ivf::Tid;
 use omen_ivf::calibrate::{calibrate, store_calibration};
 use pgrx::pg_sys;
 
-use super::progress::{self, Phase};
+use super::progress::{Clock, Phase};
 use crate::error::Result;
 use crate::storage::{IndexPages, forget_index, open_index};
 
@@ -28,13 +28,14 @@ pub(super) unsafe fn run(
     index: pg_sys::Relation,
     queries: &(Vec<f32>, Vec<Tid>),
     n_entries: u64,
+    clock: &mut Clock,
 ) -> Result<()> {
     let (rows, tids) = queries;
     // SAFETY: by this function's contract.
     let pages = unsafe { IndexPages::new(index) };
     let open = open_index(&pages)?;
     if open.n_lists() > 1 && !tids.is_empty() {
-        progress::begin(Phase::Calibrating);
+        clock.begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
         let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
         store_calibration(&pages, &curve, n as u32)?;

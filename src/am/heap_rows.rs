@@ -13,9 +13,9 @@ use crate::error::Result;
 
 /// The table, and the index in the making.
 pub(super) struct HeapRows {
-    heap: pg_sys::Relation,
-    index: pg_sys::Relation,
-    info: *mut pg_sys::IndexInfo,
+    pub(super) heap: pg_sys::Relation,
+    pub(super) index: pg_sys::Relation,
+    pub(super) info: *mut pg_sys::IndexInfo,
     opclass: OpClass,
 }
 
@@ -71,16 +71,30 @@ impl HeapRows {
 
     /// Calls `visit` with each row whose column is not NULL. Returns the number of rows of the table, NULLs included.
     pub(super) fn for_each(&self, visit: &mut Visit) -> f64 {
-        self.scan(0, pg_sys::InvalidBlockNumber, visit)
+        self.scan(0, pg_sys::InvalidBlockNumber, None, visit)
+    }
+
+    /// As [`Self::for_each`], of the rows that this process's part of a parallel scan of the table comes across. Ends the scan.
+    ///
+    /// # Safety
+    /// `scan` is one.
+    pub(super) unsafe fn for_each_of(&self, scan: pg_sys::TableScanDesc, visit: &mut Visit) -> f64 {
+        self.scan(0, pg_sys::InvalidBlockNumber, Some(scan), visit)
     }
 
     /// As [`Self::for_each`], of the rows of one block, in whatever state of commitment.
     pub(super) fn for_each_in_block(&self, block: u32, visit: &mut Visit) {
-        self.scan(block, 1, visit);
+        self.scan(block, 1, None, visit);
     }
 
-    /// table_index_build_range_scan over some blocks, or table_index_build_scan.
-    fn scan(&self, first: u32, n_blocks: u32, visit: &mut Visit) -> f64 {
+    /// table_index_build_range_scan over some blocks, or table_index_build_scan, of `part` if it is given.
+    fn scan(
+        &self,
+        first: u32,
+        n_blocks: u32,
+        part: Option<pg_sys::TableScanDesc>,
+        visit: &mut Visit,
+    ) -> f64 {
         let whole = n_blocks == pg_sys::InvalidBlockNumber;
         let mut visitor = Visitor {
             opclass: self.opclass,
@@ -98,12 +112,13 @@ impl HeapRows {
                     self.info,
                     whole,
                     !whole,
-                    whole,
+                    // Of a part its leader reports.
+                    whole && part.is_none(),
                     first,
                     n_blocks,
                     Some(visit_row),
                     (&raw mut visitor).cast::<c_void>(),
-                    core::ptr::null_mut(),
+                    part.unwrap_or(core::ptr::null_mut()),
                 )
             })
         }

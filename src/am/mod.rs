@@ -5,14 +5,17 @@
 #![allow(unsafe_code)]
 
 mod build;
+mod build_workers;
 mod calibration;
 mod cost;
+mod entry_sink;
 mod entry_sort;
 mod heap_end;
 mod heap_rows;
 mod insert;
 mod opclass;
 mod ordered;
+mod parallel_read;
 mod progress;
 mod sample;
 mod scan;

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use core::ffi::c_char;
+use std::time::{Duration, Instant};
 
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -24,14 +25,71 @@ pub(super) enum Phase {
     Calibrating = 7,
 }
 
-/// Reports that a phase begins.
-pub(super) fn begin(phase: Phase) {
-    report(pg_sys::PROGRESS_CREATEIDX_SUBPHASE, phase as i64);
+impl Phase {
+    /// As told when the build is done.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sampling => "sampling",
+            Self::KMeans => "k-means",
+            Self::Assigning => "reading and assigning",
+            Self::Writing => "writing",
+            Self::Logging => "logging",
+            Self::Calibrating => "calibrating",
+        }
+    }
+}
+
+/// Reports phases, and knows how long each took.
+pub(super) struct Clock {
+    start: Instant,
+    begun: Vec<(Phase, Instant)>,
+}
+
+impl Clock {
+    /// A build begins.
+    pub(super) fn start() -> Self {
+        Self {
+            start: Instant::now(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// Reports that a phase begins.
+    pub(super) fn begin(&mut self, phase: Phase) {
+        self.begun.push((phase, Instant::now()));
+        report(pg_sys::PROGRESS_CREATEIDX_SUBPHASE, phase as i64);
+    }
+
+    /// Time since the start.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The phases and their seconds.
+    pub(super) fn summary(&self) -> String {
+        let ends = self.begun.iter().skip(1).map(|&(_, begun)| begun);
+        let ends = ends.chain([Instant::now()]);
+        let phases = self.begun.iter().zip(ends);
+        let told = phases.map(|(&(phase, begun), end)| {
+            format!("{} {:.2} s", phase.name(), (end - begun).as_secs_f64())
+        });
+        told.collect::<Vec<String>>().join(", ")
+    }
 }
 
 /// Reports the number of entries the phase will handle, if known.
 pub(super) fn total(n: u64) {
     report(pg_sys::PROGRESS_CREATEIDX_TUPLES_TOTAL, n as i64);
+}
+
+/// Reports the number of the table's blocks that the phase will read.
+pub(super) fn blocks_total(n: u64) {
+    report(pg_sys::PROGRESS_SCAN_BLOCKS_TOTAL, n as i64);
+}
+
+/// Reports the number of the table's blocks read.
+pub(super) fn blocks_done(n: u64) {
+    report(pg_sys::PROGRESS_SCAN_BLOCKS_DONE, n as i64);
 }
 
 /// Reports the number of entries handled.

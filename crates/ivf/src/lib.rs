@@ -34,6 +34,7 @@ pub mod rabitq;
 pub mod reclaim;
 pub mod rerank;
 pub mod rotation;
+pub mod row_batch;
 mod runs;
 pub mod scan_list;
 pub mod scan_lists;
