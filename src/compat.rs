@@ -19,17 +19,6 @@ pub(crate) fn reserve_setting_prefix(prefix: &CStr) {
     }
 }
 
-/// Waits until this process's latch is set. The caller looks again at what it waits for. Ends the process if the postmaster has died.
-pub(crate) fn wait_for_latch() {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
-    // SAFETY: this process's own latch, on the main thread, with no lock held.
-    unsafe {
-        let event = pg_sys::WaitEventIPC::WAIT_EVENT_PARALLEL_CREATE_INDEX_SCAN;
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, -1, event);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-}
-
 /// Sends a message, waiting for room in the queue, and lets the reader see it at once.
 ///
 /// # Safety

@@ -27,6 +27,7 @@ mod named_index;
 mod options;
 mod storage;
 mod threads;
+mod wake;
 
 /// Runs when the library is loaded, in the postmaster too: defines settings and options, touches no GPU.
 #[allow(unsafe_code, non_snake_case)]

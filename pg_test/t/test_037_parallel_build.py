@@ -10,7 +10,7 @@ import pytest
 
 from lib import vectors
 from lib.batch import batch
-from lib.db import BY_INDEX, BY_SORT, assert_same, index_status, knn, make_index, make_table, put
+from lib.db import BY_INDEX, BY_SORT, assert_same, knn, make_index, make_table, put
 from lib.exact import OPERATORS
 
 DIM, LISTS, ROWS = 40, 20, 6000

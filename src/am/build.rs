@@ -113,11 +113,8 @@ unsafe fn build(
     let mut random = Random::from_clock();
     let pool = threads::pool()?;
 
-    let mut clock = Clock::start();
+    let mut clock = Clock::default();
     clock.begin(Phase::Sampling);
-    // Which rows older snapshots see the reading of the whole table tells.
-    // SAFETY: `info` is valid, by this function's contract.
-    let has_broken_hot_chain = unsafe { (*info).ii_BrokenHotChain };
     // Sample, its scaled copy, and what training needs share the memory.
     let mut sample = sample::take(
         &rows,
@@ -126,8 +123,6 @@ unsafe fn build(
         work_bytes / 3,
         &mut random,
     )?;
-    // SAFETY: as above.
-    unsafe { (*info).ii_BrokenHotChain = has_broken_hot_chain };
     let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new);
     let scale_exp = choose_scale(opclass.metric, &sample.rows, dim as usize);
     let scaling = Scaling {

@@ -82,9 +82,14 @@ impl HeapRows {
         self.scan(0, pg_sys::InvalidBlockNumber, Some(scan), visit)
     }
 
-    /// As [`Self::for_each`], of the rows of one block, in whatever state of commitment.
+    /// As [`Self::for_each`], of the rows of one block, in whatever state of commitment. What older snapshots see is told by the reading of the
+    /// whole table alone.
     pub(super) fn for_each_in_block(&self, block: u32, visit: &mut Visit) {
+        // SAFETY: `info` is valid, by `new`.
+        let has_broken_hot_chain = unsafe { (*self.info).ii_BrokenHotChain };
         self.scan(block, 1, None, visit);
+        // SAFETY: as above.
+        unsafe { (*self.info).ii_BrokenHotChain = has_broken_hot_chain };
     }
 
     /// table_index_build_range_scan over some blocks, or table_index_build_scan, of `part` if it is given.

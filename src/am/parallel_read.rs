@@ -8,6 +8,7 @@
 
 use core::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use omen_ivf::Tid;
 use omen_ivf::row_batch::RowBatch;
@@ -19,8 +20,8 @@ use super::entry_sink::EntrySink;
 use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
 use super::{progress, sample};
-use crate::compat;
 use crate::error::{PgError, Result};
+use crate::{compat, wake};
 
 /// Bytes of a worker's queue: what the reading goes on with while a batch is assigned. Of many workers each needs less, and shared memory may be scarce.
 const QUEUE_BYTES: usize = 2 << 20;
@@ -28,6 +29,9 @@ const MIN_QUEUE_BYTES: usize = 256 << 10;
 const ALL_QUEUES_BYTES: usize = 16 << 20;
 /// Bytes of a batch that a worker sends.
 const SEND_BYTES: usize = 64 << 10;
+
+/// Workers wake the process when they have sent something, or have ended; it looks so often by itself.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Keys of what is in the shared memory.
 const SHARED: u64 = 1;
@@ -211,7 +215,8 @@ unsafe fn receive(
         outcome?;
         progress::blocks_done(shared.n_blocks.load(Ordering::Relaxed));
         if !has_come && !queues.is_empty() {
-            compat::wait_for_latch();
+            let event = pg_sys::WaitEventIPC::WAIT_EVENT_PARALLEL_CREATE_INDEX_SCAN;
+            wake::wait(LOOK, event);
         }
         pgrx::check_for_interrupts!();
     }

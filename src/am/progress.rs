@@ -40,29 +40,22 @@ impl Phase {
 }
 
 /// Reports phases, and knows how long each took.
+#[derive(Default)]
 pub(super) struct Clock {
-    start: Instant,
     begun: Vec<(Phase, Instant)>,
 }
 
 impl Clock {
-    /// A build begins.
-    pub(super) fn start() -> Self {
-        Self {
-            start: Instant::now(),
-            begun: Vec::new(),
-        }
-    }
-
     /// Reports that a phase begins.
     pub(super) fn begin(&mut self, phase: Phase) {
         self.begun.push((phase, Instant::now()));
         report(pg_sys::PROGRESS_CREATEIDX_SUBPHASE, phase as i64);
     }
 
-    /// Time since the start.
+    /// Time since the first phase began.
     pub(super) fn elapsed(&self) -> Duration {
-        self.start.elapsed()
+        let first = self.begun.first();
+        first.map_or(Duration::ZERO, |(_, begun)| begun.elapsed())
     }
 
     /// The phases and their seconds.

@@ -228,9 +228,8 @@ impl Device {
     /// The tier of an index, if it is loaded.
     pub(super) fn tier(&mut self, file: FileId, index: &Index) -> Option<&mut LoadedTier> {
         self.drop_orphans();
-        let loaded = self.tiers.get(&file)?;
-        let mut mapping = loaded.mapping.iter();
-        if loaded.identity != identity_of(index) || !mapping.all(Mapping::is_current) {
+        self.drop_given_up();
+        if self.tiers.get(&file)?.identity != identity_of(index) {
             self.tiers.remove(&file);
         }
         let loaded = self.tiers.get_mut(&file)?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use omen_gpu::GpuError;
 use omen_service::serve::{Served, Server};
 
-use super::wake::{self, Event};
 use super::worker::end;
 use crate::guc::{self, Fault};
+use crate::wake::{self, Event};
 
 /// A call that does not come back takes so long, again and again.
 const STUCK_TURN: Duration = Duration::from_secs(1);

@@ -18,7 +18,6 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 use super::claim::{Claim, IndexId, Outcome};
 use super::loading::{self, Fit, Refreshed};
 use super::memory::{self, Service};
-use super::wake;
 use crate::compat::{self, FileId};
 use crate::engine::service_tiers::key_of;
 use crate::engine::tiers::Stop;
@@ -26,7 +25,7 @@ use crate::error::PgError;
 use crate::guc::{self, Fault};
 use crate::options::{self, Hot};
 use crate::storage::{IndexPages, open_index};
-use crate::{am, named_index};
+use crate::{am, named_index, wake};
 
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen loader";

@@ -10,12 +10,13 @@ use omen_service::message::TierKey;
 use super::control::get;
 use super::mappings::Mapping;
 use super::memory::Service;
-use super::{loader, session, wake};
+use super::{loader, session};
 use crate::engine::load::{Choice, copiers_for, spec_of};
 use crate::engine::refresh::{MAX_ROUNDS, write_stale};
 use crate::engine::tiers::Stop;
 use crate::guc::{self, Fault};
 use crate::storage::IndexPages;
+use crate::wake;
 
 /// The worker takes over a tier that has been loaded within this time.
 const TAKEOVER: Duration = Duration::from_secs(5);

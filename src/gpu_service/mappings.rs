@@ -9,7 +9,7 @@ use omen_service::message::TierKey;
 
 use super::control::hash_of;
 use super::memory::Service;
-use super::wake;
+use crate::wake;
 
 /// Mappings at most; further sessions load tiers for themselves.
 pub(crate) const MAX_MAPPINGS: usize = 128;

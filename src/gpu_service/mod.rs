@@ -18,7 +18,6 @@
 //! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
 //! | `faults.rs` | mistakes that the worker makes on demand, in test builds |
 //! | `watchdog.rs` | ends the worker when the driver does not come back |
-//! | `wake.rs` | waking processes, and waiting to be woken |
 #![allow(unsafe_code)]
 
 mod autoload;
@@ -34,7 +33,6 @@ pub(crate) mod loading;
 pub(crate) mod mappings;
 mod memory;
 pub(crate) mod session;
-mod wake;
 mod watchdog;
 mod worker;
 

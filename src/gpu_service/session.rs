@@ -18,7 +18,7 @@ use pgrx::{pg_guard, pg_sys};
 use super::breaker::now;
 use super::control::{State, add};
 use super::memory::Service;
-use super::wake::{self, Event};
+use crate::wake::{self, Event};
 
 /// An answer that comes within this time is not slept for: falling asleep and being woken take a fifth of it. That is so where few search; where
 /// many do, the cores have better things to do, and answers come later.

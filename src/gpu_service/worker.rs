@@ -19,11 +19,11 @@ use super::control::{State, add};
 use super::faults;
 use super::hosting::Hosting;
 use super::memory::{self, Service};
-use super::wake::{self, Event};
 use super::watchdog::Watchdog;
 use crate::engine::devices;
 use crate::error::PgError;
 use crate::guc;
+use crate::wake::{self, Event};
 
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen GPU service";

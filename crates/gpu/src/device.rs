@@ -177,47 +177,35 @@ impl Gpu {
         if needed > available {
             return Err(GpuError::OutOfMemory { needed, available });
         }
-        let engine = self.engine(&plan, spec.metric)?;
+        let engine = self.engine(&plan, spec.metric, None)?;
         Ok((plan, engine))
     }
 
-    /// An engine with memory for a tier.
-    fn engine(&self, plan: &TierPlan, metric: Metric) -> Result<Box<dyn Engine>, GpuError> {
-        match &self.backend {
-            Backend::Cuda(ctx, pool) => {
-                let memory = DeviceBuffer::new(ctx, plan.bytes)?;
-                Ok(Box::new(CudaEngine::new(
-                    ctx,
-                    pool.clone(),
-                    memory,
-                    plan.clone(),
-                    metric,
-                )?))
-            }
-            #[cfg(feature = "simulated")]
-            Backend::Simulated(held) => Ok(Box::new(
-                crate::engine::simulated::SimulatedEngine::new(plan.clone(), metric, held.clone())?,
-            )),
-        }
-    }
-
-    /// An engine over the memory of a tier that another process has on this device. Errors: also where it cannot be mapped.
-    pub(crate) fn engine_over(
+    /// An engine with memory for a tier, or over that of one that another process has on this device (`mapped`). Errors: also where it cannot
+    /// be mapped.
+    pub(crate) fn engine(
         &self,
-        handle: &MemoryHandle,
         plan: &TierPlan,
         metric: Metric,
+        mapped: Option<&MemoryHandle>,
     ) -> Result<Box<dyn Engine>, GpuError> {
         match &self.backend {
             Backend::Cuda(ctx, pool) => {
-                let memory = DeviceBuffer::map(ctx, handle, plan.bytes)?;
+                let memory = match mapped {
+                    None => DeviceBuffer::new(ctx, plan.bytes)?,
+                    Some(handle) => DeviceBuffer::map(ctx, handle, plan.bytes)?,
+                };
                 let (pool, plan) = (pool.clone(), plan.clone());
                 Ok(Box::new(CudaEngine::new(ctx, pool, memory, plan, metric)?))
             }
             #[cfg(feature = "simulated")]
-            Backend::Simulated(_) => {
-                let engine = crate::engine::simulated::SimulatedEngine::map(handle, plan, metric);
-                Ok(Box::new(engine?))
+            Backend::Simulated(held) => {
+                use crate::engine::simulated::SimulatedEngine;
+                let engine = match mapped {
+                    None => SimulatedEngine::new(plan.clone(), metric, held.clone())?,
+                    Some(handle) => SimulatedEngine::map(handle, plan, metric)?,
+                };
+                Ok(Box::new(engine))
             }
         }
     }

@@ -3,7 +3,6 @@
 //! Who exports must not write to the memory, nor free it, as long as another process has it mapped (CUDA driver API, section 6.14,
 //! `cuIpcGetMemHandle`): who has is for the processes to settle between them.
 
-use crate::context::Wait;
 use crate::device::Gpu;
 use crate::error::GpuError;
 use crate::memory::{Parts, TierPlan};
@@ -66,9 +65,9 @@ impl Tier {
             has_centroids,
         } = export;
         let plan = TierPlan::new(&spec, parts, n_slots)?;
-        let mut writer = gpu.engine_over(&handle, &plan, spec.metric)?;
+        let mut writer = gpu.engine(&plan, spec.metric, Some(&handle))?;
         if let Some(rotation) = rotation.filter(|_| parts.codes()) {
-            bounded(|wait: &mut Wait<'_>| writer.set_rotation(rotation, wait))?;
+            bounded(|wait| writer.set_rotation(rotation, wait))?;
         }
         let byte_limit = byte_limit.saturating_add(plan.bytes as u64);
         let mut tier = Self::new(Written {

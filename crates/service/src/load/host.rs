@@ -1,11 +1,11 @@
 //! The server's end: a thread that writes tiers as their loaders say.
 
 use super::callee::{Callee, Seen};
-use super::command::{Command, Found, LISTS_AREA, Wanted, encode_export, encode_list};
+use super::command::{Command, Found, Wanted, encode_export};
 use super::link::Pause;
 use super::outcome::Reply;
 use super::region::{LoadRegion, Room};
-use super::writing::{Load, copy_in};
+use super::writing::{Load, tell_lists};
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::memory::TierPlan;
@@ -272,8 +272,7 @@ impl Work {
         let export = self.options.export.as_mut().and_then(|of| of(&key));
         let none = || GpuError::Unsupported("mapping a tier that is not there".into());
         let (number, export) = export.ok_or_else(none)?;
-        let told: Vec<u8> = export.lists.iter().flat_map(encode_list).collect();
-        copy_in(&self.region, LISTS_AREA, &told)?;
+        tell_lists(&self.region, &export.lists)?;
         Ok(encode_export(&export, number))
     }
 

@@ -73,8 +73,7 @@ impl Load {
             lists,
         } = refresh;
         engine.set_load_shape(shape_of(&region));
-        let told: Vec<u8> = lists.iter().flat_map(encode_list).collect();
-        copy_in(&region, LISTS_AREA, &told)?;
+        tell_lists(&region, &lists)?;
         let found = Found {
             parts: plan.parts,
             n_slots: plan.n_slots as u64,
@@ -223,8 +222,14 @@ fn shape_of(region: &LoadRegion) -> LoadShape {
     }
 }
 
+/// Puts a tier's lists into their area.
+pub(super) fn tell_lists(region: &LoadRegion, lists: &[Option<TierList>]) -> Result<(), GpuError> {
+    let told: Vec<u8> = lists.iter().flat_map(encode_list).collect();
+    copy_in(region, LISTS_AREA, &told)
+}
+
 /// Copies `from` to the start of an area. Errors: `Other` if it is larger.
-pub(super) fn copy_in(region: &LoadRegion, which: usize, from: &[u8]) -> Result<(), GpuError> {
+fn copy_in(region: &LoadRegion, which: usize, from: &[u8]) -> Result<(), GpuError> {
     let to = region.area(which)?;
     if from.len() > region.area_bytes() {
         return Err(GpuError::Other("beyond the staging area".into()));
