@@ -142,6 +142,20 @@ def service_table(s: dict) -> list[str]:
     return out
 
 
+def build_table(s: dict) -> list[str]:
+    """Builds by setting, and their floors."""
+    rows, told = [], []
+    for line in s.get("build", []):
+        name = f"{line['settings']['max_parallel_maintenance_workers']} workers, {line['settings']['maintenance_work_mem']}"
+        rows.append([name, number(line["seconds"], 2), number(line["private_mb"]), number(line["wal_mb"]), number(line["lists"]), f"{line['recall']:.3f}"])
+        told += [f"{name}: {notice}" for notice in line["notices"]]
+    out = table(["CREATE INDEX", "seconds", "private MB", "WAL MB", "lists", "recall, 1/32 of the lists"], rows) if rows else []
+    for line in s.get("build_floor", []):
+        more = f"{line['workers']} workers" if "workers" in line else f"{line['bytes'] / 1e6:,.0f} MB, wal_level {line['wal_level']}"
+        told.append(f"floor, {line['what']} ({more}): {min(line['seconds']):.2f} s")
+    return out + told
+
+
 def facts(s: dict) -> list[str]:
     data = s["data"][0]
     out = [f"{data['n']:,} x {data['dim']} ({data['origin']}), {data['lists']:,} lists of {data['smallest_list']:,} to {data['largest_list']:,} rows"]
@@ -202,7 +216,7 @@ def main():
     name = f"{'; '.join(machine.get('gpus', [])) or 'no GPU'}; {machine.get('cores')} cores {machine.get('cpu')}; {machine.get('date')}"
     text = [name]
     for s in sets:
-        for block in (facts(s), search_table(s), split_table(s), exact_table(s), sql_table(s), service_table(s)):
+        for block in (facts(s), search_table(s), split_table(s), exact_table(s), sql_table(s), build_table(s), service_table(s)):
             text += ["", *block] if block else []
         s["roofline"] = exact_rows(s)
     text += [f"note: {line['text']}" for line in lines if line["part"] == "note"]

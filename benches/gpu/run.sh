@@ -8,6 +8,8 @@
 #   full    quick, then through SQL. At most 10 minutes
 #   sql     1M x 768: data, then through SQL alone
 #   service 1M x 768: data, through SQL, then many clients on the shared GPU service. At most 10 minutes
+#   build   1M x 768: data, then CREATE INDEX with several settings and its floors. About 5 minutes
+#   builds  those builds alone, after a part that has made data, a server and the table
 #   10m     10M x 768: data, searches without a server. At most 10 minutes
 #   real    each .device-real/*.npz: data, searches without a server, torch's exact search
 #
@@ -102,8 +104,17 @@ sql() {
   step sql "$((${1:-240} + 20))" "$python" "$here/sql.py" "$data" --limit "${1:-240}" "${sql_arguments[@]}"
   server_log
 }
+# Index builds are logged, as on a server that has standbys.
+logged=(-c wal_level=replica -c max_wal_size=64GB -c max_worker_processes=40 -c max_parallel_workers=32 -c max_parallel_maintenance_workers=8)
+builds() { step builds "$((${1:-200} + 60))" "$python" "$here/build.py" "$data" --limit "${1:-200}"; }
+build() {
+  start_server "${logged[@]}" || return 1
+  step sql 120 "$python" "$here/sql.py" "$data" --limit 100 --engines '' "${sql_arguments[@]}"
+  builds
+  server_log
+}
 service() {
-  start_server -l pg_omen -c max_connections=500 || return 1
+  start_server -l pg_omen -c max_connections=500 "${logged[@]}" || return 1
   step sql 300 "$python" "$here/sql.py" "$data" --limit 260 --engines gpu "${sql_arguments[@]}"
   step service 260 "$python" "$here/service.py" "$data" --limit 240
   server_log
@@ -121,6 +132,8 @@ for part in "${parts[@]}"; do
     full) make_data "$scale" 120 "${tiny[@]}" && { search 110; torch; sql 240; } ;;
     sql) make_data "$scale" 120 "${tiny[@]}" && sql 240 ;;
     service) make_data "$scale" 120 "${tiny[@]}" && service ;;
+    builds) builds 110 ;;
+    build) make_data "$scale" 120 "${tiny[@]}" && build ;;
     10m)
       make_data $((10 * scale)) 240 "${tiny[@]}" &&
         { search 200 --no-codes --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512; torch; }

@@ -26,7 +26,12 @@ from sql import K, Vector, connect
 SEARCH = "\\set i random(0, {last})\nSELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = :i) LIMIT 10;\n"
 KEYS = ", ".join(f":k{i}" for i in range(10))
 TEN_ROWS = "".join(f"\\set k{i} random(0, {{rows}})\n" for i in range(10)) + f"SELECT sum(vector_norm(embedding)) FROM bench WHERE id IN ({KEYS});\n"
-INSERT = "\\set i random(0, {last})\nINSERT INTO bench SELECT 2000000000, query FROM bench_single WHERE i = :i;\n"
+INSERT = "\\set i random(0, {last})\nINSERT INTO bench SELECT nextval('bench_new'), query FROM bench_single WHERE i = :i;\n"
+
+# Ids of rows that are inserted, from here on.
+NEW = 1_000_000_000
+# Without, VACUUM leaves few dead rows to a later one.
+VACUUM = "VACUUM (INDEX_CLEANUP ON) bench"
 
 
 class Service:
@@ -50,6 +55,7 @@ class Service:
             with conn.cursor() as cur:
                 cur.executemany("INSERT INTO bench_single VALUES (%s, %b)", [(i, Vector(q)) for i, q in enumerate(self.data.queries)])
             conn.execute("ALTER TABLE bench_single ADD PRIMARY KEY (i)")
+            conn.execute(f"DROP SEQUENCE IF EXISTS bench_new; CREATE SEQUENCE bench_new START {NEW} CACHE 100")
             conn.execute("VACUUM (ANALYZE) bench_single")
             conn.execute("SELECT count(*) FROM bench_single")
             subprocess.run(["pgbench", "-i", "-s", "10", "-q"], check=True, capture_output=True)
@@ -151,8 +157,8 @@ class Service:
             run = self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings={"omen.engine": "gpu"}, seconds=seconds)
             n_vacuums = 0
             while run.poll() is None:
-                conn.execute("DELETE FROM bench WHERE id = 2000000000 AND ctid IN (SELECT ctid FROM bench WHERE id = 2000000000 LIMIT 50)")
-                conn.execute("VACUUM bench")
+                conn.execute(f"DELETE FROM bench WHERE id IN (SELECT id FROM bench WHERE id >= {NEW} ORDER BY id LIMIT 500)")
+                conn.execute(VACUUM)
                 n_vacuums += 1
             written, found, stats = self.outcome(inserts), self.outcome(run), self.stats(conn)
         self.line("clients_writing", clients=clients, alone=alone["tps"], share=found["tps"] and alone["tps"] and found["tps"] / alone["tps"],
@@ -163,7 +169,7 @@ class Service:
         with connect() as conn:
             conn.execute("SELECT omen_stat_reset()")
             conn.execute("DELETE FROM bench WHERE id < %s", (int(self.data.n * share),))
-            conn.execute("VACUUM bench")
+            conn.execute(VACUUM)
             run = self.pgbench("-f", str(self.scripts / "search"), clients=8, settings={"omen.engine": "gpu"}, seconds=8)
             began, most, seconds = time.monotonic(), 0, None
             while run.poll() is None:

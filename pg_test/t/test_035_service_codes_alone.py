@@ -9,7 +9,7 @@ import pytest
 from lib import vectors
 from lib.batch import assert_near, batch
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, CPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
+from lib.db import BY_INDEX, BY_SORT, CPU, REAL_GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
 from lib.exact import OPERATORS, recall
 from lib.service import GPU, WAIT, load, loaders, stat, vacuum_dead, wait_for, wait_until
 
@@ -108,7 +108,8 @@ def test_ordered_scans_and_batches(three, rng, metric):
             n_same += [i for i, _ in found[number]] == [i for i, _ in wanted[number]]
         assert n_same >= 0.9 * n - 1, f"{metric} k {k}, {probes} lists: {n_same} of {n} queries"
     status, row = index_status(gpu), stat(gpu)
-    assert status["hot_tier_state"] == ALONE and 0 < status["hot_tier_bytes"] < ROWS * DIM
+    # On a card the scratch of the batches counts too.
+    assert status["hot_tier_state"] == ALONE and 0 < status["hot_tier_bytes"] < (20 << 20 if REAL_GPU else ROWS * DIM), status
     hot = gpu.execute("SELECT hot, hot_lists, stale_lists, fallbacks FROM omen_stat_index").fetchone()
     assert hot == (True, LISTS, 0, 0), hot
     assert row["hot_tiers"] == row["loads"] == 1 and row["failed_batches"] == 0, row
