@@ -322,3 +322,12 @@ struct RerankSurvivorsParams {
     u32 reserved;
 };
 static_assert(sizeof(RerankSurvivorsParams) == 80, "RerankSurvivorsParams");
+
+struct AssignParams {
+    const float* ranks;   // [n_centroids, n_rows] minus the inner products
+    const float* offsets; // [n_centroids]
+    u32* lists;           // [n_rows]
+    u32 n_centroids;
+    u32 n_rows;
+};
+static_assert(sizeof(AssignParams) == 32, "AssignParams");

@@ -14,13 +14,13 @@ pack() {
     set -e
     mkdir -p "$BIN"
     built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
-    for test in gpu_parity gpu_steps gpu_codes gpu_device gpu_tier gpu_batch gpu_load; do
+    for test in gpu_parity gpu_steps gpu_codes gpu_device gpu_tier gpu_batch gpu_load gpu_assign; do
         cp "$(cargo test -q --release -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
-    for example in gpu_timings code_timings load_rate; do
+    for example in gpu_timings code_timings load_rate gpu_train; do
         cp "$(cargo build -q --release -p omen_gpu --example $example --message-format=json | built)" "$BIN/$example"
     done
-    strip "$BIN"/gpu_* "$BIN/code_timings" "$BIN/load_rate"
+    strip "$BIN"/gpu_* "$BIN/code_timings" "$BIN/load_rate" "$BIN/gpu_train"
     ls -l "$BIN"
 }
 
@@ -47,7 +47,7 @@ step() {
 # The tests at small sizes under compute-sanitizer, side by side, each at most $LIMIT seconds.
 sanitize() {
     sanitizer=$(command -v compute-sanitizer) || { echo "skipped: no compute-sanitizer here"; return; }
-    tests="gpu_parity gpu_steps gpu_codes gpu_device gpu_batch gpu_load"
+    tests="gpu_parity gpu_steps gpu_codes gpu_device gpu_batch gpu_load gpu_assign"
     for tool in memcheck racecheck; do
         for test in $tests; do
             (
@@ -76,6 +76,7 @@ run() {
     step device device.log "$BIN/gpu_device" --nocapture --test-threads=4
     step batch batch.log "$BIN/gpu_batch" --nocapture --test-threads=6
     step tier tier.log "$BIN/gpu_tier" --nocapture
+    step assign assign.log "$BIN/gpu_assign" --nocapture
     step load load.log "$BIN/gpu_load" --nocapture
     sanitize
     step timings timings.log "$BIN/gpu_timings"

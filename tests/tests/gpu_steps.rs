@@ -3,6 +3,8 @@
 
 #[path = "gpu_steps/arrays.rs"]
 mod arrays;
+#[path = "gpu_steps/assign.rs"]
+mod assign;
 #[path = "../../crates/gpu/tests/common/mod.rs"]
 mod common;
 #[path = "gpu_codes/device.rs"]

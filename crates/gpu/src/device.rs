@@ -76,11 +76,11 @@ fn describe(ordinal: i32, driver_version: i32) -> Result<DeviceInfo, GpuError> {
 /// An open device. Cheap to clone; the context goes with the last clone and tier.
 #[derive(Clone)]
 pub struct Gpu {
-    backend: Backend,
+    pub(crate) backend: Backend,
 }
 
 #[derive(Clone)]
-enum Backend {
+pub(crate) enum Backend {
     /// With what loading keeps of page-locked memory.
     Cuda(Arc<Context>, Arc<AreaPool>),
     #[cfg(feature = "simulated")]

@@ -11,6 +11,7 @@
 //! `memory` (what a tier holds and what fits), `free_slots` (where lists go that are written again), `batch::plan`, `plan` and `query`
 //! are pure functions. `twin` holds the CPU twins of the kernels; with the feature `simulated`, `Gpu::open_simulated` gives a device that runs them in host memory.
 
+pub mod assign;
 pub mod batch;
 pub mod buffers;
 pub mod context;
@@ -37,6 +38,7 @@ pub mod tier_builder;
 pub mod tier_image;
 pub mod twin;
 
+pub use assign::GpuAssigner;
 pub use batch::codes::NearSlot;
 pub use batch::{Batch, BatchFound, Lists, LockedQueries, Source};
 pub use copiers::Copiers;

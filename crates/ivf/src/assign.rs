@@ -26,6 +26,11 @@ impl Assigner {
         }
     }
 
+    /// Dimension of the rows.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
     /// The list of each row: the one whose centroid is nearest by l2sq, the lower one of equals. `rows`: `[n, dim]`. Gives
     /// `[n]`. Runs on `pool`; the caller sees to interrupts by the size of its batches.
     pub fn assign(&self, rows: &[f16], pool: &ThreadPool) -> Vec<u32> {

@@ -24,12 +24,48 @@ const TASK_ROWS: usize = 256;
 /// Multiplications between two looks for interrupts: some tens of milliseconds.
 const BLOCK_WORK: usize = 4_000_000_000;
 
+/// Finds the nearest centroids of the rows of a sample: the part of training that takes its time.
+pub trait AssignSample {
+    /// Writes to `lists` (`[n]`) which of `centroids` (`[lists, dim]`) is nearest to each row of the sample. `interrupt` is called on the
+    /// calling thread every few tens of milliseconds; its error ends this.
+    fn assign_sample(
+        &mut self,
+        centroids: &[f32],
+        lists: &mut [u32],
+        interrupt: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// [`AssignSample`] by the threads of a pool.
+pub struct OnThreads<'a> {
+    /// `[n, dim]`
+    pub sample: &'a [f32],
+    /// Dimension.
+    pub dim: usize,
+    /// The threads.
+    pub pool: &'a ThreadPool,
+}
+
+/// As [`train_by`], on the threads of `pool`.
+pub fn train(
+    sample: &[f32],
+    dim: usize,
+    lists: usize,
+    seed: u64,
+    pool: &ThreadPool,
+    interrupt: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<f32>> {
+    let mut assign = OnThreads { sample, dim, pool };
+    train_by(&mut assign, sample, dim, lists, seed, pool, interrupt)
+}
+
 /// Centroids of a sample, `[n_lists, dim]`.
 ///
 /// `sample`: `[n, dim]`, finite, scaled space (see [`crate::stored::scale_sample`]). There are `lists` centroids, or as many
 /// as the sample has distinct rows if those are fewer; an empty sample gives one centroid at the origin. `interrupt` is
-/// called on the calling thread every few tens of milliseconds; its error ends the training.
-pub fn train(
+/// called on the calling thread every few tens of milliseconds; its error ends the training. `assigner` is to know the same sample.
+pub fn train_by(
+    assigner: &mut dyn AssignSample,
     sample: &[f32],
     dim: usize,
     lists: usize,
@@ -58,8 +94,11 @@ pub fn train(
         return Ok(centroids);
     }
     let mut assigned = vec![u32::MAX; sample.len() / dim];
+    let mut before = assigned.clone();
     for _ in 0..ITERATIONS {
-        let changed = assign(&centroids, sample, dim, &mut assigned, pool, interrupt)?;
+        before.copy_from_slice(&assigned);
+        assigner.assign_sample(&centroids, &mut assigned, interrupt)?;
+        let changed = before.iter().zip(&assigned).filter(|(a, b)| a != b).count();
         let members = Members::new(&assigned, lists);
         move_centroids(&mut centroids, sample, dim, &members, pool);
         interrupt()?;
@@ -92,43 +131,28 @@ fn distinct_rows(sample: &[f32], dim: usize, n: usize, rng: &mut ChaCha8Rng) -> 
     rows
 }
 
-/// Assigns every row to its nearest centroid and counts the changes.
-fn assign(
-    centroids: &[f32],
-    sample: &[f32],
-    dim: usize,
-    assigned: &mut [u32],
-    pool: &ThreadPool,
-    interrupt: &mut dyn FnMut() -> Result<()>,
-) -> Result<usize> {
-    let panels = Panels::new(centroids, dim);
-    let tasks = (BLOCK_WORK / centroids.len() / TASK_ROWS).max(2 * pool.current_num_threads());
-    let block_rows = tasks * TASK_ROWS;
-    let mut changed = 0;
-    for (rows, assigned) in sample
-        .chunks(block_rows * dim)
-        .zip(assigned.chunks_mut(block_rows))
-    {
-        interrupt()?;
-        changed += pool.install(|| {
-            let tasks = rows
-                .par_chunks(TASK_ROWS * dim)
-                .zip(assigned.par_chunks_mut(TASK_ROWS));
-            let counts = tasks.map(|(rows, assigned)| {
-                let mut nearest = vec![0; assigned.len()];
-                panels.nearest(rows, &mut nearest);
-                let changed = nearest
-                    .iter()
-                    .zip(&*assigned)
-                    .filter(|(new, old)| new != old)
-                    .count();
-                assigned.copy_from_slice(&nearest);
-                changed
+impl AssignSample for OnThreads<'_> {
+    fn assign_sample(
+        &mut self,
+        centroids: &[f32],
+        lists: &mut [u32],
+        interrupt: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        let (dim, pool) = (self.dim, self.pool);
+        let panels = Panels::new(centroids, dim);
+        let tasks = (BLOCK_WORK / centroids.len() / TASK_ROWS).max(2 * pool.current_num_threads());
+        let block_rows = tasks * TASK_ROWS;
+        let blocks = self.sample.chunks(block_rows * dim);
+        for (rows, lists) in blocks.zip(lists.chunks_mut(block_rows)) {
+            interrupt()?;
+            pool.install(|| {
+                rows.par_chunks(TASK_ROWS * dim)
+                    .zip(lists.par_chunks_mut(TASK_ROWS))
+                    .for_each(|(rows, lists)| panels.nearest(rows, lists));
             });
-            counts.sum::<usize>()
-        });
+        }
+        Ok(())
     }
-    Ok(changed)
 }
 
 /// The rows of each list, in the sample's order.

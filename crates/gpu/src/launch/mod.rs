@@ -1,5 +1,6 @@
 //! One launcher per kernel: each owns its symbol, argument and grid. Nobody else launches.
 
+pub mod assign;
 pub mod finish;
 pub mod plan;
 pub mod prepare;
@@ -14,7 +15,7 @@ pub mod unpack;
 
 use crate::error::GpuError;
 use crate::params::{
-    PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
+    AssignParams, PlanParams, PrepareCodesParams, PrepareParams, ProbeParams, RerankParams,
     RerankSurvivorsParams, ScanCodesParams, ScanParams, SelectParams, UnpackParams,
 };
 
@@ -96,6 +97,7 @@ pub const KERNELS: &[Kernel] = &[
     kernel("rerank_survivors", &[size_of::<RerankSurvivorsParams>()]),
     kernel("unpack_rows", &[size_of::<UnpackParams>()]),
     kernel("unpack_groups", &[size_of::<UnpackParams>()]),
+    kernel("assign_rows", &[size_of::<AssignParams>()]),
 ];
 
 /// The number of a kernel by its symbol.

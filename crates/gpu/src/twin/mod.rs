@@ -1,6 +1,7 @@
 //! CPU twins of the kernels: what each must compute, written plainly. They are the oracles of the GPU's parity tests and the
 //! kernels of the simulated device.
 
+pub mod assign;
 pub mod finish;
 pub mod plan;
 pub mod prepare_codes;
