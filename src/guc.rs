@@ -42,7 +42,7 @@ pub(crate) enum ContextSetting {
     Backend,
 }
 
-/// `omen.inject_fault`: a mistake that the service's processes are to make, in test builds.
+/// `omen.inject_fault`: a mistake that the service's processes, or those that build an index, are to make, in test builds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
 // SAFETY: none of ours; the derive writes an unsafe impl.
 #[allow(unsafe_code)]
@@ -77,6 +77,12 @@ pub(crate) enum Fault {
     /// Loads fail.
     #[name = c"fail_load"]
     FailLoad,
+    /// A session that builds an index loses its device in the middle of the training.
+    #[name = c"lost_in_training"]
+    LostInTraining,
+    /// Or while it assigns rows.
+    #[name = c"lost_in_assigning"]
+    LostInAssigning,
     /// Loaders end before they have begun.
     #[name = c"lose_loader"]
     LoseLoader,
@@ -322,7 +328,7 @@ pub(crate) fn define() {
     #[cfg(feature = "simulated-gpu")]
     GucRegistry::define_enum_guc(
         c"omen.inject_fault",
-        c"Mistake that processes of the shared GPU service are to make (test builds only).",
+        c"Mistake that processes which use the GPU are to make (test builds only).",
         c"",
         &INJECT_FAULT,
         GucContext::Sighup,

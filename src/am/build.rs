@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use half::f16;
-use omen_ivf::assign::Assigner;
+use omen_gpu::GpuAssigner;
+use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
+use omen_ivf::IvfError;
+use omen_ivf::kmeans::{OnThreads, train_by};
 use omen_ivf::layout::group::Filter;
 use omen_ivf::stored::{Scaling, choose_scale, scale_sample};
 use omen_ivf::write_index::{IndexSpec, write_index, write_index_in};
-use omen_ivf::{IvfError, kmeans};
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
@@ -21,6 +23,7 @@ use super::opclass::OpClass;
 use super::progress::{self, Clock, Phase};
 use super::sample::{self, Random};
 use super::{build_workers, calibration, column_dim, parallel_read};
+use crate::engine::building::{self, Work};
 use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, forget_index};
 use crate::{options, threads};
@@ -136,19 +139,34 @@ unsafe fn build(
     drop(sample);
 
     clock.begin(Phase::KMeans);
+    let work = Work {
+        dim: dim as usize,
+        lists: lists as usize,
+        n_sampled: scaled.len() / dim as usize,
+        n_rows: estimated_rows,
+    };
+    let failure = Failure::default();
+    let device = building::assigner_for(&work, pool.current_num_threads(), &failure);
+    let has_device = device.is_some();
     // May be fewer than asked for, if rows are equal.
-    let centroids = train(&scaled, dim as usize, lists, &mut random, &pool)?;
+    let (centroids, device) = train(&scaled, &work, device, &failure, &mut random, &pool)?;
     let lists = (centroids.len() / dim as usize) as u32;
     drop(scaled);
 
     clock.begin(Phase::Assigning);
     progress::total(estimated_rows);
-    let assigner = Assigner::new(&centroids, dim as usize);
+    let assigner = RowAssigner::new(device, failure.clone(), &centroids, dim as usize);
     let sort = EntrySort::new(dim as usize, work_bytes / 2);
     let mut sink = EntrySink::new(scaling, assigner, &pool, sort);
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
+    building::end(&failure);
+    let engine = match (has_device, failure.get()) {
+        (false, _) => "cpu",
+        (true, None) => "gpu",
+        (true, Some(_)) => "gpu, then cpu",
+    };
     let n_entries = sort.n_entries();
     let mut sorted = sort.finish();
 
@@ -184,12 +202,12 @@ unsafe fn build(
     unsafe { calibration::run(index, &queries, n_entries, &mut clock)? };
     // SAFETY: likewise.
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
-    tell(name, &clock, n_entries, lists, n_workers);
+    tell(name, &clock, n_entries, lists, engine, n_workers);
     Ok((heap_tuples, n_entries))
 }
 
 /// Tells the user what was built and what took how long, if it took long enough to be of interest.
-fn tell(name: &str, clock: &Clock, n_entries: u64, lists: u32, n_workers: usize) {
+fn tell(name: &str, clock: &Clock, n_entries: u64, lists: u32, engine: &str, n_workers: usize) {
     let took = clock.elapsed();
     let level = if took < LONG_BUILD {
         PgLogLevel::DEBUG1
@@ -202,7 +220,7 @@ fn tell(name: &str, clock: &Clock, n_entries: u64, lists: u32, n_workers: usize)
     );
     PgError::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, what)
         .with_detail(format!(
-            "Parallel workers: {n_workers}. Time: {}.",
+            "Engine: {engine}. Parallel workers: {n_workers}. Time: {}.",
             clock.summary()
         ))
         .report(level);
@@ -227,29 +245,37 @@ unsafe fn read_table(rows: &HeapRows, sink: &mut EntrySink) -> Result<(f64, usiz
     Ok((n_rows, 0))
 }
 
-/// Centroids as stored, `[lists, dim]`.
+/// Centroids as stored, `[lists, dim]`, and the device, if it has not failed.
 fn train(
     scaled: &[f32],
-    dim: usize,
-    lists: u32,
+    work: &Work,
+    device: Option<GpuAssigner>,
+    failure: &Failure,
     random: &mut Random,
     pool: &rayon::ThreadPool,
-) -> Result<Vec<f16>> {
+) -> Result<(Vec<f16>, Option<GpuAssigner>)> {
     let mut interrupt = || {
         pgrx::check_for_interrupts!();
         Ok(())
     };
-    let centroids = kmeans::train(
+    let threads = OnThreads {
+        sample: scaled,
+        dim: work.dim,
+        pool,
+    };
+    let mut assigner = SampleAssigner::new(device, failure.clone(), threads);
+    let centroids = train_by(
+        &mut assigner,
         scaled,
-        dim,
-        lists as usize,
+        work.dim,
+        work.lists,
         random.next(),
         pool,
         &mut interrupt,
     )?;
     let mut stored = vec![f16::ZERO; centroids.len()];
     omen_distance::f16_from_f32(&centroids, &mut stored);
-    Ok(stored)
+    Ok((stored, assigner.into_device()))
 }
 
 fn now_micros() -> i64 {

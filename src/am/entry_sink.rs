@@ -1,7 +1,7 @@
 //! Takes rows of the table, as the user's vectors or as stored rows; assigns them to lists in batches, and sorts them.
 
+use omen_gpu::assign::RowAssigner;
 use omen_ivf::Tid;
-use omen_ivf::assign::Assigner;
 use omen_ivf::row_batch::RowBatch;
 use omen_ivf::stored::{Scaling, StoredVector};
 use rayon::prelude::*;
@@ -17,7 +17,7 @@ const BATCH_BYTES: usize = 16 << 20;
 /// Where the rows of a build go.
 pub(super) struct EntrySink<'a> {
     scaling: Scaling,
-    assigner: Assigner,
+    assigner: RowAssigner,
     pool: &'a rayon::ThreadPool,
     sort: EntrySort,
     full: usize,
@@ -31,7 +31,7 @@ impl<'a> EntrySink<'a> {
     /// Assigns by `assigner` on `pool`, and sorts by `sort`, rows that `scaling` stores.
     pub(super) fn new(
         scaling: Scaling,
-        assigner: Assigner,
+        assigner: RowAssigner,
         pool: &'a rayon::ThreadPool,
         sort: EntrySort,
     ) -> Self {

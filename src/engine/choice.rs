@@ -150,6 +150,11 @@ pub(super) fn bytes_to_load(index: &Index) -> u64 {
     index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16)
 }
 
+/// What it takes until the GPU can be used.
+pub(super) fn open_time(is_open: bool) -> Duration {
+    if is_open { Duration::ZERO } else { OPEN_TIME }
+}
+
 /// Whether loading a tier of `n_bytes` has paid by now, or will with another `to_come` seconds on the CPU. `load_time`: what it
 /// took the last time, if there was one.
 pub(super) fn loading_pays(
@@ -161,7 +166,7 @@ pub(super) fn loading_pays(
 ) -> bool {
     let predicted =
         load_time.unwrap_or_else(|| Duration::from_secs_f64(n_bytes as f64 / LOAD_RATE));
-    let open = if is_open { Duration::ZERO } else { OPEN_TIME };
+    let open = open_time(is_open);
     let unserved = with(file, |costs| costs.unserved.as_secs_f64());
     unserved + to_come > (predicted + open).as_secs_f64()
 }

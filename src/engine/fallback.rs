@@ -68,6 +68,7 @@ pub(super) fn try_service<T>(
     service.note_option(pages);
     // Of a session that had a context of its own.
     tiers::let_go_of_old();
+    tiers::with(Device::close_unused);
     if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }
@@ -96,13 +97,25 @@ fn in_parallel_worker() -> bool {
 
 /// Counts a failure by its reason, and tells of it the first time; false if it counts for nothing.
 fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) -> bool {
+    let counts = note(setting, error, "searches");
+    if counts {
+        record.fallback = Some(error.to_string());
+    }
+    counts
+}
+
+/// As [`fall_back`], of the build of an index.
+pub(super) fn note_build(error: &GpuError) {
+    note(guc::engine(), error, "builds an index");
+}
+
+fn note(setting: EngineSetting, error: &GpuError, does: &str) -> bool {
     let absent = matches!(error, GpuError::NoDriver | GpuError::NoDevice);
     if absent && setting == EngineSetting::Auto {
         // A machine without a GPU, and nobody asked for one.
         return false;
     }
     let reason = REASONS[reason_of(error)];
-    record.fallback = Some(error.to_string());
     if stats::count_fallback(reason) > 0 {
         return true;
     }
@@ -112,7 +125,7 @@ fn fall_back(setting: EngineSetting, error: &GpuError, record: &mut ScanRecord) 
     };
     PgError::new(
         pgrx::PgSqlErrorCode::ERRCODE_WARNING,
-        format!("pg_omen searches on the CPU: {error}"),
+        format!("pg_omen {does} on the CPU: {error}"),
     )
     .with_hint(
         "Further occurrences in this session are counted, not reported; see omen_gpu_status().",

@@ -14,6 +14,7 @@
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `mapping.rs` | in their place the shared service's, mapped |
+//! | `building.rs` | the GPU's part in the build of an index |
 //! | `heat.rs` | which lists it searches most |
 //! | `shared/` | rounds that the shared service answers |
 //! | `pages.rs` | what pages hold beside what a device has searched |
@@ -24,6 +25,7 @@
 
 mod answer;
 pub(crate) mod batch;
+pub(crate) mod building;
 mod choice;
 pub(crate) mod devices;
 pub(crate) mod fallback;

@@ -225,6 +225,13 @@ impl Device {
         self.gpu.is_some()
     }
 
+    /// Lets go of a context without tiers, as the build of an index leaves it.
+    pub(super) fn close_unused(&mut self) {
+        if self.tiers.is_empty() {
+            self.gpu = None;
+        }
+    }
+
     /// The tier of an index, if it is loaded.
     pub(super) fn tier(&mut self, file: FileId, index: &Index) -> Option<&mut LoadedTier> {
         self.drop_orphans();
@@ -269,23 +276,28 @@ impl Device {
         self.tiers.values().map(|loaded| loaded.tier.bytes()).sum()
     }
 
-    /// Draws the consequences of a failure for later searches.
+    /// Draws the consequences of a failure for later searches of an index.
     pub(super) fn note_failure(&mut self, file: FileId, error: &GpuError) {
+        if !matches!(error, GpuError::OutOfMemory { .. }) {
+            return self.note_device_failure(error);
+        }
+        self.tiers.remove(&file);
+        let refusal = Refusal {
+            until: Instant::now() + FIRST_PAUSE,
+            limit: guc::gpu_memory_limit(),
+            why: error.clone(),
+        };
+        self.refused.insert(file, refusal);
+    }
+
+    /// Draws the consequences of a failure that is not an index's own.
+    pub(super) fn note_device_failure(&mut self, error: &GpuError) {
         match error {
             GpuError::NoDriver | GpuError::NoDevice => {
                 self.paused = Some((None, error.clone()));
             }
             GpuError::Unsupported(_) if self.gpu.is_none() => {
                 self.paused = Some((None, error.clone()));
-            }
-            GpuError::OutOfMemory { .. } => {
-                self.tiers.remove(&file);
-                let refusal = Refusal {
-                    until: Instant::now() + FIRST_PAUSE,
-                    limit: guc::gpu_memory_limit(),
-                    why: error.clone(),
-                };
-                self.refused.insert(file, refusal);
             }
             GpuError::TimedOut | GpuError::Lost(_) => {
                 for (_, mut loaded) in self.tiers.drain() {
@@ -297,6 +309,7 @@ impl Device {
             }
             GpuError::Other(_) => self.pause_for(error),
             GpuError::Busy
+            | GpuError::OutOfMemory { .. }
             | GpuError::NotResident(_)
             | GpuError::Interrupted
             | GpuError::Unsupported(_) => {}

@@ -72,9 +72,27 @@ pub struct GpuAssigner {
     /// The point that kept rows are relative to, `[dim]`.
     center: Vec<f32>,
     device: Box<dyn Assign>,
+    /// Calls left before it fails, for rows that are kept and for others (to test what comes then).
+    #[cfg(feature = "simulated")]
+    calls_left: [usize; 2],
 }
 
 impl GpuAssigner {
+    /// Has the device be lost after so many calls of [`Self::assign_held`] and of [`Self::assign`].
+    #[cfg(feature = "simulated")]
+    pub fn fail_after(&mut self, held: usize, rows: usize) {
+        self.calls_left = [held, rows];
+    }
+
+    #[cfg(feature = "simulated")]
+    fn count_call(&mut self, which: usize) -> Result<(), GpuError> {
+        let left = &mut self.calls_left[which];
+        *left = left
+            .checked_sub(1)
+            .ok_or_else(|| GpuError::Lost("injected fault".into()))?;
+        Ok(())
+    }
+
     /// Bytes of device memory that it takes for rows of `dim` dimensions and so many centroids, with `n_held` rows kept.
     pub fn bytes_needed(dim: usize, max_centroids: usize, n_held: usize) -> u64 {
         let (pitch, piece) = (pitch_of(dim), piece_rows(max_centroids));
@@ -128,6 +146,8 @@ impl GpuAssigner {
 
     /// Writes the nearest centroid of each row that is kept to `lists`, `[n]`, after [`Self::set_centroids_of_held`].
     pub fn assign_held(&mut self, lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError> {
+        #[cfg(feature = "simulated")]
+        self.count_call(0)?;
         self.device.assign_held(lists, poll)
     }
 
@@ -144,6 +164,8 @@ impl GpuAssigner {
             "rows of {} dimensions",
             self.dim
         );
+        #[cfg(feature = "simulated")]
+        self.count_call(1)?;
         self.device.assign(rows, lists, poll)
     }
 }
@@ -176,6 +198,8 @@ impl Gpu {
             max_centroids,
             center: vec![0.0; dim],
             device,
+            #[cfg(feature = "simulated")]
+            calls_left: [usize::MAX; 2],
         })
     }
 }

@@ -1,8 +1,10 @@
 //! Structs shared with the kernels. Twin of `kernels/params.h`: change both together.
 //! Device addresses are `u64`; lengths of the arrays behind them are given as `[n]`.
 
+mod assign;
 mod codes;
 
+pub use assign::AssignParams;
 pub use codes::{CodeConsts, CodeView, PrepareCodesParams, RerankSurvivorsParams, ScanCodesParams};
 
 use crate::memory::TierPlan;
@@ -451,22 +453,6 @@ pub struct UnpackParams {
     pub reserved: u32,
 }
 
-/// Argument of `assign_rows`.
-#[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct AssignParams {
-    /// f32 `[n_centroids, n_rows]`: minus the inner products.
-    pub ranks: u64,
-    /// f32 `[n_centroids]`: what is added to them.
-    pub offsets: u64,
-    /// u32 `[n_rows]`: the centroid with the least sum, the lower one of equals.
-    pub lists: u64,
-    /// Centroids.
-    pub n_centroids: u32,
-    /// Rows.
-    pub n_rows: u32,
-}
-
 const _: () = {
     assert!(size_of::<UnpackItem>() == 16);
     assert!(size_of::<UnpackParams>() == 104);
@@ -482,7 +468,6 @@ const _: () = {
     assert!(size_of::<ProbeParams>() == 128);
     assert!(size_of::<ListSlots>() == 8);
     assert!(size_of::<PlanParams>() == 136);
-    assert!(size_of::<AssignParams>() == 32);
 };
 
 /// Floats as unsigned numbers in the same order; not for NaN. Twin of `ordered_bits` in `kernels/params.h`.

@@ -8,17 +8,18 @@ use omen_ivf::assign::Assigner;
 use omen_ivf::kmeans::{AssignSample, OnThreads};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A device that is given up at its first failure. Clones share what is known of that.
+/// Why a device was given up, if it was. Clones share it.
 #[derive(Clone, Default)]
 pub struct Failure(Arc<Mutex<Option<GpuError>>>);
 
 impl Failure {
-    fn note(&self, error: GpuError) {
+    /// Notes an error, if it is the first.
+    pub fn note(&self, error: GpuError) {
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
     }
 
-    /// Why the device was given up, if it was.
+    /// The first error.
     pub fn get(&self) -> Option<GpuError> {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         first.clone()

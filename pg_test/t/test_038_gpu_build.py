@@ -1,0 +1,163 @@
+"""CREATE INDEX whose rows the GPU assigns: as good an index as the CPU's, also where the GPU is lost on the way."""
+
+import re
+
+import numpy as np
+import psycopg
+import pytest
+
+from lib import vectors
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, knn, make_index, make_table, put
+from lib.exact import OPERATORS, recall
+from lib.service import inject, wait_until
+
+DIM, LISTS, ROWS, K = 48, 64, 9000, 10
+TELL = {"client_min_messages": "debug1", "max_parallel_maintenance_workers": 2, "min_parallel_table_scan_size": 0}
+
+
+class Told:
+    """What builds of a session tell: the engine, and warnings."""
+
+    def __init__(self, conn):
+        self.engines, self.warnings = [], []
+        conn.add_notice_handler(self.note)
+
+    def note(self, diagnostic):
+        if diagnostic.message_primary.startswith("omen index"):
+            self.engines += re.findall(r"Engine: ([\w, ]+)\.", diagnostic.message_detail or "")
+        if diagnostic.severity == "WARNING":
+            self.warnings.append(diagnostic.message_primary)
+
+
+@pytest.fixture
+def rows(rng) -> np.ndarray:
+    return vectors.clustered(rng, ROWS, DIM)
+
+
+def mean_recall(db, metric, rows, queries, probes) -> float:
+    """Of searches by the CPU."""
+    with db.connect(**BY_INDEX, **CPU, omen__probes=probes, omen__iterative_scan="off") as conn:
+        return np.mean([recall(metric, rows, q, [i for i, _ in knn(conn, metric, q, K)], K) for q in queries])
+
+
+def assert_whole(db, n=ROWS):
+    with db.connect(**BY_INDEX, **CPU, omen__probes=LISTS, omen__iterative_scan="relaxed_order") as conn:
+        found = sorted(i for i, _ in knn(conn, "l2", np.zeros(DIM), None))
+    assert found == list(range(n))
+
+
+@pytest.mark.parametrize("metric", OPERATORS)
+def test_as_good_as_the_cpu(db, rng, rows, metric):
+    queries = (rows[rng.integers(ROWS, size=60)] + 0.3 * vectors.uniform(rng, 60, DIM)).astype(np.float32)
+    found = {}
+    for name, engine in (("gpu", GPU), ("cpu", CPU)):
+        with db.connect(**engine, **TELL) as conn:
+            told = Told(conn)
+            conn.execute("DROP TABLE IF EXISTS t")
+            make_table(conn, rows)
+            make_index(conn, metric, lists=LISTS)
+            assert told.engines == [name] and not told.warnings, (told.engines, told.warnings)
+        assert_whole(db) if metric == "l2" else None
+        found[name] = mean_recall(db, metric, rows, queries, 6)
+    print(metric, found)
+    assert abs(found["gpu"] - found["cpu"]) < 0.06, found
+
+
+def test_reindex_and_concurrently(db, rows):
+    with db.connect(**GPU, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS, concurrently=True)
+        conn.execute("REINDEX INDEX t_v_idx")
+        conn.execute("REINDEX INDEX CONCURRENTLY t_v_idx")
+        assert told.engines == ["gpu"] * 3 and not told.warnings, (told.engines, told.warnings)
+    assert_whole(db)
+
+
+def test_auto_leaves_small_work_to_the_cpu(db, rows):
+    with db.connect(**{**GPU, "omen__engine": "auto"}, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, rows)
+        make_index(conn, lists=4)
+        assert told.engines == ["cpu"] and not told.warnings, (told.engines, told.warnings)
+
+
+@pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
+@pytest.mark.parametrize("fault", ["lost_in_training", "lost_in_assigning"])
+def test_lost_on_the_way(db, rng, rows, fault):
+    """The CPU goes on from there; one warning, and no second try for a while."""
+    queries = rows[rng.integers(ROWS, size=40)]
+    with db.connect(**GPU, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, np.concatenate([rows] * 3))
+        inject(conn, fault)
+        wait_until(lambda: conn.execute("SHOW omen.inject_fault").fetchone()[0] == fault, "the fault is not injected")
+        try:
+            make_index(conn, lists=LISTS)
+        finally:
+            inject(conn, "none")
+        assert told.engines == ["gpu, then cpu"], told.engines
+        assert len(told.warnings) == 1 and "builds an index on the CPU" in told.warnings[0], told.warnings
+        conn.execute("REINDEX INDEX t_v_idx")
+        assert told.engines[1:] == ["cpu"] and len(told.warnings) == 1, (told.engines, told.warnings)
+    with db.connect(**BY_INDEX, **CPU, omen__probes=LISTS) as by_index, db.connect(**BY_SORT) as by_sort:
+        for query in queries:
+            found, wanted = (knn(conn, "l2", query, K) for conn in (by_index, by_sort))
+            assert np.allclose([d for _, d in found], [d for _, d in wanted], rtol=1e-6)
+
+
+@pytest.mark.skipif(REAL_GPU, reason="the limit is below what a real device has free")
+def test_no_memory(db, rows):
+    """A limit that has no room for it: the CPU builds, and says why."""
+    with db.connect(**GPU, **TELL) as conn:
+        told = Told(conn)
+        conn.execute("ALTER SYSTEM SET omen.gpu_memory_limit = '1MB'")
+        conn.execute("SELECT pg_reload_conf()")
+        try:
+            make_table(conn, rows)
+            wait_until(lambda: conn.execute("SHOW omen.gpu_memory_limit").fetchone()[0] == "1MB", "there is no limit")
+            make_index(conn, lists=LISTS)
+        finally:
+            conn.execute("ALTER SYSTEM RESET omen.gpu_memory_limit")
+            conn.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: conn.execute("SHOW omen.gpu_memory_limit").fetchone()[0] == "0", "the limit stays")
+        assert told.engines == ["cpu"] and "not enough GPU memory" in told.warnings[0], (told.engines, told.warnings)
+        # Searches and later builds are not held back by that.
+        conn.execute("REINDEX INDEX t_v_idx")
+        assert told.engines == ["cpu", "gpu"], told.engines
+    assert_whole(db)
+
+
+def test_cancelled(db, rows):
+    """A build that is cancelled at any moment leaves a session that builds and searches."""
+    with db.connect(**GPU, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, rows)
+        n_cancelled = 0
+        for ms in (5, 20, 60, 120, 200, 300):
+            put(conn, statement_timeout=ms)
+            try:
+                make_index(conn, lists=LISTS)
+                conn.execute("SET statement_timeout = 0")
+                conn.execute("DROP INDEX t_v_idx")
+            except psycopg.errors.QueryCanceled:
+                n_cancelled += 1
+            conn.execute("SET statement_timeout = 0")
+        assert n_cancelled > 1
+        conn.execute("DROP INDEX IF EXISTS t_v_idx")
+        make_index(conn, lists=LISTS)
+        assert told.engines[-1] == "gpu" and not told.warnings, (told.engines, told.warnings)
+    assert_whole(db)
+
+
+def test_without_a_gpu(db, rows):
+    """Nobody has one, and nobody is told unless they asked for it."""
+    if REAL_GPU:
+        pytest.skip("there is one")
+    for engine, n_warnings in (("auto", 0), ("gpu", 1)):
+        with db.connect(omen__engine=engine, omen__simulate_gpu="off", **TELL) as conn:
+            told = Told(conn)
+            conn.execute("DROP TABLE IF EXISTS t")
+            make_table(conn, rows)
+            make_index(conn, lists=512)
+            assert told.engines == ["cpu"] and len(told.warnings) == n_warnings, (told.engines, told.warnings)

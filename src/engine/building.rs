@@ -1,0 +1,110 @@
+//! The GPU's part in the build of an index: finding the nearest centroids of rows, which is what training and building spend their time on.
+//!
+//! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. The service's
+//! sessions let go of it when the build is done.
+
+use omen_gpu::assign::Failure;
+use omen_gpu::{GpuAssigner, GpuError};
+
+use super::service_tiers::{Serving, who_serves};
+use super::tiers::{self, Device};
+use super::{choice, fallback};
+use crate::guc::{self, EngineSetting};
+
+/// Products a thread adds up in a second, about.
+const CPU_RATE: f64 = 20e9;
+/// Times that training looks at its sample, at most.
+const TRAININGS: f64 = 10.0;
+/// The GPU is to save so many times what opening it takes.
+const WORTH: f64 = 2.0;
+
+/// What a build has to assign.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    /// Dimension of the rows.
+    pub(crate) dim: usize,
+    /// Centroids.
+    pub(crate) lists: usize,
+    /// Rows of the sample.
+    pub(crate) n_sampled: usize,
+    /// Rows of the table, about.
+    pub(crate) n_rows: u64,
+}
+
+impl Work {
+    /// Seconds that so many threads take, about.
+    pub(crate) fn cpu_seconds(&self, n_threads: usize) -> f64 {
+        let rows = TRAININGS * self.n_sampled as f64 + self.n_rows as f64;
+        rows * self.lists as f64 * self.dim as f64 / (CPU_RATE * n_threads as f64)
+    }
+}
+
+/// Whether `omen.engine` has a build use the GPU, if there is one: with `auto`, for work that takes `n_threads` threads much longer than opening it.
+pub(crate) fn wants_gpu(work: &Work, n_threads: usize) -> bool {
+    match guc::engine() {
+        EngineSetting::Cpu => false,
+        EngineSetting::Gpu => true,
+        EngineSetting::Auto => {
+            let open = tiers::with(|device| choice::open_time(device.is_open()));
+            work.cpu_seconds(n_threads) > WORTH * open.as_secs_f64()
+        }
+    }
+}
+
+/// The session's GPU, ready for the work; `None`: the CPU is to do it, for the reason that `failure` has then, unless it is chosen.
+pub(crate) fn assigner_for(
+    work: &Work,
+    n_threads: usize,
+    failure: &Failure,
+) -> Option<GpuAssigner> {
+    if !wants_gpu(work, n_threads) {
+        return None;
+    }
+    if let Serving::Service(service) = who_serves()
+        && let Some(why) = service.pause()
+    {
+        failure.note(why);
+        return None;
+    }
+    let made = tiers::with(|device| match device.device_pause() {
+        Some(why) => Err(why),
+        None => open(device, work),
+    });
+    made.map_err(|error| failure.note(error)).ok()
+}
+
+fn open(device: &mut Device, work: &Work) -> Result<GpuAssigner, GpuError> {
+    let gpu = device.open()?;
+    let limit = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
+    let assigner = gpu.assigner(work.dim, work.lists, work.n_sampled, limit)?;
+    #[cfg(feature = "simulated-gpu")]
+    let assigner = inject(assigner);
+    Ok(assigner)
+}
+
+/// A device that fails when `omen.inject_fault` says so.
+#[cfg(feature = "simulated-gpu")]
+fn inject(mut assigner: GpuAssigner) -> GpuAssigner {
+    match guc::inject_fault() {
+        guc::Fault::LostInTraining => assigner.fail_after(2, usize::MAX),
+        guc::Fault::LostInAssigning => assigner.fail_after(usize::MAX, 1),
+        _ => {}
+    }
+    assigner
+}
+
+/// The build is done, or the CPU goes on with it: draws the consequences of a failure, tells of it, and lets go of a context that searches will not use.
+pub(crate) fn end(failure: &Failure) {
+    let error = failure.get();
+    tiers::with(|device| {
+        if let Some(error) = &error {
+            device.note_device_failure(error);
+        }
+        if matches!(who_serves(), Serving::Service(_)) {
+            device.close_unused();
+        }
+    });
+    if let Some(error) = &error {
+        fallback::note_build(error);
+    }
+}
