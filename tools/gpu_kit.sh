@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts into .device (ignored by git) what benches/gpu/run.sh and tests/gpu/server.sh need on a GPU machine without registries:
-# the server with the release build (by the script $PACK), the program gpu_search, the demo's vectors in int8 (for the tests alone),
+# the server with the release build (by the script $PACK), the programs gpu_search and gpu_train, the demo's vectors in int8 (for the tests alone),
 # and Python packages as wheels. Real data sets, HDF5 files named as arguments, go into .device-real, each as small as $MEGABYTES.
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
@@ -14,9 +14,9 @@ kit=$REPO/.device
 mkdir -p "$kit/whl"
 "$PACK" -o "$kit" "$BUILD/package"
 [[ -f $kit/glove.npz ]] || "$VENV/bin/python" "$REPO/demo/data.py" kit "$BUILD/cache" "$kit/glove.npz"
-cargo build --locked --release -p omen_gpu --example gpu_search --manifest-path "$REPO/Cargo.toml"
+cargo build --locked --release -p omen_gpu --example gpu_search --example gpu_train --manifest-path "$REPO/Cargo.toml"
 mkdir -p "$kit/gpu"
-strip -o "$kit/gpu/gpu_search" "$TARGET/release/examples/gpu_search"
+for program in gpu_search gpu_train; do strip -o "$kit/gpu/$program" "$TARGET/release/examples/$program"; done
 wheels=(psycopg==3.2.13 psycopg-binary==3.2.13 typing_extensions==4.15.0 pytest==8.4.2 pluggy==1.6.0 iniconfig==2.1.0 packaging==25.0 pygments==2.19.2)
 if [[ $(cat "$kit/whl/.wheels" 2>/dev/null) != "${wheels[*]}" ]]; then
   rm -f "$kit"/whl/*.whl

@@ -153,6 +153,9 @@ def build_table(s: dict) -> list[str]:
     for line in s.get("build_floor", []):
         more = f"{line['workers']} workers" if "workers" in line else f"{line['bytes'] / 1e6:,.0f} MB, wal_level {line['wal_level']}"
         told.append(f"floor, {line['what']} ({more}): {min(line['seconds']):.2f} s")
+    for line in s.get("train", []):
+        told.append(f"from memory, {line['engine']}, {line['threads'] or 'all'} threads: {number(line['rows'])} rows, {number(line['lists'])} lists: sample of {number(line['sampled'])} "
+                    f"{line['sample_s']:.2f} s, training {line['train_s']:.2f} s, assigning {line['assign_s']:.2f} s, together {line['total_s']:.2f} s; mean squared distance {line['mean_l2sq']:.5f}")
     return out + told
 
 

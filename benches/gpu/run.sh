@@ -10,6 +10,7 @@
 #   service 1M x 768: data, through SQL, then many clients on the shared GPU service. At most 10 minutes
 #   build   1M x 768: data, then CREATE INDEX with several settings and its floors. About 5 minutes
 #   builds  those builds alone, after a part that has made data, a server and the table
+#   train   training and assigning from memory, after a part that has made data
 #   10m     10M x 768: data, searches without a server. At most 10 minutes
 #   real    each .device-real/*.npz: data, searches without a server, torch's exact search
 #
@@ -28,7 +29,11 @@ gpu_search=${GPU_SEARCH:-$repo/.device/gpu/gpu_search}
 scale=${SCALE:-1000000}
 simulated=() tiny=()
 [[ -z ${SIMULATED:-} ]] || simulated=(--simulated --seconds 0.02) tiny=(--dim 40 --nq 200)
+# More arguments for the scripts of that name.
 read -ra sql_arguments <<<"${SQL_ARGUMENTS:-}"
+read -ra service_arguments <<<"${SERVICE_ARGUMENTS:-}"
+read -ra build_arguments <<<"${BUILD_ARGUMENTS:-}"
+read -ra train_arguments <<<"${TRAIN_ARGUMENTS:-}"
 lines=$out/measurements.jsonl log=$out/run.log
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 : >"$lines"
@@ -80,6 +85,7 @@ search() { # SECONDS ARGUMENTS...
   shift
   step search $((bound + 60)) "$gpu_search" "$data" --limit "$bound" "${simulated[@]}" "$@"
 }
+train() { step train 120 "$repo/.device/gpu/gpu_train" "$data" "${train_arguments[@]}"; }
 torch() { ((${#simulated[@]})) || step torch 60 "$python" "$here/torch_baseline.py" "$data"; }
 
 # A server of our own, with these arguments for `pg up`, unless the environment names one; and the client's packages.
@@ -106,7 +112,7 @@ sql() {
 }
 # Index builds are logged, as on a server that has standbys.
 logged=(-c wal_level=replica -c max_wal_size=64GB -c max_worker_processes=40 -c max_parallel_workers=32 -c max_parallel_maintenance_workers=8)
-builds() { step builds "$((${1:-200} + 60))" "$python" "$here/build.py" "$data" --limit "${1:-200}"; }
+builds() { step builds "$((${1:-200} + 60))" "$python" "$here/build.py" "$data" --limit "${1:-200}" "${build_arguments[@]}"; }
 build() {
   start_server "${logged[@]}" || return 1
   step sql 120 "$python" "$here/sql.py" "$data" --limit 100 --engines '' "${sql_arguments[@]}"
@@ -116,7 +122,7 @@ build() {
 service() {
   start_server -l pg_omen -c max_connections=500 "${logged[@]}" || return 1
   step sql 300 "$python" "$here/sql.py" "$data" --limit 260 --engines gpu "${sql_arguments[@]}"
-  step service 260 "$python" "$here/service.py" "$data" --limit 240
+  step service 260 "$python" "$here/service.py" "$data" --limit 240 "${service_arguments[@]}"
   server_log
 }
 server_log() {
@@ -133,6 +139,7 @@ for part in "${parts[@]}"; do
     sql) make_data "$scale" 120 "${tiny[@]}" && sql 240 ;;
     service) make_data "$scale" 120 "${tiny[@]}" && service ;;
     builds) builds 110 ;;
+    train) train ;;
     build) make_data "$scale" 120 "${tiny[@]}" && build ;;
     10m)
       make_data $((10 * scale)) 240 "${tiny[@]}" &&

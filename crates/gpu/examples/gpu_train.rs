@@ -10,6 +10,7 @@ use half::f16;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
 use omen_gpu::{Gpu, GpuAssigner};
 use omen_ivf::kmeans::{OnThreads, train_by};
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::error::Error;
 use std::fs::File;
@@ -42,9 +43,14 @@ fn run(rows: &[f16], dim: usize, lists: usize, threads: usize, gpu: Option<&Gpu>
     // Rows are sorted by list: every so many of them are as good as random ones.
     let n_sampled = (lists * PER_LIST).min(n);
     let mut sample = vec![0f32; n_sampled * dim];
-    for (i, to) in sample.chunks_exact_mut(dim).enumerate() {
-        omen_distance::f32_from_f16(&rows[i * n / n_sampled * dim..][..dim], to);
-    }
+    pool.install(|| {
+        sample
+            .par_chunks_exact_mut(dim)
+            .enumerate()
+            .for_each(|(i, to)| {
+                omen_distance::f32_from_f16(&rows[i * n / n_sampled * dim..][..dim], to);
+            });
+    });
     let sampled = began.elapsed();
     let failure = Failure::default();
     let device: Option<GpuAssigner> = gpu

@@ -17,6 +17,8 @@ use centred::Centred;
 use cuda::CudaAssigner;
 pub use fallback::{Failure, RowAssigner, SampleAssigner};
 use half::f16;
+use rayon::ThreadPool;
+use rayon::prelude::*;
 use std::time::{Duration, Instant};
 
 /// Inner products of a piece of the rows with all centroids take at most so many bytes: about what the L2 holds.
@@ -25,6 +27,8 @@ const RANK_BYTES: usize = 64 << 20;
 const MIN_PIECE: usize = 256;
 const MAX_PIECE: usize = 16_384;
 
+/// Bytes of rows that a thread copies at a time.
+const TASK_BYTES: usize = 256 << 10;
 /// Longest wait for the device to do a piece.
 const PIECE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -62,7 +66,13 @@ trait Assign: Send {
     fn assign_held(&mut self, lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError>;
 
     /// Assigns rows `[n, dim]` to `lists` `[n]`.
-    fn assign(&mut self, rows: &[f16], lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError>;
+    fn assign(
+        &mut self,
+        rows: &[f16],
+        lists: &mut [u32],
+        pool: &ThreadPool,
+        poll: Poll<'_>,
+    ) -> Result<(), GpuError>;
 }
 
 /// Finds the nearest centroids of rows on a device. One caller at a time; an error of kind `Interrupted` leaves it usable.
@@ -126,20 +136,30 @@ impl GpuAssigner {
         );
     }
 
-    /// Keeps `rows`, `[n, dim]`, finite, in half precision on the device, in place of those kept before.
-    pub fn hold(&mut self, rows: &[f32], poll: Poll<'_>) -> Result<(), GpuError> {
+    /// Keeps `rows`, `[n, dim]`, finite, in half precision on the device, in place of those kept before. Threads of `pool` convert them.
+    pub fn hold(
+        &mut self,
+        rows: &[f32],
+        pool: &ThreadPool,
+        poll: Poll<'_>,
+    ) -> Result<(), GpuError> {
         let (dim, pitch) = (self.dim, pitch_of(self.dim));
         self.center = centred::mean(rows, dim);
         let center = &self.center;
-        let mut relative = vec![0f32; dim];
-        let mut fill = |first: usize, to: &mut [f16]| {
-            let rows = rows[first * dim..].chunks_exact(dim);
-            for (row, to) in rows.zip(to.chunks_exact_mut(pitch)) {
+        let task = task_rows(pitch);
+        let convert = |rows: &[f32], to: &mut [f16]| {
+            let mut relative = vec![0f32; dim];
+            for (row, to) in rows.chunks_exact(dim).zip(to.chunks_exact_mut(pitch)) {
                 for ((r, &x), &m) in relative.iter_mut().zip(row).zip(center) {
                     *r = (x - m).clamp(-MAX_F16, MAX_F16);
                 }
                 omen_distance::f16_from_f32(&relative, &mut to[..dim]);
             }
+        };
+        let mut fill = |first: usize, to: &mut [f16]| {
+            let rows = rows[first * dim..].par_chunks(task * dim);
+            let parts = rows.zip(to.par_chunks_mut(task * pitch));
+            pool.install(|| parts.for_each(|(rows, to)| convert(rows, to)));
         };
         self.device.hold(rows.len() / dim, &mut fill, poll)
     }
@@ -151,11 +171,13 @@ impl GpuAssigner {
         self.device.assign_held(lists, poll)
     }
 
-    /// Writes the nearest centroid of each of `rows`, `[n, dim]`, to `lists`, `[n]`, after [`Self::set_centroids`]. Ties go to the lower number.
+    /// Writes the nearest centroid of each of `rows`, `[n, dim]`, to `lists`, `[n]`, after [`Self::set_centroids`]. Ties go to the lower number. Threads of
+    /// `pool` copy the rows.
     pub fn assign(
         &mut self,
         rows: &[f16],
         lists: &mut [u32],
+        pool: &ThreadPool,
         poll: Poll<'_>,
     ) -> Result<(), GpuError> {
         assert_eq!(
@@ -166,8 +188,13 @@ impl GpuAssigner {
         );
         #[cfg(feature = "simulated")]
         self.count_call(1)?;
-        self.device.assign(rows, lists, poll)
+        self.device.assign(rows, lists, pool, poll)
     }
+}
+
+/// Rows that a thread takes at a time, of `pitch` halves each.
+fn task_rows(pitch: usize) -> usize {
+    (TASK_BYTES / (2 * pitch)).max(1)
 }
 
 /// Largest finite number of half precision.

@@ -25,6 +25,13 @@ fn clustered(rng: &mut impl Rng, n: usize, dim: usize, n_places: usize, offset: 
     rows
 }
 
+fn pool() -> rayon::ThreadPool {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(2)
+        .build()
+        .unwrap()
+}
+
 fn halves(rows: &[f32]) -> Vec<f16> {
     rows.iter().map(|&x| f16::from_f32(x)).collect()
 }
@@ -99,6 +106,7 @@ fn shapes() -> Vec<(usize, usize, usize)> {
 }
 
 pub fn rows_go_to_their_nearest(gpu: &Gpu) {
+    let pool = pool();
     let mut rng = rng("rows_go_to_their_nearest");
     for (dim, n_centroids, n) in shapes() {
         for offset in [0.0, 40.0] {
@@ -116,10 +124,14 @@ pub fn rows_go_to_their_nearest(gpu: &Gpu) {
             // Twice: what the first call left behind does not matter.
             let others = clustered(&mut rng, n_centroids + 5, dim, 5, offset);
             assigner.set_centroids(&others, &mut || Ok(())).unwrap();
-            assigner.assign(&rows, &mut lists, &mut || Ok(())).unwrap();
+            assigner
+                .assign(&rows, &mut lists, &pool, &mut || Ok(()))
+                .unwrap();
             lists.fill(u32::MAX);
             assigner.set_centroids(&centroids, &mut || Ok(())).unwrap();
-            assigner.assign(&rows, &mut lists, &mut || Ok(())).unwrap();
+            assigner
+                .assign(&rows, &mut lists, &pool, &mut || Ok(()))
+                .unwrap();
             let what = format!("dim {dim}, {n_centroids} centroids, {n} rows around {offset}");
             assert_nearest(
                 &wide,
@@ -134,11 +146,12 @@ pub fn rows_go_to_their_nearest(gpu: &Gpu) {
 }
 
 pub fn rows_that_are_kept_go_to_their_nearest(gpu: &Gpu) {
+    let pool = pool();
     let mut rng = rng("rows_that_are_kept_go_to_their_nearest");
     for (dim, n_centroids, n) in shapes() {
         for offset in [0.0, 1000.0] {
             let n = if gpu.context().is_some() {
-                n
+                n.min(4000)
             } else {
                 n.min(600)
             };
@@ -146,12 +159,12 @@ pub fn rows_that_are_kept_go_to_their_nearest(gpu: &Gpu) {
             let centroids = clustered(&mut rng, n_centroids, dim, 5, offset);
             let mut assigner = gpu.assigner(dim, n_centroids, n, u64::MAX).unwrap();
             let mut lists = vec![u32::MAX; n];
-            assigner.hold(&rows, &mut || Ok(())).unwrap();
+            assigner.hold(&rows, &pool, &mut || Ok(())).unwrap();
             assigner
                 .set_centroids_of_held(&centroids, &mut || Ok(()))
                 .unwrap();
             assigner.assign_held(&mut lists, &mut || Ok(())).unwrap();
-            // What is kept is rounded to halves, relative to the rows' mean.
+            // What is kept is rounded to halves, relative to the rows' mean (of more rows, to that of some).
             let center = mean(&rows, dim);
             let minus = |v: &[f32]| -> Vec<f32> {
                 let relative = |v: &[f32]| {
@@ -181,6 +194,7 @@ pub fn rows_that_are_kept_go_to_their_nearest(gpu: &Gpu) {
 }
 
 pub fn ties_go_to_the_lower_number(gpu: &Gpu) {
+    let pool = pool();
     let mut rng = rng("ties_go_to_the_lower_number");
     let dim = 40;
     let one = clustered(&mut rng, 1, dim, 1, 0.0);
@@ -190,7 +204,9 @@ pub fn ties_go_to_the_lower_number(gpu: &Gpu) {
     assigner
         .set_centroids(&one.repeat(100), &mut || Ok(()))
         .unwrap();
-    assigner.assign(&rows, &mut lists, &mut || Ok(())).unwrap();
+    assigner
+        .assign(&rows, &mut lists, &pool, &mut || Ok(()))
+        .unwrap();
     assert!(lists.iter().all(|&list| list == 0), "{lists:?}");
 }
 
@@ -206,12 +222,9 @@ fn inertia(rows: &[f32], centroids: &[f32], dim: usize) -> f64 {
 }
 
 pub fn training_is_as_good_as_on_threads(gpu: &Gpu) {
+    let pool = pool();
     let mut rng = rng("training_is_as_good_as_on_threads");
     let (dim, lists, n) = (24, 60, 3000);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(2)
-        .build()
-        .unwrap();
     for offset in [0.0, 1000.0] {
         let sample = clustered(&mut rng, n, dim, 80, offset);
         let seed = rng.random();
@@ -268,6 +281,7 @@ pub fn training_is_as_good_as_on_threads(gpu: &Gpu) {
 }
 
 pub fn interrupted_and_used_again(gpu: &Gpu) {
+    let pool = pool();
     let mut rng = rng("interrupted_and_used_again");
     let (dim, n_centroids, n) = (32, 50, 3000);
     let rows = clustered(&mut rng, n, dim, 60, 0.0);
@@ -287,18 +301,18 @@ pub fn interrupted_and_used_again(gpu: &Gpu) {
         }
     };
     for polls in [1, 2, 3, 5, 9] {
-        let _ = assigner.hold(&rows, &mut stop_after(polls));
+        let _ = assigner.hold(&rows, &pool, &mut stop_after(polls));
         let _ = assigner.set_centroids_of_held(&centroids, &mut stop_after(polls));
         let _ = assigner.set_centroids(&centroids, &mut stop_after(polls));
         assigner.set_centroids(&centroids, &mut || Ok(())).unwrap();
-        let outcome = assigner.assign(&halves(&rows), &mut lists, &mut stop_after(polls));
+        let outcome = assigner.assign(&halves(&rows), &mut lists, &pool, &mut stop_after(polls));
         assert!(
             matches!(outcome, Ok(()) | Err(GpuError::Interrupted)),
             "{outcome:?}"
         );
         lists.fill(u32::MAX);
         assigner
-            .assign(&halves(&rows), &mut lists, &mut || Ok(()))
+            .assign(&halves(&rows), &mut lists, &pool, &mut || Ok(()))
             .unwrap();
         let wide: Vec<f32> = halves(&rows).iter().map(|x| x.to_f32()).collect();
         assert_nearest(

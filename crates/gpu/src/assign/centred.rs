@@ -1,5 +1,8 @@
 //! Centroids relative to a point, so that sums of f32 keep the small differences of vectors far from the origin.
 
+/// Rows that are enough for a mean.
+const MEAN_ROWS: usize = 4096;
+
 /// Centroids c - m, and what is to be added to minus their inner products with rows.
 #[derive(Debug, Clone)]
 pub(super) struct Centred {
@@ -12,7 +15,7 @@ pub(super) struct Centred {
 impl Centred {
     /// For rows as they are: around the centroids' mean. `centroids`: `[n, dim]`.
     pub(super) fn around_mean(centroids: &[f32], dim: usize) -> Self {
-        let mean = mean(centroids, dim);
+        let mean = mean_of(centroids.chunks_exact(dim), dim);
         // |x - c|^2 / 2 = |x|^2 / 2 - <x, m> + ... : with d = c - m, argmin of |d|^2 / 2 + <m, d> - <x, d>.
         Self::relative(centroids, &mean, |m, d| f64::from(m) * f64::from(d))
     }
@@ -41,14 +44,24 @@ impl Centred {
     }
 }
 
-/// The mean of rows, `[n, dim]`, n at least 1.
+/// The mean of rows, `[n, dim]`, n at least 1, or of some of them where they are many: any point near all of them does.
 pub(super) fn mean(rows: &[f32], dim: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; dim];
-    for row in rows.chunks_exact(dim) {
+    let n = rows.len() / dim;
+    mean_of(
+        rows.chunks_exact(dim).step_by(n.div_ceil(MEAN_ROWS).max(1)),
+        dim,
+    )
+}
+
+fn mean_of<'a>(rows: impl Iterator<Item = &'a [f32]>, dim: usize) -> Vec<f32> {
+    let (mut sums, mut n) = (vec![0f64; dim], 0u32);
+    for row in rows {
+        n += 1;
         for (sum, &x) in sums.iter_mut().zip(row) {
             *sum += f64::from(x);
         }
     }
-    let n = (rows.len() / dim).max(1) as f64;
-    sums.iter().map(|sum| (sum / n) as f32).collect()
+    sums.iter()
+        .map(|sum| (sum / f64::from(n.max(1))) as f32)
+        .collect()
 }

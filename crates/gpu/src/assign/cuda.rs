@@ -1,7 +1,7 @@
 //! Assigning on a real device: pieces of the rows take turns in two lanes, so that copies, products and the search for the least overlap.
 
 use super::centred::Centred;
-use super::{Assign, Poll, bounded, piece_rows};
+use super::{Assign, Poll, bounded, piece_rows, task_rows};
 use crate::buffers::{DeviceBuffer, PinnedBuffer};
 use crate::context::{Context, Scans, Stream};
 use crate::error::GpuError;
@@ -15,6 +15,8 @@ use crate::params::{
 use bytemuck::cast_slice_mut;
 use half::f16;
 use omen_ivf::Metric;
+use rayon::ThreadPool;
+use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -225,6 +227,18 @@ impl CudaAssigner {
     }
 }
 
+/// Copies rows of `dim` to rows of `pitch`, zero behind.
+fn copy_padded(rows: &[f16], dim: usize, to: &mut [f16], pitch: usize) {
+    if dim == pitch {
+        to.copy_from_slice(rows);
+        return;
+    }
+    for (to, row) in to.chunks_exact_mut(pitch).zip(rows.chunks_exact(dim)) {
+        to[..dim].copy_from_slice(row);
+        to[dim..].fill(f16::ZERO);
+    }
+}
+
 /// The widest kernel there is: centroids are many.
 fn width(scans: Scans) -> Width {
     match scans {
@@ -322,20 +336,23 @@ impl Assign for CudaAssigner {
         outcome
     }
 
-    fn assign(&mut self, rows: &[f16], lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError> {
+    fn assign(
+        &mut self,
+        rows: &[f16],
+        lists: &mut [u32],
+        pool: &ThreadPool,
+        poll: Poll<'_>,
+    ) -> Result<(), GpuError> {
         let (dim, pitch) = (self.dim, self.pitch);
         self.in_turns(lists.len(), lists, poll, &mut |lane, range| {
             let rows = &rows[range.start * dim..range.end * dim];
             let n_bytes = range.len() * pitch * 2;
             let to: &mut [f16] = cast_slice_mut(&mut lane.upload.bytes_mut()[..n_bytes]);
-            if dim == pitch {
-                to.copy_from_slice(rows);
-            } else {
-                for (to, row) in to.chunks_exact_mut(pitch).zip(rows.chunks_exact(dim)) {
-                    to[..dim].copy_from_slice(row);
-                    to[dim..].fill(f16::ZERO);
-                }
-            }
+            let task = task_rows(pitch);
+            let parts = rows
+                .par_chunks(task * dim)
+                .zip(to.par_chunks_mut(task * pitch));
+            pool.install(|| parts.for_each(|(rows, to)| copy_padded(rows, dim, to, pitch)));
             lane.stream
                 .upload(&lane.rows, 0, &lane.upload, 0..n_bytes)?;
             Ok(lane.rows.address())

@@ -78,7 +78,8 @@ impl AssignSample for SampleAssigner<'_> {
         lists: &mut [u32],
         interrupt: &mut dyn FnMut() -> omen_ivf::Result<()>,
     ) -> omen_ivf::Result<()> {
-        let (sample, is_held) = (self.threads.sample, self.is_held);
+        let OnThreads { sample, pool, .. } = self.threads;
+        let is_held = self.is_held;
         let mut ended = None;
         let done = try_device(&mut self.device, &self.failure, |device| {
             let mut poll = || {
@@ -89,7 +90,7 @@ impl AssignSample for SampleAssigner<'_> {
             };
             let poll: Poll<'_> = &mut poll;
             if !is_held {
-                device.hold(sample, poll)?;
+                device.hold(sample, pool, poll)?;
             }
             device.set_centroids_of_held(centroids, poll)?;
             device.assign_held(lists, poll)
@@ -136,7 +137,7 @@ impl RowAssigner {
     pub fn assign(&mut self, rows: &[f16], pool: &rayon::ThreadPool) -> Vec<u32> {
         let mut lists = vec![0; rows.len() / self.cpu.dim()];
         let done = try_device(&mut self.device, &self.failure, |device| {
-            device.assign(rows, &mut lists, &mut || Ok(()))
+            device.assign(rows, &mut lists, pool, &mut || Ok(()))
         });
         if !matches!(done, Ok(true)) {
             lists = self.cpu.assign(rows, pool);

@@ -6,6 +6,7 @@ use crate::memory::pitch_of;
 use crate::twin::assign::assign_rows;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use rayon::ThreadPool;
 
 use super::centred::Centred;
 
@@ -78,7 +79,13 @@ impl Assign for SimulatedAssigner {
         self.assign_at(&self.held, pitch_of(self.dim), lists, poll)
     }
 
-    fn assign(&mut self, rows: &[f16], lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError> {
+    fn assign(
+        &mut self,
+        rows: &[f16],
+        lists: &mut [u32],
+        _: &ThreadPool,
+        poll: Poll<'_>,
+    ) -> Result<(), GpuError> {
         self.assign_at(rows, self.dim, lists, poll)
     }
 }
