@@ -155,7 +155,7 @@ def test_rows_change_meanwhile(db, builder, told, rng):
             with db.connect() as conn:
                 step = 0
                 while not ends.is_set():
-                    first = 10_000 * (number + 1) + 20 * step
+                    first = 1_000_000 * (number + 1) + 20 * step
                     vectors.copy_rows(conn, "t", np.arange(first, first + 20), vectors.clustered(mine, 20, DIM))
                     conn.execute("UPDATE t SET v = v + v WHERE mod(id, 997) = %s", (int(mine.integers(997)),))
                     conn.execute("UPDATE t SET id = id WHERE mod(id, 997) = %s", (int(mine.integers(997)),))
