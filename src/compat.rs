@@ -147,6 +147,51 @@ pub(crate) unsafe fn needs_wal(rel: pg_sys::Relation) -> bool {
     }
 }
 
+/// Adds pages to a fork of a relation: at least one, at most as many as `buffers` has room for. Their buffers, each pinned, are put there. Returns the first
+/// block and how many they are. The pages are zeroed. All at once from PostgreSQL 16 on, one before.
+///
+/// # Safety
+/// `rel` is open, and no other process extends it now.
+pub(crate) unsafe fn extend(
+    rel: pg_sys::Relation,
+    fork: pg_sys::ForkNumber::Type,
+    buffers: &mut [pg_sys::Buffer],
+) -> (u32, usize) {
+    // SAFETY: by this function's contract; Postgres writes at most as many buffers as it is asked for.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            buffers[0] = pg_sys::ReadBufferExtended(
+                rel,
+                fork,
+                // P_NEW
+                pg_sys::InvalidBlockNumber,
+                pg_sys::ReadBufferMode::RBM_NORMAL,
+                core::ptr::null_mut(),
+            );
+            (pg_sys::BufferGetBlockNumber(buffers[0]), 1)
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        {
+            let relation = pg_sys::BufferManagerRelation {
+                rel,
+                ..Default::default()
+            };
+            let mut n = 0;
+            let first = pg_sys::ExtendBufferedRelBy(
+                relation,
+                fork,
+                core::ptr::null_mut(),
+                pg_sys::ExtendBufferedFlags::EB_SKIP_EXTENSION_LOCK,
+                buffers.len() as u32,
+                buffers.as_mut_ptr(),
+                &mut n,
+            );
+            (first, n as usize)
+        }
+    }
+}
+
 /// pgstat_count_index_scan, and EXPLAIN's "Index Searches" where it exists.
 ///
 /// # Safety

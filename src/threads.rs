@@ -1,6 +1,9 @@
 //! Threads of this process beside the main one. They never call Postgres.
 #![allow(unsafe_code)]
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{PgError, Result};
@@ -26,6 +29,38 @@ pub(crate) fn pool() -> Result<rayon::ThreadPool> {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
             format!("could not start threads: {e}"),
         )
+    })
+}
+
+/// While this thread waits for others, it looks for interrupts so often.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What `work` returns, which runs on the threads of `pool`, while this one, the main one, looks for interrupts. Returns, or unwinds, when `work` has ended.
+pub(crate) fn on_pool<T: Send>(
+    pool: &rayon::ThreadPool,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T> {
+    pool.in_place_scope(|scope| {
+        let (sender, result) = channel();
+        scope.spawn(move |_| {
+            // The other end waits until this one is dropped, or is not interested any more.
+            let _ = sender.send(work());
+        });
+        loop {
+            match result.recv_timeout(LOOK) {
+                Ok(result) => return Ok(result),
+                Err(RecvTimeoutError::Timeout) => {
+                    pgrx::check_for_interrupts!();
+                }
+                // It panicked; so does the scope.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(PgError::new(
+                        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                        "a thread has panicked",
+                    ));
+                }
+            }
+        }
     })
 }
 

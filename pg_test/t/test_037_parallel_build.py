@@ -10,6 +10,7 @@ import pytest
 
 from lib import vectors
 from lib.batch import batch
+from lib.builds import build_aside, n_files
 from lib.db import BY_INDEX, BY_SORT, assert_same, knn, make_index, make_table, put
 from lib.exact import OPERATORS
 
@@ -29,13 +30,6 @@ def told_by(conn) -> list:
             told.append((int(built[1]), int(built[2]), int(workers[1])))
     conn.add_notice_handler(note)
     return told
-
-
-def n_files(conn) -> int:
-    """Files of tables and indexes in the database; those of dropped ones are kept until the next checkpoint."""
-    conn.execute("CHECKPOINT")
-    folder = "'base/' || (SELECT oid FROM pg_database WHERE datname = current_database())"
-    return conn.execute(f"SELECT count(*) FROM pg_ls_dir({folder}) f WHERE f ~ '^[0-9]+$'").fetchone()[0]
 
 
 @pytest.fixture
@@ -155,7 +149,7 @@ def test_rows_change_meanwhile(db, builder, told, rng):
             with db.connect() as conn:
                 step = 0
                 while not ends.is_set():
-                    first = 10_000 * (number + 1) + 20 * step
+                    first = 1_000_000 * (number + 1) + 20 * step
                     vectors.copy_rows(conn, "t", np.arange(first, first + 20), vectors.clustered(mine, 20, DIM))
                     conn.execute("UPDATE t SET v = v + v WHERE mod(id, 997) = %s", (int(mine.integers(997)),))
                     conn.execute("UPDATE t SET id = id WHERE mod(id, 997) = %s", (int(mine.integers(997)),))
@@ -227,21 +221,6 @@ def test_errors_of_workers(db, builder, told, rng):
     make_index(builder, lists=LISTS)
     assert told.pop()[2] == 3
     assert_whole(db, n=3)
-
-
-def build_aside(builder, sql: str):
-    """Runs a build in a thread; the list it fills gets the error, or None."""
-    outcome = []
-
-    def build():
-        try:
-            builder.execute(sql)
-            outcome.append(None)
-        except psycopg.Error as error:
-            outcome.append(error)
-    thread = threading.Thread(target=build)
-    thread.start()
-    return thread, outcome
 
 
 def workers_of(conn, leader: int) -> list[int]:

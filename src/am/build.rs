@@ -1,18 +1,18 @@
-//! CREATE INDEX and REINDEX: sample, train, assign and sort all rows, write the pages, log them, calibrate.
+//! CREATE INDEX and REINDEX: sample, train, assign and sort all rows, write and log the pages, calibrate.
 //!
 //! Nothing is written before all rows are assigned; if the build ends early, abort removes files and locks.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use half::f16;
 use omen_gpu::GpuAssigner;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
-use omen_ivf::IvfError;
 use omen_ivf::kmeans::{OnThreads, train_by};
 use omen_ivf::layout::group::Filter;
 use omen_ivf::stored::{Scaling, choose_scale, scale_sample};
-use omen_ivf::write_index::{IndexSpec, write_index, write_index_in};
+use omen_ivf::write_index::{IndexSpec, write_index, write_index_from};
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
@@ -30,6 +30,8 @@ use crate::{options, threads};
 
 /// A build that takes longer tells what it did.
 const LONG_BUILD: Duration = Duration::from_secs(1);
+/// Most bytes for what is on its way between threads; the entries that are sorted have the rest of `maintenance_work_mem`.
+const MAX_AHEAD_BYTES: usize = 128 << 20;
 
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn ambuild(
@@ -82,7 +84,7 @@ unsafe fn build_empty(index: pg_sys::Relation) -> Result<()> {
         };
         let mut pages = BulkPages::new(index, true);
         write_index(&mut pages, &spec, &mut || Ok(None), &mut |_| {})?;
-        pages.log();
+        pages.finish();
     }
     Ok(())
 }
@@ -114,7 +116,7 @@ unsafe fn build(
         )
     };
     let mut random = Random::from_clock();
-    let pool = threads::pool()?;
+    let pool = Arc::new(threads::pool()?);
 
     let mut clock = Clock::default();
     clock.begin(Phase::Sampling);
@@ -155,9 +157,16 @@ unsafe fn build(
 
     clock.begin(Phase::Assigning);
     progress::total(estimated_rows);
-    let assigner = RowAssigner::new(device, failure.clone(), &centroids, dim as usize);
-    let sort = EntrySort::new(dim as usize, work_bytes / 2);
-    let mut sink = EntrySink::new(scaling, assigner, &pool, sort);
+    let ahead_bytes = (work_bytes / 3).min(MAX_AHEAD_BYTES);
+    let assigner = RowAssigner::new(
+        device,
+        failure.clone(),
+        &centroids,
+        dim as usize,
+        pool.clone(),
+    );
+    let sort = EntrySort::new(dim as usize, work_bytes - ahead_bytes, &pool);
+    let mut sink = EntrySink::new(scaling, Box::new(assigner), &pool, sort, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
@@ -168,7 +177,7 @@ unsafe fn build(
         (true, Some(_)) => "gpu, then cpu",
     };
     let n_entries = sort.n_entries();
-    let mut sorted = sort.finish();
+    let mut sorted = sort.finish()?;
 
     clock.begin(Phase::Writing);
     progress::total(n_entries);
@@ -185,19 +194,17 @@ unsafe fn build(
     };
     // SAFETY: `index` is open, by this function's contract.
     let mut pages = unsafe { BulkPages::new(index, false) };
-    let mut next = || sorted.next().map_err(|e| IvfError::Store(e.to_string()));
-    write_index_in(
+    write_index_from(
         &mut pages,
         &spec,
-        Some(&pool),
-        &mut next,
+        // Half, because merging has buffers of its own.
+        Some((&pool, ahead_bytes / 2)),
+        &mut sorted,
         &mut progress::done,
     )?;
     sorted.close();
-
-    clock.begin(Phase::Logging);
     // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
-    pages.log();
+    pages.finish();
     // SAFETY: `index` is open, by this function's contract.
     unsafe { calibration::run(index, &queries, n_entries, &mut clock)? };
     // SAFETY: likewise.

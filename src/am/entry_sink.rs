@@ -1,25 +1,29 @@
-//! Takes rows of the table, as the user's vectors or as stored rows; assigns them to lists in batches, and sorts them.
+//! Takes rows of the table, as the user's vectors or as stored rows, has them assigned to lists chunk by chunk by a thread, and sorts them.
 
-use omen_gpu::assign::RowAssigner;
+use std::sync::Arc;
+
 use omen_ivf::Tid;
+use omen_ivf::assign::Assign;
+use omen_ivf::build_entries::MAX_CHUNK_ROWS;
 use omen_ivf::row_batch::RowBatch;
-use omen_ivf::stored::{Scaling, StoredVector};
-use rayon::prelude::*;
+use omen_ivf::stored::Scaling;
 
+use super::assign_thread::{AssignThread, Rows};
 use super::entry_sort::EntrySort;
 use super::{progress, sample};
 use crate::error::Result;
 
-/// Most rows handed to the threads at once, and the bytes they may have.
-const BATCH_ROWS: usize = 4096;
-const BATCH_BYTES: usize = 16 << 20;
+/// Chunks that are with the thread at most: it works on one, and finds the next when it is done.
+const MAX_OUT: usize = 2;
+/// Most bytes of a chunk: enough rows for all threads of the largest machines.
+const MAX_CHUNK_BYTES: usize = 16 << 20;
 
 /// Where the rows of a build go.
-pub(super) struct EntrySink<'a> {
+pub(super) struct EntrySink {
     scaling: Scaling,
-    assigner: RowAssigner,
-    pool: &'a rayon::ThreadPool,
+    thread: AssignThread,
     sort: EntrySort,
+    /// Rows of a full chunk.
     full: usize,
     /// `[n, dim]`, the user's numbers.
     vectors: Vec<f32>,
@@ -27,25 +31,27 @@ pub(super) struct EntrySink<'a> {
     stored: RowBatch,
 }
 
-impl<'a> EntrySink<'a> {
-    /// Assigns by `assigner` on `pool`, and sorts by `sort`, rows that `scaling` stores.
+impl EntrySink {
+    /// Assigns by `assign`, and sorts by `sort`, rows that `scaling` stores; `pool` does the storing. Chunks on their way take about `max_bytes`.
     pub(super) fn new(
         scaling: Scaling,
-        assigner: RowAssigner,
-        pool: &'a rayon::ThreadPool,
+        assign: Box<dyn Assign>,
+        pool: &Arc<rayon::ThreadPool>,
         sort: EntrySort,
-    ) -> Self {
+        max_bytes: usize,
+    ) -> Result<Self> {
         let dim = scaling.dim as usize;
-        Self {
+        let chunk_bytes = (max_bytes / (MAX_OUT + 2)).min(MAX_CHUNK_BYTES);
+        let full = RowBatch::new(dim).rows_of_bytes(chunk_bytes);
+        Ok(Self {
             scaling,
-            assigner,
-            pool,
+            thread: AssignThread::start(scaling, assign, pool.clone())?,
             sort,
-            full: (BATCH_BYTES / (dim * size_of::<f32>())).clamp(32, BATCH_ROWS),
+            full: full.clamp(32, MAX_CHUNK_ROWS),
             vectors: Vec::new(),
             tids: Vec::new(),
             stored: RowBatch::new(dim),
-        }
+        })
     }
 
     /// How rows are stored.
@@ -59,58 +65,72 @@ impl<'a> EntrySink<'a> {
         self.vectors.extend_from_slice(v);
         self.tids.push(tid);
         if self.tids.len() >= self.full {
-            self.store()?;
-            self.assign();
+            self.assign_vectors()?;
         }
         Ok(())
     }
 
     /// Takes rows that are stored already: the bytes of a [`RowBatch`].
     pub(super) fn put_stored(&mut self, batch: &[u8]) -> Result<()> {
-        self.stored.append(batch)?;
-        if self.stored.len() >= self.full {
-            self.assign();
+        let n = self.stored.rows_of_bytes(batch.len());
+        if self.stored.len() + n > self.full {
+            self.assign_stored()?;
         }
+        if self.stored.is_empty() {
+            self.stored = RowBatch::with_capacity(self.scaling.dim as usize, self.full);
+        }
+        self.stored.append(batch)?;
         Ok(())
     }
 
     /// Ends the input.
     pub(super) fn finish(mut self) -> Result<EntrySort> {
-        self.store()?;
-        self.assign();
+        self.assign_vectors()?;
+        self.assign_stored()?;
+        while self.thread.n_out() > 0 {
+            self.take(true)?;
+        }
         Ok(self.sort)
     }
 
-    /// Brings vectors into their stored form.
-    fn store(&mut self) -> Result<()> {
-        let (dim, scaling) = (self.scaling.dim as usize, &self.scaling);
-        let stored: Vec<Option<StoredVector>> = self.pool.install(|| {
-            self.vectors
-                .par_chunks_exact(dim)
-                .map(|v| scaling.to_stored(v))
-                .collect::<omen_ivf::Result<_>>()
-        })?;
-        for (tid, stored) in self.tids.iter().zip(&stored) {
-            // Zero vectors under cosine are not indexed.
-            if let Some(stored) = stored {
-                self.stored.push(*tid, stored);
-            }
+    fn assign_vectors(&mut self) -> Result<()> {
+        if self.tids.is_empty() {
+            return Ok(());
         }
-        self.vectors.clear();
-        self.tids.clear();
+        let n = self.full;
+        let tids = std::mem::replace(&mut self.tids, Vec::with_capacity(n));
+        let next = Vec::with_capacity(n * self.scaling.dim as usize);
+        let vectors = std::mem::replace(&mut self.vectors, next);
+        self.assign(Rows::Vectors(vectors, tids))
+    }
+
+    fn assign_stored(&mut self) -> Result<()> {
+        if self.stored.is_empty() {
+            return Ok(());
+        }
+        let next = RowBatch::new(self.scaling.dim as usize);
+        let rows = std::mem::replace(&mut self.stored, next);
+        self.assign(Rows::Stored(rows))
+    }
+
+    /// Gives rows to the thread, when it has room for them, and takes what it has done.
+    fn assign(&mut self, rows: Rows) -> Result<()> {
+        while self.thread.n_out() >= MAX_OUT {
+            self.take(true)?;
+        }
+        self.thread.give(rows);
+        while self.take(false)? {}
+        pgrx::check_for_interrupts!();
         Ok(())
     }
 
-    /// Assigns the stored rows.
-    fn assign(&mut self) {
-        let (rows, dim) = (self.stored.rows(), self.scaling.dim as usize);
-        let lists = self.assigner.assign(rows, self.pool);
-        let heads = self.stored.heads().iter().zip(rows.chunks_exact(dim));
-        for ((&(tid, err), row), list) in heads.zip(lists) {
-            self.sort.put(list, tid, err, row);
-        }
-        self.stored.clear();
+    /// Takes a chunk back from the thread; whether there was one.
+    fn take(&mut self, waits: bool) -> Result<bool> {
+        let Some(chunk) = self.thread.take(waits)? else {
+            return Ok(false);
+        };
+        self.sort.put(chunk)?;
         progress::done(self.sort.n_entries());
-        pgrx::check_for_interrupts!();
+        Ok(true)
     }
 }

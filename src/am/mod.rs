@@ -4,6 +4,7 @@
 //! destructors have run.
 #![allow(unsafe_code)]
 
+mod assign_thread;
 mod build;
 mod build_workers;
 mod calibration;

@@ -17,12 +17,10 @@ pub(super) enum Phase {
     KMeans = 3,
     /// Reading the table and finding each row's list.
     Assigning = 4,
-    /// Writing lists.
+    /// Writing lists, and WAL of them.
     Writing = 5,
-    /// Writing WAL.
-    Logging = 6,
     /// Measuring recall against probes.
-    Calibrating = 7,
+    Calibrating = 6,
 }
 
 impl Phase {
@@ -33,7 +31,6 @@ impl Phase {
             Self::KMeans => "k-means",
             Self::Assigning => "reading and assigning",
             Self::Writing => "writing",
-            Self::Logging => "logging",
             Self::Calibrating => "calibrating",
         }
     }
@@ -103,8 +100,7 @@ pub(super) unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut c_ch
         3 => c"performing k-means",
         4 => c"assigning tuples",
         5 => c"writing lists",
-        6 => c"logging",
-        7 => c"calibrating probes",
+        6 => c"calibrating probes",
         _ => return core::ptr::null_mut(),
     };
     // Postgres does not write to it.

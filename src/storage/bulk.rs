@@ -1,4 +1,4 @@
-//! [`BulkPages`]: a new index, written page by page into buffers and logged as ranges of full pages at the end.
+//! [`BulkPages`]: a new index, written page by page into buffers and logged as ranges of full pages soon after.
 #![allow(unsafe_code)]
 
 use omen_ivf::Result;
@@ -8,11 +8,21 @@ use pgrx::pg_sys;
 use super::buffer;
 use crate::compat;
 
+/// Pages added to the file at a time; so many buffers are pinned.
+const EXTEND_PAGES: usize = 64;
+/// Pages logged at a time, a multiple of what one record takes (32): few enough that the processor's cache still has them.
+const LOG_PAGES: u32 = 128;
+
 /// A new index in one fork of a relation that nobody else can see yet.
 pub(crate) struct BulkPages {
     rel: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
+    is_logged: bool,
     n_blocks: u32,
+    /// The first pages, which are written, and logged, last.
+    n_reserved: u32,
+    /// All pages up to here are logged, but for the reserved ones.
+    n_logged: u32,
 }
 
 impl BulkPages {
@@ -29,66 +39,114 @@ impl BulkPages {
         Self {
             rel,
             fork,
+            // An init fork always is.
+            // SAFETY: `rel` is open.
+            is_logged: init_fork || unsafe { compat::needs_wal(rel) },
             n_blocks: 0,
+            n_reserved: 0,
+            n_logged: 0,
         }
     }
 
-    /// Logs all pages, if the relation is logged; an init fork always is.
-    pub(crate) fn log(&self) {
-        // SAFETY: `rel` is open; all `n_blocks` pages were written with pd_lower and pd_upper in order.
+    /// Logs what is not logged yet, if the relation is logged: the index is complete then, also after a crash.
+    pub(crate) fn finish(mut self) {
+        self.log_appended();
+        self.log(0, self.n_reserved);
+    }
+
+    fn log_appended(&mut self) {
+        self.log(self.n_logged, self.n_blocks);
+        self.n_logged = self.n_blocks;
+    }
+
+    /// Logs pages that are written.
+    fn log(&self, start: u32, end: u32) {
+        if self.is_logged && start < end {
+            // SAFETY: `rel` is open; these pages were written with pd_lower and pd_upper in order.
+            unsafe { pg_sys::log_newpage_range(self.rel, self.fork, start, end, true) }
+        }
+    }
+
+    /// Writes a page that `buf` holds, and unpins it.
+    ///
+    /// # Safety
+    /// This process pins `buf`, a page of this relation.
+    unsafe fn fill(buf: pg_sys::Buffer, page: &[u8]) {
+        // SAFETY: by this function's contract. The page is locked while written, and no other process knows it.
         unsafe {
-            if self.fork == pg_sys::ForkNumber::INIT_FORKNUM || compat::needs_wal(self.rel) {
-                pg_sys::log_newpage_range(self.rel, self.fork, 0, self.n_blocks, true);
-            }
+            buffer::lock_exclusive(buf);
+            buffer::bytes_mut(pg_sys::BufferGetPage(buf)).copy_from_slice(page);
+            pg_sys::MarkBufferDirty(buf);
+            pg_sys::UnlockReleaseBuffer(buf);
         }
     }
 
-    fn put(&mut self, block: u32, page: Option<&[u8]>) -> u32 {
-        // SAFETY: `rel` is open. The page is pinned and locked while written, and no other process knows it.
-        unsafe {
-            let buf = buffer::pin(self.rel, self.fork, block, core::ptr::null_mut());
-            let block = pg_sys::BufferGetBlockNumber(buf);
-            if let Some(page) = page {
-                buffer::lock_exclusive(buf);
-                buffer::bytes_mut(pg_sys::BufferGetPage(buf)).copy_from_slice(page);
-                pg_sys::MarkBufferDirty(buf);
-                buffer::unlock(buf);
-            }
-            pg_sys::ReleaseBuffer(buf);
-            block
-        }
-    }
-
-    fn extend(&mut self, page: Option<&[u8]>) -> u32 {
-        let block = self.put(buffer::NEW_BLOCK, page);
+    /// Adds up to `n` pages to the file (1 to [`EXTEND_PAGES`]); `put` gets each, pinned, with its number among them. Returns how many there are.
+    fn extend(&mut self, n: usize, mut put: impl FnMut(usize, pg_sys::Buffer)) -> usize {
+        let mut buffers = [0; EXTEND_PAGES];
+        // SAFETY: `rel` is open, and no other process extends it.
+        let (first, n) = unsafe { compat::extend(self.rel, self.fork, &mut buffers[..n]) };
         assert_eq!(
-            block, self.n_blocks,
+            first, self.n_blocks,
             "somebody else extends an index that is being built"
         );
-        self.n_blocks += 1;
-        block
+        for (i, &buf) in buffers[..n].iter().enumerate() {
+            put(i, buf);
+        }
+        self.n_blocks += n as u32;
+        n
     }
 }
 
 impl BulkWriter for BulkPages {
     fn reserve(&mut self, n: u32) -> Result<u32> {
         let first = self.n_blocks;
-        for _ in 0..n {
-            self.extend(None);
+        assert_eq!(
+            first, self.n_reserved,
+            "pages are reserved before others are written"
+        );
+        self.n_reserved += n;
+        self.n_logged = self.n_reserved;
+        while self.n_blocks < self.n_reserved {
+            let n = (self.n_reserved - self.n_blocks) as usize;
+            // SAFETY: the page was pinned by `extend`.
+            self.extend(n.min(EXTEND_PAGES), |_, buf| unsafe {
+                pg_sys::ReleaseBuffer(buf)
+            });
         }
         Ok(first)
     }
 
     fn append(&mut self, page: &[u8]) -> Result<u32> {
-        Ok(self.extend(Some(page)))
+        self.append_all(page)
+    }
+
+    fn append_all(&mut self, pages: &[u8]) -> Result<u32> {
+        let first = self.n_blocks;
+        let (mut rest, _) = pages.as_chunks::<PAGE_BYTES>();
+        while !rest.is_empty() {
+            // SAFETY: the page was pinned by `extend`.
+            let n = self.extend(rest.len().min(EXTEND_PAGES), |i, buf| unsafe {
+                Self::fill(buf, &rest[i]);
+            });
+            rest = &rest[n..];
+            if self.n_blocks - self.n_logged >= LOG_PAGES {
+                self.log_appended();
+            }
+        }
+        Ok(first)
     }
 
     fn write_at(&mut self, block: u32, page: &[u8]) -> Result<()> {
         assert!(
-            block < self.n_blocks && page.len() == PAGE_BYTES,
+            block < self.n_reserved && page.len() == PAGE_BYTES,
             "block {block} is not reserved"
         );
-        self.put(block, Some(page));
+        // SAFETY: `rel` is open.
+        unsafe {
+            let buf = buffer::pin(self.rel, self.fork, block, core::ptr::null_mut());
+            Self::fill(buf, page);
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 //! | `pins.rs` | pages pinned while other threads copy them |
 //! | `ahead.rs` | reading ahead of a scan that told its pages |
 //! | `lock.rs` | locks of lists |
-//! | `bulk.rs` | [`BulkPages`]: a new index, logged when it is done |
+//! | `bulk.rs` | [`BulkPages`]: a new index, logged as it is written |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
 //! | `cache.rs` | metapages already read by this session |
 //!

@@ -21,11 +21,6 @@ impl TempFile {
         Self { file, n_bytes: 0 }
     }
 
-    /// Bytes written so far.
-    pub(crate) fn n_bytes(&self) -> u64 {
-        self.n_bytes
-    }
-
     /// Appends `bytes`. Not after the first `read_at`.
     pub(crate) fn append(&mut self, bytes: &[u8]) {
         // SAFETY: `file` is open until `close`; Postgres only reads `bytes`.

@@ -9,6 +9,7 @@
 use half::f16;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
 use omen_gpu::{Gpu, GpuAssigner};
+use omen_ivf::assign::Assign;
 use omen_ivf::kmeans::{OnThreads, train_by};
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -36,9 +38,8 @@ fn rows_of(folder: &Path, most: usize) -> Outcome<(Vec<f16>, usize)> {
 
 /// Trains and assigns; prints what each step took.
 fn run(rows: &[f16], dim: usize, lists: usize, threads: usize, gpu: Option<&Gpu>) -> Outcome<()> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()?;
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    let pool = Arc::new(pool.build()?);
     let (n, began) = (rows.len() / dim, Instant::now());
     // Rows are sorted by list: every so many of them are as good as random ones.
     let n_sampled = (lists * PER_LIST).min(n);
@@ -66,10 +67,16 @@ fn run(rows: &[f16], dim: usize, lists: usize, threads: usize, gpu: Option<&Gpu>
     let trained = began.elapsed();
     let mut stored = vec![f16::ZERO; centroids.len()];
     omen_distance::f16_from_f32(&centroids, &mut stored);
-    let mut by_row = RowAssigner::new(assigner.into_device(), failure.clone(), &stored, dim);
+    let mut by_row = RowAssigner::new(
+        assigner.into_device(),
+        failure.clone(),
+        &stored,
+        dim,
+        pool.clone(),
+    );
     let mut found: Vec<u32> = Vec::with_capacity(n);
     for chunk in rows.chunks(CHUNK * dim) {
-        found.extend(by_row.assign(chunk, &pool));
+        found.extend(by_row.assign(chunk));
     }
     let assigned = began.elapsed();
     let (mut sum, mut n_looked) = (0f64, 0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{Clusters, build_with, pool, rng};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use half::f16;
-use omen_ivf::assign::Assigner;
+use omen_ivf::assign::{Assign, Assigner};
 use omen_ivf::coarse::{default_lists, select_lists};
 use omen_ivf::index::Index;
 use omen_ivf::insert::insert;
@@ -123,10 +123,10 @@ fn building(c: &mut Criterion) {
             .iter()
             .flat_map(|v| index.to_stored(v).unwrap().unwrap().row)
             .collect();
-        let pool = pool();
-        let assigner = Assigner::new(&stored[..index.n_lists() as usize * dim], dim);
+        let centroids = &stored[..index.n_lists() as usize * dim];
+        let mut assigner = Assigner::new(centroids, dim, pool().into());
         c.bench_function(&format!("assign_1000/{dim}"), |b| {
-            b.iter(|| black_box(assigner.assign(&stored, &pool)));
+            b.iter(|| black_box(assigner.assign(&stored)));
         });
         let shape = index.meta.shape();
         let encoder = Encoder::new(Metric::L2, shape.filter, &index.rotation, &stored[..dim]);

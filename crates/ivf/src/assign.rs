@@ -1,46 +1,53 @@
 //! Assigns stored rows to lists, many at once: the build's side of `coarse::nearest_list`.
 
+use std::sync::Arc;
+
 use half::f16;
 use omen_distance::{Panels, f32_from_f16};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
 /// Rows a task takes at a time.
-const TASK_ROWS: usize = 256;
+const TASK_ROWS: usize = 128;
 
-/// The centroids, ready to receive rows.
+/// Finds the lists of rows. Belongs to one thread at a time, and may pass from one to another.
+pub trait Assign: Send {
+    /// The list of each row: the one whose centroid is nearest by l2sq. `rows`: `[n, dim]`, any number of them. Gives `[n]`. Never
+    /// fails: who cannot do it by the means it has, does it by others.
+    fn assign(&mut self, rows: &[f16]) -> Vec<u32>;
+}
+
+/// The centroids, ready to receive rows, and the threads that compare them.
 #[derive(Debug, Clone)]
 pub struct Assigner {
     dim: usize,
     panels: Panels,
+    pool: Arc<ThreadPool>,
 }
 
 impl Assigner {
-    /// From centroids as stored: `[lists, dim]`, at least one.
-    pub fn new(centroids: &[f16], dim: usize) -> Self {
+    /// From centroids as stored: `[lists, dim]`, at least one. Runs on `pool`.
+    pub fn new(centroids: &[f16], dim: usize, pool: Arc<ThreadPool>) -> Self {
         let mut wide = vec![0.0; centroids.len()];
         f32_from_f16(centroids, &mut wide);
         Self {
             dim,
             panels: Panels::new(&wide, dim),
+            pool,
         }
     }
+}
 
-    /// Dimension of the rows.
-    pub fn dim(&self) -> usize {
-        self.dim
-    }
-
-    /// The list of each row: the one whose centroid is nearest by l2sq, the lower one of equals. `rows`: `[n, dim]`. Gives
-    /// `[n]`. Runs on `pool`; the caller sees to interrupts by the size of its batches.
-    pub fn assign(&self, rows: &[f16], pool: &ThreadPool) -> Vec<u32> {
+impl Assign for Assigner {
+    /// Of centroids equally near, the lower one.
+    fn assign(&mut self, rows: &[f16]) -> Vec<u32> {
         assert!(
             rows.len().is_multiple_of(self.dim),
             "rows of {} dimensions",
             self.dim
         );
         let mut lists = vec![0; rows.len() / self.dim];
-        pool.install(|| {
+        self.pool.install(|| {
             rows.par_chunks(TASK_ROWS * self.dim)
                 .zip(lists.par_chunks_mut(TASK_ROWS))
                 .for_each(|(rows, lists)| {

@@ -59,10 +59,8 @@ impl Batch {
         let rows: Vec<&[f16]> = self.rows[range.start * dim..range.end * dim]
             .chunks_exact(dim)
             .collect();
-        encoder.encode_group(&rows, &self.errs[range.clone()], &self.tids[range], out);
-        rows.iter()
-            .map(|row| f64::from(omen_distance::l2sq_f16(centroid, row)))
-            .sum()
+        let (errs, tids) = (&self.errs[range.clone()], &self.tids[range]);
+        encode_rows(&rows, errs, tids, encoder, centroid, out)
     }
 
     /// Drops the first `n` entries.
@@ -71,6 +69,21 @@ impl Batch {
         self.errs.drain(..n);
         self.rows.drain(..n * dim);
     }
+}
+
+/// As [`Batch::encode`], of rows that lie anywhere.
+pub(crate) fn encode_rows(
+    rows: &[&[f16]],
+    errs: &[f32],
+    tids: &[Tid],
+    encoder: &Encoder,
+    centroid: &[f32],
+    out: &mut [u8],
+) -> f64 {
+    encoder.encode_group(rows, errs, tids, out);
+    rows.iter()
+        .map(|row| f64::from(omen_distance::l2sq_f16(centroid, row)))
+        .sum()
 }
 
 /// Writes the live entries of `list`, whose entry is `old`, to new pages stamped `layout_gen`.

@@ -28,6 +28,15 @@ impl RowBatch {
         }
     }
 
+    /// No rows, with room for `n` of them.
+    pub fn with_capacity(dim: usize, n: usize) -> Self {
+        Self {
+            dim,
+            heads: Vec::with_capacity(n),
+            rows: Vec::with_capacity(n * dim),
+        }
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.heads.len()
@@ -48,11 +57,31 @@ impl RowBatch {
         &self.rows
     }
 
+    /// A row, `[dim]`.
+    pub fn row(&self, i: usize) -> &[f16] {
+        &self.rows[i * self.dim..][..self.dim]
+    }
+
+    /// Bytes of memory it takes, with the room it has.
+    pub fn capacity_bytes(&self) -> usize {
+        self.heads.capacity() * size_of::<(Tid, f32)>() + self.rows.capacity() * size_of::<f16>()
+    }
+
+    /// Rows that a batch of so many bytes has.
+    pub fn rows_of_bytes(&self, n_bytes: usize) -> usize {
+        n_bytes.saturating_sub(HEAD_BYTES) / (ROW_HEAD_BYTES + self.dim * size_of::<f16>())
+    }
+
     /// Adds a row, of this dimension.
     pub fn push(&mut self, tid: Tid, stored: &StoredVector) {
-        debug_assert_eq!(stored.row.len(), self.dim);
-        self.heads.push((tid, stored.err));
-        self.rows.extend_from_slice(&stored.row);
+        self.push_row(tid, stored.err, &stored.row);
+    }
+
+    /// Adds a row, `[dim]`, with its radius.
+    pub fn push_row(&mut self, tid: Tid, err: f32, row: &[f16]) {
+        debug_assert_eq!(row.len(), self.dim);
+        self.heads.push((tid, err));
+        self.rows.extend_from_slice(row);
     }
 
     /// Leaves no rows.
@@ -98,9 +127,15 @@ impl RowBatch {
             let [block, offset, err]: [u32; 3] = bytemuck::pod_read_unaligned(head);
             (Tid { block, offset }, f32::from_bits(err))
         }));
-        let at = self.rows.len();
-        self.rows.resize(at + n * self.dim, f16::ZERO);
-        bytemuck::cast_slice_mut(&mut self.rows[at..]).copy_from_slice(rows);
+        match bytemuck::try_cast_slice(rows) {
+            Ok(rows) => self.rows.extend_from_slice(rows),
+            // At an odd address.
+            Err(_) => {
+                let at = self.rows.len();
+                self.rows.resize(at + n * self.dim, f16::ZERO);
+                bytemuck::cast_slice_mut(&mut self.rows[at..]).copy_from_slice(rows);
+            }
+        }
         Ok(())
     }
 }

@@ -105,6 +105,15 @@ pub trait BulkWriter {
     /// Appends a page of `PAGE_BYTES` bytes and returns its block; blocks are consecutive.
     fn append(&mut self, page: &[u8]) -> Result<u32>;
 
+    /// Appends pages, `[n, PAGE_BYTES]`, one after the other; returns the first block. At least one.
+    fn append_all(&mut self, pages: &[u8]) -> Result<u32> {
+        let mut blocks = pages
+            .chunks_exact(PAGE_BYTES)
+            .map(|page| self.append(page))
+            .collect::<Result<Vec<u32>>>()?;
+        Ok(blocks.swap_remove(0))
+    }
+
     /// Writes a reserved page.
     fn write_at(&mut self, block: u32, page: &[u8]) -> Result<()>;
 

@@ -7,16 +7,18 @@
 use half::f16;
 use rayon::ThreadPool;
 
+use crate::build_entries::{EntrySource, OneByOne};
 use crate::layout::directory::{
     ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
 };
 use crate::layout::group::{Filter, GroupShape};
 use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
-use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
-use crate::list_writer::ListWriter;
+use crate::layout::page::{self, NO_LIST, PageKind};
+use crate::list_piece::Maker;
 use crate::params::{MAX_DIM, MAX_LISTS, Metric, Tid};
 use crate::rotation::Rotation;
 use crate::store::{BulkWriter, PAGE_BYTES};
+use crate::write_lists::write_lists;
 use crate::{IvfError, Result};
 
 /// What a new index is to be.
@@ -73,16 +75,17 @@ pub fn write_index<W: BulkWriter>(
     entries: &mut dyn FnMut() -> Result<Option<BuildEntry>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
-    write_index_in(w, spec, None, entries, progress)
+    let mut source = OneByOne::new(spec.dim as usize, entries);
+    write_index_from(w, spec, None, &mut source, progress)
 }
 
-/// As [`write_index`]; the entries are encoded by the threads of `pool`. Everything else, calls of `w` and of the closures
-/// included, happens on the calling thread. The bytes written are the same.
-pub fn write_index_in<W: BulkWriter>(
+/// As [`write_index`], from any source. With a pool its threads encode the entries and lay out the pages, up to so many bytes of them ahead.
+/// Everything else, calls of `w`, of `source` and of `progress` included, happens on the calling thread. The bytes written are the same. A thread's panic is an error.
+pub fn write_index_from<W: BulkWriter>(
     w: &mut W,
     spec: &IndexSpec,
-    pool: Option<&ThreadPool>,
-    entries: &mut dyn FnMut() -> Result<Option<BuildEntry>>,
+    pool: Option<(&ThreadPool, usize)>,
+    source: &mut dyn EntrySource,
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
     let dim = spec.dim as usize;
@@ -107,69 +110,33 @@ pub fn write_index_in<W: BulkWriter>(
         start: w.reserve(n_directory)?,
         len: n_directory,
     };
-    let rotation = Rotation::new(spec.rotation_seed, dim, spec.shape().code_dim as usize);
-    let root = write_root(w, spec, &rotation, pool)?;
-
-    let mut lists = Vec::with_capacity(spec.lists as usize);
-    let mut next = entries()?;
-    let mut built_rows = 0;
-    for list in 0..spec.lists {
-        let centroid = &spec.centroids[list as usize * dim..][..dim];
-        let mut writer = ListWriter::new(spec, &rotation, pool, list, centroid);
-        while let Some(entry) = next.take_if(|entry| entry.list == list) {
-            if entry.row.len() != dim {
-                return Err(IvfError::Dimension {
-                    expected: spec.dim,
-                    found: entry.row.len() as u32,
-                });
-            }
-            writer.push(w, entry.tid, entry.err, &entry.row)?;
-            built_rows += 1;
-            if built_rows % 1024 == 0 {
-                progress(built_rows);
-            }
-            next = entries()?;
-        }
-        lists.push(writer.finish(w)?);
-    }
-    if let Some(entry) = next {
-        return Err(misuse(format!(
-            "an entry for list {} of {}, or out of order",
-            entry.list, spec.lists
-        )));
-    }
-    progress(built_rows);
-    write_directory(w, directory, &lists)?;
-    write_meta(w, spec, directory, root, built_rows)
+    let shape = spec.shape();
+    let maker = Maker {
+        spec,
+        rotation: &Rotation::new(spec.rotation_seed, dim, shape.code_dim as usize),
+        shape,
+        mean: &mean(spec),
+    };
+    let written = write_lists(w, &maker, pool, source, progress)?;
+    write_directory(w, directory, &written.lists)?;
+    write_meta(w, spec, directory, written.root, written.n_rows)
 }
 
 pub(crate) fn misuse(what: String) -> IvfError {
     IvfError::Store(format!("cannot build the index: {what}"))
 }
 
-/// The root list: the centroids as entries (tid = list number), and one more row, their mean, as its own centroid.
-fn write_root<W: BulkWriter>(
-    w: &mut W,
-    spec: &IndexSpec,
-    rotation: &Rotation,
-    pool: Option<&ThreadPool>,
-) -> Result<ListEntry> {
-    let dim = spec.dim as usize;
-    let mut sum = vec![0f64; dim];
-    for centroid in spec.centroids.chunks_exact(dim) {
+/// The centroids' mean: the root list's own centroid, and one more row of it.
+fn mean(spec: &IndexSpec) -> Vec<f16> {
+    let mut sum = vec![0f64; spec.dim as usize];
+    for centroid in spec.centroids.chunks_exact(spec.dim as usize) {
         for (sum, x) in sum.iter_mut().zip(centroid) {
             *sum += x.to_f64();
         }
     }
-    let mean: Vec<f16> = sum
-        .iter()
+    sum.iter()
         .map(|sum| f16::from_f64(sum / f64::from(spec.lists)))
-        .collect();
-    let mut writer = ListWriter::new(spec, rotation, pool, ROOT_LIST, &mean);
-    for (list, centroid) in spec.centroids.chunks_exact(dim).enumerate() {
-        writer.push(w, Tid::new(list as u32, 1), 0.0, centroid)?;
-    }
-    writer.finish_with(w, &mean)
+        .collect()
 }
 
 fn write_directory<W: BulkWriter>(w: &mut W, directory: Run, lists: &[ListEntry]) -> Result<()> {

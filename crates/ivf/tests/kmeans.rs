@@ -5,7 +5,7 @@ mod common;
 use common::{Clusters, normals, pool, rng, seed};
 use half::f16;
 use omen_ivf::IvfError;
-use omen_ivf::assign::Assigner;
+use omen_ivf::assign::{Assign, Assigner};
 use omen_ivf::coarse::nearest_list;
 use omen_ivf::kmeans::train;
 use omen_ivf::{Metric, mem_store::MemStore};
@@ -134,7 +134,7 @@ fn assignment_and_insert_agree() {
                 .chunks_exact(dim)
                 .flat_map(|v| index.to_stored(v).unwrap().unwrap().row)
                 .collect();
-            let assigned = Assigner::new(&centroids, dim).assign(&stored, &pool());
+            let assigned = Assigner::new(&centroids, dim, pool().into()).assign(&stored);
             let wide = |h: &[f16]| h.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
             for (row, &list) in stored.chunks_exact(dim).zip(&assigned) {
                 let other = nearest_list(&store, &index, row).unwrap();

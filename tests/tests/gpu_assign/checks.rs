@@ -5,8 +5,10 @@ use crate::real_gpu::small;
 use half::f16;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
+use omen_ivf::assign::Assign;
 use omen_ivf::kmeans::{OnThreads, train, train_by};
 use rand::Rng;
+use std::sync::Arc;
 
 /// Rows around a few places, which lie around `offset`, `[n, dim]`.
 fn clustered(rng: &mut impl Rng, n: usize, dim: usize, n_places: usize, offset: f32) -> Vec<f32> {
@@ -25,11 +27,9 @@ fn clustered(rng: &mut impl Rng, n: usize, dim: usize, n_places: usize, offset: 
     rows
 }
 
-fn pool() -> rayon::ThreadPool {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(2)
-        .build()
-        .unwrap()
+fn pool() -> Arc<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+    Arc::new(pool.unwrap())
 }
 
 fn halves(rows: &[f32]) -> Vec<f16> {
@@ -262,8 +262,8 @@ pub fn training_is_as_good_as_on_threads(gpu: &Gpu) {
         // The rows of the table, by the same device.
         let (centroids, rows) = (halves(&trained), halves(&sample));
         let wide = |v: &[f16]| v.iter().map(|x| x.to_f32()).collect::<Vec<f32>>();
-        let mut assigner = RowAssigner::new(device, failure.clone(), &centroids, dim);
-        let found = assigner.assign(&rows, &pool);
+        let mut assigner = RowAssigner::new(device, failure.clone(), &centroids, dim, pool.clone());
+        let found = assigner.assign(&rows);
         assert_eq!(failure.get(), None);
         // Far from the origin, halves are coarser than what tells centroids apart.
         if offset == 0.0 {

@@ -4,8 +4,9 @@ use super::{GpuAssigner, Poll};
 use crate::error::GpuError;
 use half::f16;
 use omen_ivf::IvfError;
-use omen_ivf::assign::Assigner;
+use omen_ivf::assign::{Assign, Assigner};
 use omen_ivf::kmeans::{AssignSample, OnThreads};
+use rayon::ThreadPool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Why a device was given up, if it was. Clones share it.
@@ -107,18 +108,21 @@ impl AssignSample for SampleAssigner<'_> {
 
 /// Assigns the rows of a table.
 pub struct RowAssigner {
+    dim: usize,
     device: Option<GpuAssigner>,
     failure: Failure,
+    pool: Arc<ThreadPool>,
     cpu: Assigner,
 }
 
 impl RowAssigner {
-    /// To `centroids`, as stored, `[n, dim]`: by `device`, as long as there is one, else by the CPU.
+    /// To `centroids`, as stored, `[n, dim]`: by `device`, as long as there is one, else by `pool`.
     pub fn new(
         mut device: Option<GpuAssigner>,
         failure: Failure,
         centroids: &[f16],
         dim: usize,
+        pool: Arc<ThreadPool>,
     ) -> Self {
         let mut wide = vec![0.0; centroids.len()];
         omen_distance::f32_from_f16(centroids, &mut wide);
@@ -127,20 +131,23 @@ impl RowAssigner {
             device.set_centroids(&wide, &mut || Ok(()))
         });
         Self {
+            dim,
             device,
             failure,
-            cpu: Assigner::new(centroids, dim),
+            pool: pool.clone(),
+            cpu: Assigner::new(centroids, dim, pool),
         }
     }
+}
 
-    /// The list of each of `rows`, `[n, dim]`.
-    pub fn assign(&mut self, rows: &[f16], pool: &rayon::ThreadPool) -> Vec<u32> {
-        let mut lists = vec![0; rows.len() / self.cpu.dim()];
+impl Assign for RowAssigner {
+    fn assign(&mut self, rows: &[f16]) -> Vec<u32> {
+        let mut lists = vec![0; rows.len() / self.dim];
         let done = try_device(&mut self.device, &self.failure, |device| {
-            device.assign(rows, &mut lists, pool, &mut || Ok(()))
+            device.assign(rows, &mut lists, &self.pool, &mut || Ok(()))
         });
         if !matches!(done, Ok(true)) {
-            lists = self.cpu.assign(rows, pool);
+            lists = self.cpu.assign(rows);
         }
         lists
     }

@@ -4,7 +4,7 @@
 pub mod executor;
 
 use half::f16;
-use omen_ivf::assign::Assigner;
+use omen_ivf::assign::{Assign, Assigner};
 use omen_ivf::index::Index;
 use omen_ivf::kmeans::train;
 use omen_ivf::layout::group::Filter;
@@ -177,7 +177,7 @@ pub fn build_with(
         .iter()
         .flat_map(|entry| entry.row.iter().copied())
         .collect();
-    let lists = Assigner::new(&centroids, dim).assign(&flat, &pool);
+    let lists = Assigner::new(&centroids, dim, pool.into()).assign(&flat);
     for (entry, list) in entries.iter_mut().zip(lists) {
         entry.list = list;
     }

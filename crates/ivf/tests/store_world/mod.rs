@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use half::f16;
+use omen_ivf::build_entries::OneByOne;
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::check::check;
 use omen_ivf::fold::fold_list;
@@ -15,7 +16,7 @@ use omen_ivf::list_reader::{ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::store::PageStore;
 use omen_ivf::stored::{Scaling, StoredVector};
-use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index_in};
+use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index_from};
 use omen_ivf::{Metric, Result, Tid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -119,7 +120,11 @@ pub fn build_in(
         built_at: 1,
     };
     let mut entries = entries.into_iter();
-    write_index_in(store, &spec, pool, &mut || Ok(entries.next()), &mut |_| ()).unwrap();
+    let mut next = || Ok(entries.next());
+    let mut source = OneByOne::new(dim as usize, &mut next);
+    // Little ahead: the memory of pieces is used again.
+    let pool = pool.map(|pool| (pool, 1 << 20));
+    write_index_from(store, &spec, pool, &mut source, &mut |_| ()).unwrap();
     model
 }
 

@@ -1,0 +1,166 @@
+//! The thread that finds the lists of rows while the process that builds goes on receiving others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use omen_ivf::Tid;
+use omen_ivf::assign::Assign;
+use omen_ivf::build_entries::Chunk;
+use omen_ivf::row_batch::RowBatch;
+use omen_ivf::stored::{Scaling, StoredVector};
+use pgrx::PgSqlErrorCode;
+use rayon::prelude::*;
+
+use crate::error::{PgError, Result};
+use crate::threads;
+
+/// While the process waits for the thread, it looks for interrupts so often.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the thread is given.
+pub(super) enum Rows {
+    /// Rows in their stored form.
+    Stored(RowBatch),
+    /// The user's numbers, `[n, dim]`, and where they are from, `[n]`.
+    Vectors(Vec<f32>, Vec<Tid>),
+}
+
+/// The thread. Dropping it ends it: what it has begun it brings to an end, what waits it leaves.
+pub(super) struct AssignThread {
+    /// `None` only while it is dropped.
+    rows: Option<Sender<Rows>>,
+    chunks: Receiver<omen_ivf::Result<Chunk>>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    n_out: usize,
+}
+
+impl AssignThread {
+    /// Starts it. `pool` stores the user's vectors. Errors: the system has no thread left.
+    pub(super) fn start(
+        scaling: Scaling,
+        mut assign: Box<dyn Assign>,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Result<Self> {
+        let (rows, given) = channel::<Rows>();
+        let (done, chunks) = channel();
+        let ends = Arc::new(AtomicBool::new(false));
+        let seen = ends.clone();
+        let work = move || {
+            for rows in given {
+                if seen.load(Ordering::Relaxed) {
+                    return;
+                }
+                let stored = match rows {
+                    Rows::Stored(rows) => Ok(rows),
+                    Rows::Vectors(vectors, tids) => {
+                        pool.install(|| store(scaling, &vectors, &tids))
+                    }
+                };
+                let chunk = stored.map(|rows| Chunk {
+                    lists: assign.assign(rows.rows()),
+                    rows,
+                });
+                if done.send(chunk).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = threads::with_signals_blocked(|| {
+            std::thread::Builder::new()
+                .name("omen assign".into())
+                .spawn(work)
+        });
+        let thread = thread.map_err(|e| {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+                format!("could not start a thread: {e}"),
+            )
+        })?;
+        Ok(Self {
+            rows: Some(rows),
+            chunks,
+            ends,
+            thread: Some(thread),
+            n_out: 0,
+        })
+    }
+
+    /// What it was given and has not given back.
+    pub(super) fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Gives it rows; does not wait.
+    pub(super) fn give(&mut self, rows: Rows) {
+        self.n_out += 1;
+        if let Some(sender) = &self.rows {
+            // One that has ended shows when its result is waited for.
+            let _ = sender.send(rows);
+        }
+    }
+
+    /// The next chunk, in the order in which they were given; `None` if none is out. Waits for it if `waits`, looking for interrupts; else `None` too if
+    /// none is ready. Errors: the thread has panicked.
+    pub(super) fn take(&mut self, waits: bool) -> Result<Option<Chunk>> {
+        while self.n_out > 0 {
+            let wait = if waits { LOOK } else { Duration::ZERO };
+            match self.chunks.recv_timeout(wait) {
+                Ok(chunk) => {
+                    self.n_out -= 1;
+                    return Ok(Some(chunk?));
+                }
+                Err(RecvTimeoutError::Timeout) if !waits => break,
+                Err(RecvTimeoutError::Timeout) => {
+                    pgrx::check_for_interrupts!();
+                }
+                Err(RecvTimeoutError::Disconnected) => return Err(self.panicked()),
+            }
+        }
+        Ok(None)
+    }
+
+    fn panicked(&mut self) -> PgError {
+        let panic = self.thread.take().and_then(|thread| thread.join().err());
+        let text = panic.as_ref().and_then(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            text.or_else(|| panic.downcast_ref::<&str>().copied())
+        });
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+            "the thread that assigns rows to lists has ended",
+        )
+        .with_detail(text.unwrap_or("It did not say why.").to_owned())
+    }
+}
+
+/// Also while an error unwinds: calls nothing of Postgres.
+impl Drop for AssignThread {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        self.rows = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Brings vectors into their stored form, on the pool of the thread that calls.
+fn store(scaling: Scaling, vectors: &[f32], tids: &[Tid]) -> omen_ivf::Result<RowBatch> {
+    let dim = scaling.dim as usize;
+    let stored: Vec<Option<StoredVector>> = vectors
+        .par_chunks_exact(dim)
+        .map(|v| scaling.to_stored(v))
+        .collect::<omen_ivf::Result<_>>()?;
+    let mut rows = RowBatch::with_capacity(dim, tids.len());
+    for (tid, stored) in tids.iter().zip(&stored) {
+        // Zero vectors under cosine are not indexed.
+        if let Some(stored) = stored {
+            rows.push(*tid, stored);
+        }
+    }
+    Ok(rows)
+}
