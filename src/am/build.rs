@@ -179,7 +179,7 @@ unsafe fn build(
     // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
     pages.log();
     // SAFETY: `index` is open, by this function's contract.
-    unsafe { calibration::run(index, &queries, n_entries, &mut clock)? };
+    unsafe { calibration::run(index, &queries, n_entries, &mut clock, &pool)? };
     // SAFETY: likewise.
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, n_workers);

@@ -20,7 +20,8 @@ fn affordable(wanted: usize, n_entries: u64) -> usize {
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
 
-/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids.
+/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids. The
+/// threads of `pool` compare.
 ///
 /// # Safety
 /// `index` is open, complete and not yet visible to others.
@@ -29,6 +30,7 @@ pub(super) unsafe fn run(
     queries: &(Vec<f32>, Vec<Tid>),
     n_entries: u64,
     clock: &mut Clock,
+    pool: &rayon::ThreadPool,
 ) -> Result<()> {
     let (rows, tids) = queries;
     // SAFETY: by this function's contract.
@@ -37,7 +39,7 @@ pub(super) unsafe fn run(
     if open.n_lists() > 1 && !tids.is_empty() {
         clock.begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
-        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
+        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n], pool)?;
         store_calibration(&pages, &curve, n as u32)?;
     }
     // SAFETY: by this function's contract. The cached copy has no calibration yet.
