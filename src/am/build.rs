@@ -21,8 +21,8 @@ use super::entry_sort::EntrySort;
 use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
 use super::progress::{self, Clock, Phase};
-use super::sample::{self, Random};
-use super::{build_workers, calibration, column_dim, parallel_read};
+use super::random::Random;
+use super::{build_workers, calibration, column_dim, parallel_read, sample};
 use crate::engine::building::{self, Work};
 use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, forget_index};
@@ -120,15 +120,13 @@ unsafe fn build(
 
     let mut clock = Clock::default();
     clock.begin(Phase::Sampling);
-    // Sample, its scaled copy, and what training needs share the memory.
-    let mut sample = sample::take(
-        &rows,
-        dim as usize,
-        lists_option,
-        work_bytes / 3,
-        &mut random,
-    )?;
-    let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new);
+    let sample_bytes = work_bytes / sample::PARTS;
+    // SAFETY: by this function's contract.
+    let mut sample = unsafe {
+        let dim = dim as usize;
+        sample::take(&rows, dim, lists_option, sample_bytes, &mut random)?
+    };
+    let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new, &mut random);
     let scale_exp = choose_scale(opclass.metric, &sample.rows, dim as usize);
     let scaling = Scaling {
         metric: opclass.metric,
@@ -206,7 +204,7 @@ unsafe fn build(
     // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
     pages.finish();
     // SAFETY: `index` is open, by this function's contract.
-    unsafe { calibration::run(index, &queries, n_entries, &mut clock)? };
+    unsafe { calibration::run(index, &queries, n_entries, &mut clock, &pool)? };
     // SAFETY: likewise.
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);

@@ -2,11 +2,12 @@
 #![allow(unsafe_code)]
 
 use omen_ivf::Tid;
-use omen_ivf::calibrate::{calibrate, store_calibration};
-use pgrx::pg_sys;
+use omen_ivf::calibrate::{Curve, calibrate, store_calibration};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::progress::{Clock, Phase};
-use crate::error::Result;
+use crate::error::{PgError, Result};
+use crate::guc;
 use crate::storage::{IndexPages, forget_index, open_index};
 
 /// Comparisons of a query with an entry that a calibration may take: some two seconds.
@@ -14,13 +15,18 @@ const MAX_COMPARISONS: u64 = 700_000_000;
 /// Queries it takes at least, however large the index: as much again as a twentieth of the build.
 const MIN_QUERIES: u64 = 1000;
 
+/// A smaller index is searched fast, however much of it.
+const MIN_ENTRIES_TO_WARN: u64 = 10_000;
+const MIN_LISTS_TO_WARN: u32 = 16;
+
 /// How many of `wanted` queries, each compared to all entries, are affordable.
 fn affordable(wanted: usize, n_entries: u64) -> usize {
     let n = MAX_COMPARISONS / n_entries.max(1);
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
 
-/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids.
+/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids. The
+/// threads of `pool` compare.
 ///
 /// # Safety
 /// `index` is open, complete and not yet visible to others.
@@ -29,6 +35,7 @@ pub(super) unsafe fn run(
     queries: &(Vec<f32>, Vec<Tid>),
     n_entries: u64,
     clock: &mut Clock,
+    pool: &rayon::ThreadPool,
 ) -> Result<()> {
     let (rows, tids) = queries;
     // SAFETY: by this function's contract.
@@ -37,10 +44,38 @@ pub(super) unsafe fn run(
     if open.n_lists() > 1 && !tids.is_empty() {
         clock.begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
-        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n])?;
+        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n], pool)?;
         store_calibration(&pages, &curve, n as u32)?;
+        if n_entries >= MIN_ENTRIES_TO_WARN && open.n_lists() > MIN_LISTS_TO_WARN {
+            // SAFETY: by this function's contract.
+            let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
+            warn(name, &curve, open.n_lists());
+        }
     }
     // SAFETY: by this function's contract. The cached copy has no calibration yet.
     unsafe { forget_index(index) };
     Ok(())
+}
+
+/// Tells the user if searches will visit most of the lists. A recall of 1 asks for all of them.
+fn warn(name: &str, curve: &Curve, lists: u32) {
+    let recall = guc::recall();
+    let probes = curve.reach_for(recall, 10, lists).probes;
+    if curve.points.is_empty() || recall >= 1.0 || probes <= lists / 2 {
+        return;
+    }
+    let percent = |probes| 100.0 * curve.recall_at(probes);
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_WARNING,
+        format!("omen index \"{name}\" must search {probes} of {lists} lists for a recall of {recall}"),
+    )
+    .with_detail(format!(
+        "Of the ten nearest rows a tenth of the lists holds {:.0} %, half of them {:.0} %.",
+        percent(lists / 10),
+        percent(lists / 2)
+    ))
+    .with_hint(
+        "Neighbours of vectors without structure are in lists everywhere; more lists do not change that. Lower omen.recall if that is enough.",
+    )
+    .report(PgLogLevel::WARNING);
 }

@@ -69,6 +69,12 @@ impl HeapRows {
         }
     }
 
+    /// Whether the column is the result of an expression, which is worked out for each row visited.
+    pub(super) fn has_expressions(&self) -> bool {
+        // SAFETY: `info` is valid, by `new`.
+        unsafe { !(*self.info).ii_Expressions.is_null() }
+    }
+
     /// Calls `visit` with each row whose column is not NULL. Returns the number of rows of the table, NULLs included.
     pub(super) fn for_each(&self, visit: &mut Visit) -> f64 {
         self.scan(0, pg_sys::InvalidBlockNumber, None, visit)

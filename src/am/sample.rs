@@ -2,10 +2,12 @@
 #![allow(unsafe_code)]
 
 use omen_ivf::Tid;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::heap_rows::HeapRows;
-use crate::compat;
+use super::random::Random;
+use super::sample_blocks::{Density, Plan};
+use super::{build_workers, sample_workers};
 use crate::error::{PgError, Result};
 
 /// Rows sampled at least, where the table has them and memory allows.
@@ -21,6 +23,11 @@ const FEW_ROWS_TO_SHARE: usize = 1000;
 const FEW_ROWS_PER_LIST: u64 = 8;
 /// With fewer sampled rows per list than this, more would be better.
 const FEW_SAMPLES_PER_LIST: u64 = 32;
+/// The sample is one of this many parts of `maintenance_work_mem`: its scaled copy and what training needs are the others.
+pub(super) const PARTS: usize = 3;
+
+/// Bytes of a sample from which on parallel workers take it: some 40 ms of one process.
+const MIN_PARALLEL_BYTES: usize = 32 << 20;
 
 /// A sample of the table.
 pub(super) struct Sample {
@@ -30,12 +37,17 @@ pub(super) struct Sample {
     pub tids: Vec<Tid>,
     /// Rows the whole table is estimated to have in the index.
     pub estimated_rows: u64,
+    /// Rows that memory allows.
+    max_rows: usize,
 }
 
-/// Samples rows in memory of `max_bytes` at most. `n_rows_hint`: about how many rows the table has.
+/// Samples rows in memory of `max_bytes` at most: as many as training wants, where the table has them.
 ///
-/// Errors: a row has another dimension than `dim`.
-pub(super) fn take(
+/// Errors: a row has another dimension than `dim`; no memory.
+///
+/// # Safety
+/// `heap` is what `ambuild` was called with.
+pub(super) unsafe fn take(
     heap: &HeapRows,
     dim: usize,
     lists_option: u32,
@@ -43,48 +55,82 @@ pub(super) fn take(
     random: &mut Random,
 ) -> Result<Sample> {
     let n_blocks = heap.n_blocks();
-    let mut sample = Sample {
-        rows: Vec::new(),
-        tids: Vec::new(),
-        estimated_rows: 0,
-    };
-    if n_blocks == 0 {
-        return Ok(sample);
-    }
-    // A block is at most this many rows of the index; refined below by what is seen.
     let max_rows = (max_bytes / (dim * size_of::<f32>()))
         .max(lists_option as usize)
         .max(64);
-    let target = target_rows(lists_option, u64::from(n_blocks) * 32).min(max_rows);
-    // SAFETY: all-zero is a valid sampler state, and it is initialised before use.
-    let mut sampler: pg_sys::BlockSamplerData = unsafe { core::mem::zeroed() };
-    // SAFETY: `sampler` is writable.
-    unsafe {
-        compat::start_block_sampler(&mut sampler, n_blocks, target as i32, random.next() as u32);
+    let mut density = Density::measure(heap, n_blocks, random);
+    let mut is_last = false;
+    loop {
+        let expected = (density.mean * f64::from(n_blocks)) as u64;
+        let target = target_rows(lists_option, expected).min(max_rows);
+        let is_costly = heap.has_expressions();
+        let plan = Plan::new(density, n_blocks, target, is_costly, random.next() as u32);
+        let mut reservoir = Reservoir::new(dim, target, expected)?;
+        // SAFETY: by this function's contract.
+        let (n_seen, n_workers) = unsafe { fill(&mut reservoir, heap, plan, expected, random)? };
+        let estimated_rows = plan.estimate(n_seen);
+        let wanted = target_rows(lists_option, estimated_rows).min(max_rows) as u64;
+        let n = reservoir.tids.len() as u64;
+        // The blocks looked at first had few of the rows, as of a partial index whose rows lie together.
+        if !is_last && 2 * n < wanted.min(estimated_rows) {
+            is_last = true;
+            density = Density::of(n_seen, plan.n_visited);
+            continue;
+        }
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("omen sampled {n} of about {estimated_rows} rows"),
+        )
+        .with_detail(format!(
+            "Blocks: {} of {n_blocks}. Parallel workers: {n_workers}.",
+            plan.n_visited
+        ))
+        .report(PgLogLevel::DEBUG1);
+        return Ok(Sample {
+            rows: reservoir.rows,
+            tids: reservoir.tids,
+            estimated_rows,
+            max_rows,
+        });
     }
-    let (mut n_seen, mut n_visited) = (0u64, 0u64);
-    // SAFETY: `sampler` was initialised above.
-    while unsafe { pg_sys::BlockSampler_HasMore(&mut sampler) } {
-        // SAFETY: `sampler` was initialised above.
-        let block = unsafe { pg_sys::BlockSampler_Next(&mut sampler) };
+}
+
+/// Fills the reservoir by a plan, with parallel workers if that pays and they can be had. Returns the rows come across, and the number of workers.
+///
+/// # Safety
+/// As for [`take`].
+unsafe fn fill(
+    reservoir: &mut Reservoir,
+    heap: &HeapRows,
+    plan: Plan,
+    expected: u64,
+    random: &mut Random,
+) -> Result<(u64, usize)> {
+    let dim = reservoir.dim;
+    let rows = expected.min(reservoir.target as u64) as usize;
+    if rows * dim * size_of::<f32>() >= MIN_PARALLEL_BYTES {
+        // SAFETY: by this function's contract.
+        let outcome = unsafe {
+            match build_workers::planned_workers(heap) {
+                0 => None,
+                n => sample_workers::fill(reservoir, heap, plan, n, random)?,
+            }
+        };
+        if let Some(outcome) = outcome {
+            return Ok(outcome);
+        }
+    }
+    let mut n_seen = 0;
+    for block in plan.blocks() {
         pgrx::check_for_interrupts!();
-        n_visited += 1;
         heap.for_each_in_block(block, &mut |tid, value| {
             n_seen += 1;
-            // Each row seen so far is in the reservoir with equal probability.
-            let slot = if sample.tids.len() < target {
-                sample.tids.push(tid);
-                sample.rows.resize(sample.tids.len() * dim, 0.0);
-                sample.tids.len() - 1
-            } else {
-                let slot = random.below(n_seen) as usize;
-                if slot >= target {
-                    return Ok(());
-                }
-                sample.tids[slot] = tid;
-                slot
+            if !plan.takes(random) {
+                return Ok(());
+            }
+            let Some(row) = reservoir.place(tid, random) else {
+                return Ok(());
             };
-            let row = &mut sample.rows[slot * dim..(slot + 1) * dim];
             value.with(|v| {
                 check_dim(dim, v.len())?;
                 row.copy_from_slice(v);
@@ -92,30 +138,87 @@ pub(super) fn take(
             })?
         });
     }
-    sample.estimated_rows =
-        (n_seen as f64 * f64::from(n_blocks) / n_visited.max(1) as f64).round() as u64;
-    Ok(sample)
+    Ok((n_seen, 0))
+}
+
+/// Rows of which at most `target` are kept, each offered one with equal probability.
+pub(super) struct Reservoir {
+    dim: usize,
+    target: usize,
+    n_offered: u64,
+    rows: Vec<f32>,
+    tids: Vec<Tid>,
+}
+
+impl Reservoir {
+    /// An empty one, with memory for the rows `expected`. Errors: there is none.
+    fn new(dim: usize, target: usize, expected: u64) -> Result<Self> {
+        let mut rows = Vec::new();
+        let n = expected.min(target as u64) as usize * dim;
+        rows.try_reserve_exact(n).map_err(|_| {
+            let mb = (n * size_of::<f32>()) >> 20;
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+                format!("no memory for a sample of {mb} MB"),
+            )
+            .with_hint("Lower maintenance_work_mem.")
+        })?;
+        Ok(Self {
+            dim,
+            target,
+            n_offered: 0,
+            rows,
+            tids: Vec::new(),
+        })
+    }
+
+    /// Dimension of the rows.
+    pub(super) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The place for a row that is offered, to be filled; `None` if it is not kept.
+    pub(super) fn place(&mut self, tid: Tid, random: &mut Random) -> Option<&mut [f32]> {
+        self.n_offered += 1;
+        let dim = self.dim;
+        let at = if self.tids.len() < self.target {
+            self.tids.push(tid);
+            self.rows.resize(self.tids.len() * dim, 0.0);
+            self.tids.len() - 1
+        } else {
+            let at = random.below(self.n_offered) as usize;
+            *self.tids.get_mut(at)? = tid;
+            at
+        };
+        Some(&mut self.rows[at * dim..(at + 1) * dim])
+    }
 }
 
 /// Rows wanted for training.
 fn target_rows(lists_option: u32, estimated_rows: u64) -> usize {
-    let lists = if lists_option > 0 {
+    (wanted_lists(lists_option, estimated_rows) as usize * PER_LIST).max(MIN_TARGET)
+}
+
+/// Lists that an index of so many rows should have.
+fn wanted_lists(lists_option: u32, estimated_rows: u64) -> u32 {
+    if lists_option > 0 {
         lists_option
     } else {
         omen_ivf::coarse::default_lists(estimated_rows)
-    };
-    (lists as usize * PER_LIST).max(MIN_TARGET)
+    }
 }
 
 /// How many lists the index gets; keeps as much of the sample as they need. Tells the user who makes a new index (`is_new`)
 /// if the table is too small.
-pub(super) fn choose_lists(option: u32, sample: &mut Sample, dim: usize, is_new: bool) -> u32 {
+pub(super) fn choose_lists(
+    option: u32,
+    sample: &mut Sample,
+    dim: usize,
+    is_new: bool,
+    random: &mut Random,
+) -> u32 {
     let rows = sample.estimated_rows;
-    let wanted = if option > 0 {
-        option
-    } else {
-        omen_ivf::coarse::default_lists(rows)
-    };
+    let wanted = wanted_lists(option, rows);
     let lists = wanted.min(sample.tids.len().max(1) as u32);
     let few = rows == 0 || rows < u64::from(option) * FEW_ROWS_PER_LIST;
     if few && is_new {
@@ -129,24 +232,30 @@ pub(super) fn choose_lists(option: u32, sample: &mut Sample, dim: usize, is_new:
         .with_hint("Searches are slow if the table grows much. REINDEX after loading.")
         .report(PgLogLevel::NOTICE);
     }
-    let n_sampled = sample.tids.len() as u64;
-    if n_sampled < rows.min(u64::from(lists) * FEW_SAMPLES_PER_LIST) {
-        let mb = |n: u64| n * 3 * (dim as u64 * 4) / (1 << 20) + 1;
+    let enough = rows.min(u64::from(wanted) * FEW_SAMPLES_PER_LIST);
+    if (sample.max_rows as u64) < enough {
         PgError::new(
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
             "omen index is trained on a small sample",
         )
         .with_detail(format!(
-            "maintenance_work_mem allows {n_sampled} rows for {lists} lists."
+            "maintenance_work_mem allows {} rows for {wanted} lists.",
+            sample.max_rows
         ))
         .with_hint(format!(
             "Set maintenance_work_mem to at least {} MB for better recall at the same speed.",
-            mb(u64::from(lists) * FEW_SAMPLES_PER_LIST)
+            mb_for(enough, dim)
         ))
         .report(PgLogLevel::NOTICE);
     }
-    sample.truncate(target_rows(wanted, rows), dim);
+    sample.thin(target_rows(wanted, rows), dim, random);
     lists
+}
+
+/// MB of `maintenance_work_mem` that a sample of about so many rows wants: the next one finds some more or fewer rows in the table.
+fn mb_for(n_rows: u64, dim: usize) -> u64 {
+    let bytes = n_rows * (PARTS * dim * size_of::<f32>()) as u64;
+    (bytes + bytes / 8).div_ceil(1 << 20)
 }
 
 /// Errors: a row of another dimension than the index.
@@ -161,10 +270,15 @@ pub(super) fn check_dim(expected: usize, found: usize) -> Result<()> {
 }
 
 impl Sample {
-    /// Keeps `n` rows. They are random ones, as the order is.
-    pub(super) fn truncate(&mut self, n: usize, dim: usize) {
-        self.tids.truncate(n);
-        self.rows.truncate(n * dim);
+    /// Keeps `n` random rows.
+    fn thin(&mut self, n: usize, dim: usize, random: &mut Random) {
+        while self.tids.len() > n {
+            let last = self.tids.len() - 1;
+            let at = random.below(self.tids.len() as u64) as usize;
+            self.tids.swap_remove(at);
+            self.rows.copy_within(last * dim.., at * dim);
+            self.rows.truncate(last * dim);
+        }
     }
 
     /// Moves some random rows out, for use as queries: a fifth of the sample, at most [`MAX_QUERIES`]. A row that centroids
@@ -186,35 +300,9 @@ impl Sample {
             }
         }
         if apart {
-            self.truncate(n - wanted, dim);
+            self.tids.truncate(n - wanted);
+            self.rows.truncate((n - wanted) * dim);
         }
         (rows, tids)
-    }
-}
-
-/// SplitMix64: numbers for sampling and seeds, not for secrets.
-pub(super) struct Random(u64);
-
-impl Random {
-    /// A generator seeded by time and process.
-    pub(super) fn from_clock() -> Self {
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .map_or(0, |d| d.as_nanos() as u64);
-        Self(now ^ u64::from(std::process::id()).rotate_left(32))
-    }
-
-    /// 64 random bits.
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// A number from 0 to `n` - 1.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 }

@@ -5,9 +5,10 @@
 //! confidence bound of the mean, so that a small sample does not promise too much.
 
 mod neighbours;
-mod page_cache;
+mod page_batch;
 
 use bytemuck::Zeroable;
+use rayon::ThreadPool;
 
 use self::neighbours::neighbours;
 
@@ -41,12 +42,15 @@ pub struct Curve {
 /// their own neighbours. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
 /// Empty if there is nothing to measure (no query with a neighbour).
 ///
-/// Searches every list for every query: seconds to minutes. The store's interrupts are checked between lists.
+/// Searches every list for every query: seconds to minutes. The threads of `pool` compare; everything else, calls of the store included, happens
+/// on the calling thread, which checks the store's interrupts every few tens of milliseconds. The curve does not depend on the number of threads.
+/// Takes some 32 MB.
 pub fn calibrate<S: PageStore>(
     s: &S,
     index: &Index,
     queries: &[f32],
     tids: &[Tid],
+    pool: &ThreadPool,
 ) -> Result<Curve> {
     assert_eq!(
         queries.len(),
@@ -62,7 +66,7 @@ pub fn calibrate<S: PageStore>(
             own.push(tid);
         }
     }
-    let nearest = neighbours(s, index, &prepared, DEEP + 1)?;
+    let nearest = neighbours(s, index, &prepared, DEEP + 1, pool)?;
     let mut all_places: Vec<Vec<Place>> = Vec::with_capacity(prepared.len());
     for ((query, own), nearest) in prepared.iter().zip(own).zip(&nearest) {
         s.check_interrupts()?;

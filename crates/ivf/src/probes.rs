@@ -1,5 +1,6 @@
 //! How many lists a search visits for the recall wanted: read off the calibration.
 
+use crate::calibrate::Curve;
 use crate::index::Index;
 use crate::layout::meta::{CalibrationPoint, CalibrationSpread};
 
@@ -39,6 +40,22 @@ impl Index {
             depth,
             self.n_lists(),
         )
+    }
+}
+
+impl Curve {
+    /// [`Index::reach_for`] of an index of `lists` lists that has this calibration.
+    pub fn reach_for(&self, recall: f32, depth: u64, lists: u32) -> Reach {
+        reach_at_depth(&self.points, &self.spreads, recall, depth, lists)
+    }
+
+    /// Share of the ten nearest rows that the nearest `probes` lists hold at least, by the points measured.
+    pub fn recall_at(&self, probes: u32) -> f32 {
+        let within = self
+            .points
+            .iter()
+            .take_while(|point| point.probes <= probes);
+        within.last().map_or(0.0, |point| point.recall_10)
     }
 }
 

@@ -4,11 +4,12 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{Clusters, METRICS, build, operator, rng, seed, tid};
+use common::{Clusters, METRICS, build, operator, pool, rng, seed, tid};
 use omen_ivf::Tid;
 use omen_ivf::calibrate::{calibrate, store_calibration};
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::Index;
+use omen_ivf::insert::insert;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
@@ -56,7 +57,7 @@ fn calibrated_probes_reach_their_recall() {
             let without = index.reach_for(0.9, 10).probes;
             assert_eq!(without, 6);
             let own: Vec<Tid> = (0..300).map(tid).collect();
-            let curve = calibrate(&store, &index, &rows[..300 * dim], &own).unwrap();
+            let curve = calibrate(&store, &index, &rows[..300 * dim], &own, &pool()).unwrap();
             store_calibration(&store, &curve, 300).unwrap();
             let index = Index::open(&store).unwrap();
             let last = curve.points[curve.points.len() - 1];
@@ -95,6 +96,40 @@ fn calibrated_probes_reach_their_recall() {
                 index.reach_for(1.0, 10).probes.min(100),
                 index.reach_for(1.0, 10).probes
             );
+        }
+    }
+}
+
+/// The curve is the same from any number of threads, also where lists are too large to be kept, and where entries are appended; an error of the
+/// store, or an interrupt, ends it.
+#[test]
+fn threads_calibrate_as_one_does() {
+    let seed = seed();
+    let mut rng = rng(seed);
+    let threads = |n| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build()
+            .unwrap()
+    };
+    for (dim, n, lists) in [(8, 3000, 40), (64, 4000, 30), (700, 14_000, 3)] {
+        let rows = Clusters::new(&mut rng, dim, 50).draw(&mut rng, n);
+        for metric in METRICS {
+            let (store, index) = build(MemStore::new(), metric, dim, &rows, lists, seed);
+            for (i, row) in rows.chunks_exact(dim).take(200).enumerate() {
+                insert(&store, &index, row, tid(n + i)).unwrap();
+            }
+            let own: Vec<Tid> = (0..150).map(tid).collect();
+            let curve_of = |n| calibrate(&store, &index, &rows[..150 * dim], &own, &threads(n));
+            let curve = curve_of(1).unwrap();
+            assert!(!curve.points.is_empty());
+            for n in [2, 5] {
+                assert_eq!(curve_of(n).unwrap(), curve, "{} dim {dim}", metric.name());
+            }
+            for calls in [1, 100, 3000] {
+                store.fail_after(calls);
+                assert!(curve_of(3).is_err());
+            }
         }
     }
 }
