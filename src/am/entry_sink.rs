@@ -15,8 +15,10 @@ use crate::error::Result;
 
 /// Chunks that are with the thread at most: it works on one, and finds the next when it is done.
 const MAX_OUT: usize = 2;
-/// Most bytes of a chunk: enough rows for all threads of the largest machines.
+/// Most bytes and rows of a chunk: enough for all threads of the largest machines, and few enough that progress shows.
 const MAX_CHUNK_BYTES: usize = 16 << 20;
+const MAX_ROWS: usize = 16_384;
+const _: () = assert!(MAX_ROWS <= MAX_CHUNK_ROWS);
 
 /// Where the rows of a build go.
 pub(super) struct EntrySink {
@@ -47,7 +49,7 @@ impl EntrySink {
             scaling,
             thread: AssignThread::start(scaling, assign, pool.clone())?,
             sort,
-            full: full.clamp(32, MAX_CHUNK_ROWS),
+            full: full.clamp(32, MAX_ROWS),
             vectors: Vec::new(),
             tids: Vec::new(),
             stored: RowBatch::new(dim),

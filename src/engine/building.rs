@@ -87,7 +87,7 @@ fn open(device: &mut Device, work: &Work) -> Result<GpuAssigner, GpuError> {
 fn inject(mut assigner: GpuAssigner) -> GpuAssigner {
     match guc::inject_fault() {
         guc::Fault::LostInTraining => assigner.fail_after(2, usize::MAX),
-        guc::Fault::LostInAssigning => assigner.fail_after(usize::MAX, 1),
+        guc::Fault::LostInAssigning => assigner.fail_after(usize::MAX, 0),
         _ => {}
     }
     assigner
