@@ -23,11 +23,13 @@ use super::opclass::OpClass;
 use super::progress::{self, Clock, Phase};
 use super::random::Random;
 use super::{build_workers, calibration, column_dim, parallel_read, sample};
-use crate::engine::building::{self, Work};
+use crate::engine::building::{self, Opening, Work};
 use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, forget_index};
 use crate::{options, threads};
 
+/// What a row of a table takes besides its vector, at least.
+const TUPLE_BYTES: u64 = 32;
 /// A build that takes longer tells what it did.
 const LONG_BUILD: Duration = Duration::from_secs(1);
 /// Most bytes for what is on its way between threads; the entries that are sorted have the rest of `maintenance_work_mem`.
@@ -120,6 +122,10 @@ unsafe fn build(
 
     let mut clock = Clock::default();
     clock.begin(Phase::Sampling);
+    let n_threads = pool.current_num_threads();
+    // SAFETY: by this function's contract.
+    let rough = unsafe { rough_work(&rows, dim, lists_option) };
+    let opening = Opening::begin(&rough, n_threads);
     let sample_bytes = work_bytes / sample::PARTS;
     // SAFETY: by this function's contract.
     let mut sample = unsafe {
@@ -146,7 +152,7 @@ unsafe fn build(
         n_rows: estimated_rows,
     };
     let failure = Failure::default();
-    let device = building::assigner_for(&work, pool.current_num_threads(), &failure);
+    let device = building::assigner_for(&work, n_threads, opening, &failure);
     let has_device = device.is_some();
     // May be fewer than asked for, if rows are equal.
     let (centroids, device) = train(&scaled, &work, device, &failure, &mut random, &pool)?;
@@ -209,6 +215,22 @@ unsafe fn build(
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);
     Ok((heap_tuples, n_entries))
+}
+
+/// What the build of an index will have to assign, by the size of the table alone.
+///
+/// # Safety
+/// `rows` is of relations that are open.
+unsafe fn rough_work(rows: &HeapRows, dim: u32, lists_option: u32) -> Work {
+    // SAFETY: by this function's contract.
+    let n_blocks = unsafe { build_workers::n_blocks_with_toast(rows) };
+    let n_rows = n_blocks * u64::from(pg_sys::BLCKSZ) / (4 * u64::from(dim) + TUPLE_BYTES);
+    Work {
+        dim: dim as usize,
+        lists: sample::wanted_lists(lists_option, n_rows) as usize,
+        n_sampled: sample::target_rows(lists_option, n_rows),
+        n_rows,
+    }
 }
 
 /// Tells the user what was built and what took how long, if it took long enough to be of interest.

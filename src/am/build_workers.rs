@@ -64,7 +64,7 @@ unsafe fn parallel_workers_option(heap: pg_sys::Relation) -> Option<i32> {
 ///
 /// # Safety
 /// As for [`planned_workers`].
-unsafe fn n_blocks_with_toast(rows: &HeapRows) -> u64 {
+pub(super) unsafe fn n_blocks_with_toast(rows: &HeapRows) -> u64 {
     let main = u64::from(rows.n_blocks());
     // SAFETY: the table is open and locked, so that its TOAST table stays.
     unsafe {

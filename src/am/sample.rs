@@ -195,12 +195,12 @@ impl Reservoir {
 }
 
 /// Rows wanted for training.
-fn target_rows(lists_option: u32, estimated_rows: u64) -> usize {
+pub(super) fn target_rows(lists_option: u32, estimated_rows: u64) -> usize {
     (wanted_lists(lists_option, estimated_rows) as usize * PER_LIST).max(MIN_TARGET)
 }
 
 /// Lists that an index of so many rows should have.
-fn wanted_lists(lists_option: u32, estimated_rows: u64) -> u32 {
+pub(super) fn wanted_lists(lists_option: u32, estimated_rows: u64) -> u32 {
     if lists_option > 0 {
         lists_option
     } else {

@@ -3,13 +3,17 @@
 //! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. The service's
 //! sessions let go of it when the build is done.
 
+use std::thread::JoinHandle;
+use std::time::Duration;
+
 use omen_gpu::assign::Failure;
-use omen_gpu::{GpuAssigner, GpuError};
+use omen_gpu::{Gpu, GpuAssigner, GpuError};
 
 use super::service_tiers::{Serving, who_serves};
 use super::tiers::{self, Device};
-use super::{choice, fallback};
+use super::{choice, devices, fallback};
 use crate::guc::{self, EngineSetting};
+use crate::threads;
 
 /// Products a thread adds up in a second, about.
 const CPU_RATE: f64 = 20e9;
@@ -17,6 +21,8 @@ const CPU_RATE: f64 = 20e9;
 const TRAININGS: f64 = 10.0;
 /// The GPU is to save so many times what opening it takes.
 const WORTH: f64 = 2.0;
+/// While a GPU is opened, the process looks for interrupts so often.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What a build has to assign.
 #[derive(Debug, Clone, Copy)]
@@ -51,25 +57,68 @@ pub(crate) fn wants_gpu(work: &Work, n_threads: usize) -> bool {
     }
 }
 
+/// A GPU that a thread opens, if there is one to be opened.
+pub(crate) struct Opening(Option<JoinHandle<Result<(Gpu, i32), GpuError>>>);
+
+impl Opening {
+    /// Has a thread open the session's GPU, which takes some tenths of a second, if work of about this size wants it.
+    pub(crate) fn begin(work: &Work, n_threads: usize) -> Self {
+        if !wants_gpu(work, n_threads) || why_not().is_some() {
+            return Self(None);
+        }
+        let (is_open, allowed, simulated) =
+            tiers::with(|device| (device.is_open(), device.allowed.clone(), device.simulated));
+        if is_open {
+            return Self(None);
+        }
+        let open = move || devices::open(&allowed, simulated);
+        let thread = std::thread::Builder::new().name("omen open".into());
+        // Without a thread it is opened when it is wanted.
+        Self(threads::with_signals_blocked(|| thread.spawn(open)).ok())
+    }
+
+    /// Waits for it, looking for interrupts.
+    fn end(self) -> Option<Result<(Gpu, i32), GpuError>> {
+        let thread = self.0?;
+        while !thread.is_finished() {
+            pgrx::check_for_interrupts!();
+            std::thread::sleep(LOOK);
+        }
+        let panicked = |_| Err(GpuError::Other("opening it has panicked".into()));
+        Some(thread.join().unwrap_or_else(panicked))
+    }
+}
+
+/// Why the GPU is not to be tried now, if it is not.
+fn why_not() -> Option<GpuError> {
+    if let Serving::Service(service) = who_serves()
+        && let Some(why) = service.pause()
+    {
+        return Some(why);
+    }
+    tiers::with(Device::device_pause)
+}
+
 /// The session's GPU, ready for the work; `None`: the CPU is to do it, for the reason that `failure` has then, unless it is chosen.
 pub(crate) fn assigner_for(
     work: &Work,
     n_threads: usize,
+    opening: Opening,
     failure: &Failure,
 ) -> Option<GpuAssigner> {
+    let opened = opening.end();
     if !wants_gpu(work, n_threads) {
         return None;
     }
-    if let Serving::Service(service) = who_serves()
-        && let Some(why) = service.pause()
-    {
-        failure.note(why);
-        return None;
-    }
-    let made = tiers::with(|device| match device.device_pause() {
-        Some(why) => Err(why),
-        None => open(device, work),
-    });
+    let made = match (why_not(), opened) {
+        (Some(why), _) | (None, Some(Err(why))) => Err(why),
+        (None, opened) => tiers::with(|device| {
+            if let (None, Some(Ok((gpu, ordinal)))) = (&device.gpu, opened) {
+                (device.gpu, device.ordinal) = (Some(gpu), ordinal);
+            }
+            open(device, work)
+        }),
+    };
     made.map_err(|error| failure.note(error)).ok()
 }
 
