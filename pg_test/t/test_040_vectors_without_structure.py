@@ -1,4 +1,4 @@
-"""A build warns where the recall asked for costs a search of most lists, and only there."""
+"""A build warns where the recall asked for costs a search of many lists, and only there."""
 
 import re
 
@@ -27,8 +27,8 @@ def test_vectors_without_structure(conn, warned, rng):
     make_table(conn, vectors.uniform(rng, 12_000, 300))
     make_index(conn)
     (probes, lists, recall, tenth, half), = warned
-    assert probes == index_status(conn)["default_probes"] > lists / 2
-    assert lists == index_status(conn)["lists"] and recall == 0.95 and tenth < half < 95
+    assert probes == index_status(conn)["default_probes"] > lists / 3
+    assert lists == index_status(conn)["lists"] and recall == 0.95 and tenth < half < 100
     # Who asks for less is not warned, nor who asks for all.
     for recall in (0.3, 1):
         put(conn, omen__recall=recall)
@@ -45,4 +45,5 @@ def test_vectors_without_structure(conn, warned, rng):
 def test_ordinary_vectors(conn, warned, rng, dim):
     make_table(conn, vectors.clustered(rng, 12_000, dim))
     make_index(conn)
-    assert not warned
+    status = index_status(conn)
+    assert not warned and status["default_probes"] < status["lists"] / 4
