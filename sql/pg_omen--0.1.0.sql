@@ -524,6 +524,22 @@ CREATE FUNCTION omen_index_status(
 	AS 'MODULE_PATHNAME', 'omen_index_status_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION omen_index_status(regclass) IS 'what an omen index holds, on disk and on this session''s GPU';
 
+CREATE FUNCTION omen_estimate_build(
+	table_name regclass,
+	column_name name,
+	INOUT lists integer DEFAULT 0,
+	OUT rows bigint,
+	OUT engine text,
+	OUT parallel_workers integer,
+	OUT seconds double precision,
+	OUT memory_bytes bigint,
+	OUT device_bytes bigint,
+	OUT index_bytes bigint,
+	OUT wal_bytes bigint
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_estimate_build_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION omen_estimate_build(regclass, name, integer) IS 'what it would take to build an omen index on a column';
+
 CREATE FUNCTION omen_cpu_status(
 	OUT simd text,
 	OUT available text,

@@ -12,8 +12,12 @@ use crate::error::{PgError, Result};
 pub(crate) fn count() -> usize {
     // SAFETY: reads a setting on the main thread.
     let workers = unsafe { pg_sys::max_parallel_maintenance_workers }.max(0) as usize;
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    (workers + 1).min(cores)
+    (workers + 1).min(cores())
+}
+
+/// Cores of the machine that this process may use.
+pub(crate) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
 }
 
 /// A pool of [`count`] threads.

@@ -203,6 +203,13 @@ def test_errors_of_workers(db, builder, told, rng):
             END IF;
             RETURN v;
         END $$""")
+    builder.execute("""CREATE FUNCTION short(id int, v vector) RETURNS vector IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$
+        BEGIN
+            IF id = 4321 AND (SELECT leader_pid IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid()) THEN
+                RETURN '[1,2]';
+            END IF;
+            RETURN v;
+        END $$""")
     files = n_files(builder)
     builder.execute("INSERT INTO t VALUES (-1, '[1,2]')")
     for how in ("", "CONCURRENTLY"):
@@ -212,6 +219,10 @@ def test_errors_of_workers(db, builder, told, rng):
         # One that only a worker makes.
         with pytest.raises(psycopg.errors.DivisionByZero, match="a worker does not like it"):
             builder.execute(f"CREATE INDEX {how} t_v_idx ON t USING omen ((picky(id, v)::vector(40)) vector_l2_ops) WHERE id >= 0")
+        builder.execute("DROP INDEX IF EXISTS t_v_idx")
+        # A row whose dimension only a worker finds wrong.
+        with pytest.raises(psycopg.errors.DataException, match="expected 40 dimensions, not 2"):
+            builder.execute(f"CREATE INDEX {how} t_v_idx ON t USING omen ((short(id, v)::vector(40)) vector_l2_ops) WHERE id >= 0")
         builder.execute("DROP INDEX IF EXISTS t_v_idx")
     assert n_files(builder) == files
     assert builder.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'parallel worker'").fetchone()[0] == 0

@@ -2,6 +2,7 @@
 //! hot tiers.
 
 mod cpu_status;
+mod estimate_build;
 mod gpu_status;
 mod hot_tier;
 mod index_status;

@@ -18,9 +18,11 @@ const MIN_QUERIES: u64 = 1000;
 /// A smaller index is searched fast, however much of it.
 const MIN_ENTRIES_TO_WARN: u64 = 10_000;
 const MIN_LISTS_TO_WARN: u32 = 16;
+/// A search of more than one in so many lists saves little.
+const MANY_LISTS: u32 = 3;
 
 /// How many of `wanted` queries, each compared to all entries, are affordable.
-fn affordable(wanted: usize, n_entries: u64) -> usize {
+pub(super) fn affordable(wanted: usize, n_entries: u64) -> usize {
     let n = MAX_COMPARISONS / n_entries.max(1);
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
@@ -57,11 +59,11 @@ pub(super) unsafe fn run(
     Ok(())
 }
 
-/// Tells the user if searches will visit most of the lists. A recall of 1 asks for all of them.
+/// Tells the user if searches will visit a large part of the lists. A recall of 1 asks for all of them.
 fn warn(name: &str, curve: &Curve, lists: u32) {
     let recall = guc::recall();
     let probes = curve.reach_for(recall, 10, lists).probes;
-    if curve.points.is_empty() || recall >= 1.0 || probes <= lists / 2 {
+    if curve.points.is_empty() || recall >= 1.0 || probes <= lists / MANY_LISTS {
         return;
     }
     let percent = |probes| 100.0 * curve.recall_at(probes);

@@ -11,6 +11,7 @@ mod calibration;
 mod cost;
 mod entry_sink;
 mod entry_sort;
+pub(crate) mod estimate;
 mod heap_end;
 mod heap_rows;
 mod insert;

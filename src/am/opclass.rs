@@ -45,6 +45,11 @@ impl OpClass {
         }
     }
 
+    /// One for values of type vector, whatever their metric.
+    pub(super) fn any() -> Self {
+        Self { metric: Metric::L2 }
+    }
+
     /// Calls `f` with the coordinates of a value of the indexed column.
     ///
     /// # Safety

@@ -55,9 +55,7 @@ pub(super) unsafe fn take(
     random: &mut Random,
 ) -> Result<Sample> {
     let n_blocks = heap.n_blocks();
-    let max_rows = (max_bytes / (dim * size_of::<f32>()))
-        .max(lists_option as usize)
-        .max(64);
+    let max_rows = max_rows(lists_option, dim, max_bytes);
     let mut density = Density::measure(heap, n_blocks, random);
     let mut is_last = false;
     loop {
@@ -194,6 +192,25 @@ impl Reservoir {
     }
 }
 
+/// Rows that memory allows.
+fn max_rows(lists_option: u32, dim: usize, max_bytes: usize) -> usize {
+    (max_bytes / (dim * size_of::<f32>()))
+        .max(lists_option as usize)
+        .max(64)
+}
+
+/// Rows that a build samples of a table of `n_rows`, with so much memory.
+pub(super) fn planned_rows(lists_option: u32, n_rows: u64, dim: u32, work_bytes: u64) -> u64 {
+    let most = max_rows(lists_option, dim as usize, work_bytes as usize / PARTS);
+    (target_rows(lists_option, n_rows).min(most) as u64).min(n_rows)
+}
+
+/// Rows of a sample of `n` that serve as queries.
+pub(super) fn n_queries(n: usize) -> usize {
+    let wanted = if n >= FEW_ROWS_TO_SHARE { n / 5 } else { n };
+    wanted.min(MAX_QUERIES)
+}
+
 /// Rows wanted for training.
 pub(super) fn target_rows(lists_option: u32, estimated_rows: u64) -> usize {
     (wanted_lists(lists_option, estimated_rows) as usize * PER_LIST).max(MIN_TARGET)
@@ -287,7 +304,7 @@ impl Sample {
     pub(super) fn queries(&mut self, dim: usize, random: &mut Random) -> (Vec<f32>, Vec<Tid>) {
         let n = self.tids.len();
         let apart = n >= FEW_ROWS_TO_SHARE;
-        let wanted = if apart { n / 5 } else { n }.min(MAX_QUERIES);
+        let wanted = n_queries(n);
         let (mut rows, mut tids) = (Vec::with_capacity(wanted * dim), Vec::with_capacity(wanted));
         for i in 0..wanted {
             let (last, row) = (n - 1 - i, random.below((n - i) as u64) as usize);

@@ -115,6 +115,16 @@ impl Plan {
         plan
     }
 
+    /// All rows of `n` random blocks.
+    pub(super) fn some(n_blocks: u32, n: u32, seed: u32) -> Self {
+        Self {
+            n_blocks,
+            n_visited: n.min(n_blocks),
+            chance: u64::MAX,
+            seed,
+        }
+    }
+
     /// The blocks to look at, ascending.
     pub(super) fn blocks(&self) -> Blocks {
         Blocks::new(self.n_blocks, self.n_visited, self.seed)

@@ -6,4 +6,5 @@ pub mod group;
 pub mod map;
 pub mod meta;
 pub mod page;
+pub mod size;
 pub mod streams;

@@ -1,8 +1,11 @@
 """The sample that a build is trained on: as large as wanted, from all parts of the table, whatever the table is like."""
 
 import re
+import threading
+import time
 
 import numpy as np
+import psycopg
 import pytest
 
 from lib import vectors
@@ -125,3 +128,51 @@ def test_by_workers(builder, told, rng):
     put(builder, max_parallel_maintenance_workers=0)
     make_index(builder, lists=200)
     assert told[0][1] == 14_000 and 0.97 * 12_800 < told[0][0] <= 12_800 and told[0][4] == 0
+
+
+@pytest.mark.parametrize("how", ("error", "cancel", "terminate a worker"))
+def test_ended_while_workers_sample(db, builder, told, rng, how):
+    """The build fails at once, in the phase of sampling; no worker goes on, and the next build works."""
+    rows = vectors.clustered(rng, 14_000, 768)
+    builder.execute("CREATE TABLE t (id integer, v vector(768))")
+    vectors.copy_rows(builder, "t", np.arange(len(rows)), rows)
+    # In workers alone, and not before the process sees them.
+    what = "RAISE division_by_zero" if how == "error" else "PERFORM pg_sleep(0.2)"
+    builder.execute(f"""CREATE FUNCTION picky(v vector) RETURNS vector IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql AS $$
+        BEGIN
+            IF (SELECT leader_pid IS NOT NULL FROM pg_stat_activity WHERE pid = pg_backend_pid()) THEN {what}; END IF;
+            RETURN v;
+        END $$""")
+    outcome = []
+
+    def build():
+        try:
+            builder.execute("CREATE INDEX t_v_idx ON t USING omen ((picky(v)::vector(768)) vector_l2_ops) WITH (lists = 200)")
+        except psycopg.Error as error:
+            outcome.append(error)
+    with db.connect() as other:
+        leader = builder.info.backend_pid
+        thread = threading.Thread(target=build)
+        thread.start()
+
+        def workers():
+            return [pid for (pid,) in other.execute("SELECT pid FROM pg_stat_activity WHERE leader_pid = %s", (leader,)).fetchall()]
+        if how != "error":
+            end = time.monotonic() + 60
+            while not (found := workers()):
+                assert time.monotonic() < end and thread.is_alive(), outcome
+            time.sleep(float(rng.uniform(0, 0.3)))
+            assert other.execute("SELECT phase FROM pg_stat_progress_create_index").fetchone()[0].endswith("sampling table")
+            function, whom = ("pg_cancel_backend", leader) if how == "cancel" else ("pg_terminate_backend", found[0])
+            other.execute(f"SELECT {function}({whom})")
+        thread.join(60)
+        assert not thread.is_alive()
+        states = {"error": "22012", "cancel": "57014", "terminate a worker": "57P01"}
+        assert [error.sqlstate for error in outcome] == [states[how]]
+        end = time.monotonic() + 20
+        while workers():
+            assert time.monotonic() < end, "a worker goes on"
+            time.sleep(0.02)
+    assert not told
+    make_index(builder, lists=200)
+    assert told[0][4] > 0

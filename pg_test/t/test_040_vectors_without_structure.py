@@ -1,4 +1,4 @@
-"""A build warns where the recall asked for costs a search of most lists, and only there."""
+"""A build warns where the recall asked for costs a search of many lists, and only there."""
 
 import re
 
@@ -25,19 +25,17 @@ def warned(conn):
 
 def test_vectors_without_structure(conn, warned, rng):
     make_table(conn, vectors.uniform(rng, 12_000, 300))
-    # With 0.95 it is about half of them.
-    put(conn, omen__recall=0.98)
     make_index(conn)
     (probes, lists, recall, tenth, half), = warned
-    assert probes == index_status(conn)["default_probes"] > lists / 2
-    assert lists == index_status(conn)["lists"] and recall == 0.98 and tenth < half < 98
+    assert probes == index_status(conn)["default_probes"] > lists / 3
+    assert lists == index_status(conn)["lists"] and recall == 0.95 and tenth < half < 100
     # Who asks for less is not warned, nor who asks for all.
     for recall in (0.3, 1):
         put(conn, omen__recall=recall)
         conn.execute("REINDEX INDEX t_v_idx")
     assert len(warned) == 1
     # A small table is searched fast, whatever it takes.
-    put(conn, omen__recall=0.98)
+    put(conn, omen__recall=0.95)
     conn.execute("DELETE FROM t WHERE id >= 5000")
     conn.execute("REINDEX INDEX t_v_idx")
     assert len(warned) == 1
@@ -47,4 +45,5 @@ def test_vectors_without_structure(conn, warned, rng):
 def test_ordinary_vectors(conn, warned, rng, dim):
     make_table(conn, vectors.clustered(rng, 12_000, dim))
     make_index(conn)
-    assert not warned
+    status = index_status(conn)
+    assert not warned and status["default_probes"] < status["lists"] / 4

@@ -1,0 +1,165 @@
+//! `omen_estimate_build(table, column, lists)`: what a build would take, before it is begun.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use crate::am::estimate::{self, Estimate};
+use crate::error::{PgError, Result};
+
+const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+/// One row. Raises an error if there is no such table or column, the column is no vector, or the caller may not read it.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn omen_estimate_build(
+    table: pg_sys::Oid,
+    column: &CStr,
+    lists: i32,
+) -> TableIterator<
+    'static,
+    (
+        name!(lists, i32),
+        name!(rows, i64),
+        name!(engine, String),
+        name!(parallel_workers, i32),
+        name!(seconds, f64),
+        name!(memory_bytes, i64),
+        name!(device_bytes, i64),
+        name!(index_bytes, i64),
+        name!(wal_bytes, i64),
+    ),
+> {
+    match estimate_named(table, column, lists) {
+        Ok(estimate) => TableIterator::once((
+            estimate.lists as i32,
+            estimate.rows as i64,
+            estimate.engine.to_owned(),
+            estimate.workers as i32,
+            estimate.seconds,
+            estimate.memory_bytes as i64,
+            estimate.device_bytes as i64,
+            estimate.index_bytes as i64,
+            estimate.wal_bytes as i64,
+        )),
+        Err(error) => error.raise(),
+    }
+}
+
+fn estimate_named(table: pg_sys::Oid, column: &CStr, lists: i32) -> Result<Estimate> {
+    let lists = estimate::check_lists(lists)?;
+    check_privilege(table)?;
+    // SAFETY: on the main thread, in a transaction; raises Postgres's own error if there is no such relation. After an error the abort of the
+    // transaction closes it.
+    let rel = unsafe { pg_sys::relation_open(table, LOCK) };
+    // SAFETY: it is open, and what is asked for checked before it is looked at.
+    unsafe {
+        check_table(rel)?;
+        let column = vector_column(rel, column)?;
+        let estimate = estimate::estimate(rel, column, lists)?;
+        pg_sys::relation_close(rel, LOCK);
+        Ok(estimate)
+    }
+}
+
+/// Before anything is locked.
+fn check_privilege(table: pg_sys::Oid) -> Result<()> {
+    let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
+    // SAFETY: on the main thread, in a transaction; the name is null or a string in the current memory context.
+    unsafe {
+        let user = pg_sys::GetUserId();
+        if pg_sys::pg_class_aclcheck(table, user, select) == pg_sys::AclResult::ACLCHECK_OK {
+            return Ok(());
+        }
+        let name = pg_sys::get_rel_name(table);
+        let name = if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        };
+        Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("permission denied for table \"{name}\""),
+        )
+        .with_hint("SELECT on the whole table is needed."))
+    }
+}
+
+/// Errors: a relation without rows of its own, or whose rows this session cannot see.
+///
+/// # Safety
+/// `rel` is open.
+unsafe fn check_table(rel: pg_sys::Relation) -> Result<()> {
+    // SAFETY: by this function's contract.
+    let (name, kind, persistence, is_local) = unsafe {
+        let form = &*(*rel).rd_rel;
+        (
+            pgrx::name_data_to_str(&form.relname).to_owned(),
+            form.relkind as u8,
+            form.relpersistence as u8,
+            (*rel).rd_islocaltemp,
+        )
+    };
+    if kind == pg_sys::RELKIND_PARTITIONED_TABLE {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("table \"{name}\" is partitioned"),
+        )
+        .with_hint("Ask for its partitions: each gets an index of its own."));
+    }
+    if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_MATVIEW {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("\"{name}\" is not a table"),
+        )
+        .with_hint("Name a table or a materialized view."));
+    }
+    if persistence == pg_sys::RELPERSISTENCE_TEMP && !is_local {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "cannot access temporary tables of other sessions",
+        ));
+    }
+    // SAFETY: reads shared memory on the main thread.
+    if persistence == pg_sys::RELPERSISTENCE_UNLOGGED && unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("unlogged table \"{name}\" has no data on a standby"),
+        ));
+    }
+    Ok(())
+}
+
+/// Number of a column of `rel`. Errors: there is none of that name, or `omen` has no operator class for its type.
+///
+/// # Safety
+/// `rel` is open.
+unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<i16> {
+    // SAFETY: by this function's contract; names are strings in the current memory context.
+    unsafe {
+        let name = column.to_string_lossy();
+        let table = pgrx::name_data_to_str(&(*(*rel).rd_rel).relname);
+        let number = pg_sys::get_attnum((*rel).rd_id, column.as_ptr());
+        if number <= 0 {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+                format!("column \"{name}\" of table \"{table}\" does not exist"),
+            )
+            .with_hint("Name a column of type vector."));
+        }
+        let type_id = pg_sys::get_atttype((*rel).rd_id, number);
+        let method = pg_sys::get_am_oid(c"omen".as_ptr(), false);
+        if pg_sys::GetDefaultOpClass(type_id, method) == pg_sys::InvalidOid {
+            let found = CStr::from_ptr(pg_sys::format_type_be(type_id)).to_string_lossy();
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+                format!("column \"{name}\" of table \"{table}\" is of type {found}, not vector"),
+            )
+            .with_hint("Name a column of type vector."));
+        }
+        Ok(number)
+    }
+}

@@ -1,0 +1,226 @@
+//! What a build will take: time, memory, bytes; from a look at the table and a small measurement of this machine.
+#![allow(unsafe_code)]
+
+mod speed;
+
+use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::layout::size::index_size;
+use omen_ivf::params::{MAX_DIM, MAX_LISTS};
+use omen_ivf::store::PAGE_BYTES;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+use self::speed::Speed;
+use super::heap_rows::HeapRows;
+use super::opclass::OpClass;
+use super::random::Random;
+use super::sample_blocks::Density;
+use super::{build_workers, calibration, sample};
+use crate::error::{PgError, Result};
+use crate::threads;
+
+/// Iterations of k-means, as training makes them mostly; at most ten.
+const ITERATIONS: f64 = 8.0;
+/// What a build keeps beside what is counted here: buffers of batches, queues of workers, the process itself.
+const OTHER_BYTES: u64 = 48 << 20;
+const WORKER_BYTES: u64 = 8 << 20;
+/// What the calibration keeps of pages.
+const CALIBRATION_BYTES: u64 = 32 << 20;
+/// Bytes of an entry beside its vector while entries are sorted.
+const ENTRY_BYTES: u64 = 24;
+
+/// What is expected of a build.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Estimate {
+    /// Rows in the index.
+    pub rows: u64,
+    /// Lists.
+    pub lists: u32,
+    /// Parallel workers that read the table, if they are free.
+    pub workers: usize,
+    /// What trains and assigns.
+    pub engine: &'static str,
+    /// Seconds from begin to end.
+    pub seconds: f64,
+    /// Most memory at a time, in bytes, of the process and its workers.
+    pub memory_bytes: u64,
+    /// Most memory on the device, in bytes.
+    pub device_bytes: u64,
+    /// Bytes of the index.
+    pub index_bytes: u64,
+    /// Bytes of WAL.
+    pub wal_bytes: u64,
+}
+
+/// What trains and assigns in a build as it would be made now.
+fn engine_of_build() -> &'static str {
+    "cpu"
+}
+
+/// Of an index on column number `column` of `table`, with `lists` lists (0: by the number of rows).
+///
+/// Errors: the column has no dimensions, and there is no row to take them from; a damaged value.
+///
+/// # Safety
+/// `table` is open, with its lock, and has pages; the column is of type vector.
+pub(crate) unsafe fn estimate(
+    table: pg_sys::Relation,
+    column: i16,
+    lists_option: u32,
+) -> Result<Estimate> {
+    // SAFETY: by this function's contract. What a build needs to know of the index that is to come is zero, but for what is set. Snapshots
+    // decide which rows count, as for CONCURRENTLY: others go on writing. The table stands for the index, whose relation is looked at for
+    // its expressions alone.
+    let (rows, typmod) = unsafe {
+        let info = pg_sys::palloc0(size_of::<pg_sys::IndexInfo>()).cast::<pg_sys::IndexInfo>();
+        (*info).type_ = pg_sys::NodeTag::T_IndexInfo;
+        (*info).ii_NumIndexAttrs = 1;
+        (*info).ii_NumIndexKeyAttrs = 1;
+        (*info).ii_IndexAttrNumbers[0] = column;
+        (*info).ii_Concurrent = true;
+        let (mut type_id, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+        let id = (*table).rd_id;
+        pg_sys::get_atttypetypmodcoll(id, column, &mut type_id, &mut typmod, &mut collation);
+        // As of a column, or as its domain has it.
+        pg_sys::getBaseTypeAndTypmod(type_id, &mut typmod);
+        (HeapRows::new(table, table, info, OpClass::any()), typmod)
+    };
+    let mut random = Random::from_clock();
+    let n_blocks = rows.n_blocks();
+    let density = Density::measure(&rows, n_blocks, &mut random);
+    let n_rows = (density.mean * f64::from(n_blocks)).round() as u64;
+    let known = (1..=MAX_DIM as i32)
+        .contains(&typmod)
+        .then_some(typmod as u32);
+    let (dim, read_seconds) = speed::of_reading(&rows, n_blocks, known, &mut random)?;
+    let dim = dim.ok_or_else(|| {
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "column does not have dimensions",
+        )
+        .with_hint(
+            "Give the column a dimension, as in vector(768), or ask again when the table has rows.",
+        )
+    })?;
+    let wanted = sample::wanted_lists(lists_option, n_rows);
+    // SAFETY: settings are read on the main thread; the relation is open.
+    let (work_bytes, workers, needs_wal) = unsafe {
+        let work_bytes = (pg_sys::maintenance_work_mem.max(64) as u64) << 10;
+        let persistence = (*(*table).rd_rel).relpersistence as u8;
+        // At this level a new file is flushed in place of being logged.
+        let minimal = pg_sys::WalLevel::WAL_LEVEL_MINIMAL as i32;
+        let is_logged = pg_sys::wal_level > minimal;
+        (
+            work_bytes,
+            build_workers::planned_workers(&rows),
+            is_logged && persistence == pg_sys::RELPERSISTENCE_PERMANENT,
+        )
+    };
+    let sampled = sample::planned_rows(lists_option, n_rows, dim, work_bytes);
+    let lists = wanted.min(sampled.min(n_rows).max(1) as u32);
+    let size = index_size(n_rows, lists, dim);
+    let index_bytes = size.pages * PAGE_BYTES as u64;
+    // An image of what is used of each page, in records of up to 32.
+    let wal_bytes = if needs_wal { size.used_bytes } else { 0 };
+    let build = Build {
+        n_rows,
+        dim,
+        lists,
+        workers,
+        sampled: sampled.min(n_rows),
+        work_bytes,
+        index_bytes,
+        wal_bytes,
+    };
+    let speed = Speed::measure(
+        dim as usize,
+        lists as usize,
+        read_seconds,
+        &threads::pool()?,
+        &mut random,
+    );
+    Ok(Estimate {
+        rows: n_rows,
+        lists,
+        workers,
+        engine: engine_of_build(),
+        seconds: build.seconds(&speed),
+        memory_bytes: build.memory(),
+        device_bytes: 0,
+        index_bytes,
+        wal_bytes,
+    })
+}
+
+/// A build, in numbers.
+struct Build {
+    n_rows: u64,
+    dim: u32,
+    lists: u32,
+    workers: usize,
+    sampled: u64,
+    work_bytes: u64,
+    index_bytes: u64,
+    wal_bytes: u64,
+}
+
+impl Build {
+    /// Seconds, phase by phase.
+    fn seconds(&self, speed: &Speed) -> f64 {
+        let (n_rows, sampled) = (self.n_rows as f64, self.sampled as f64);
+        let cores = threads::cores() as f64;
+        let n_threads = threads::count() as f64;
+        let readers = (self.workers as f64).clamp(1.0, cores);
+        let is_trained = if self.lists > 1 { ITERATIONS } else { 0.0 };
+        let sampling = sampled * speed.read;
+        let training = is_trained * sampled * speed.assign / n_threads;
+        let (reading, assigning) = (n_rows * speed.read, n_rows * speed.assign);
+        // What runs beside each other is bound by the slowest, and by the cores they share.
+        let table = (reading / readers)
+            .max(assigning / n_threads)
+            .max((reading + assigning) / cores);
+        let bytes = self.index_bytes as f64;
+        let writing = bytes * speed.write + n_rows * speed.encode / n_threads;
+        let logging = self.wal_bytes as f64 * speed.log;
+        let queries = if self.lists > 1 {
+            calibration::affordable(sample::n_queries(self.sampled as usize), self.n_rows) as f64
+        } else {
+            0.0
+        };
+        let meeting = n_rows * speed.compare + f64::from(self.lists) * speed.list;
+        let calibrating =
+            queries * (meeting / n_threads + speed.query) + bytes * speed.copy * queries.min(1.0);
+        speed::STEADY + sampling + training + table + writing + logging + calibrating
+    }
+
+    /// The most bytes that a phase takes.
+    fn memory(&self) -> u64 {
+        let row = u64::from(self.dim) * size_of::<f32>() as u64;
+        let centroids = u64::from(self.lists) * row * 3;
+        // The sample and its scaled copy.
+        let training = 2 * self.sampled * row + centroids;
+        let entries = self.n_rows * (row / 2 + ENTRY_BYTES);
+        let sorting = entries.min(self.work_bytes / 2) + centroids;
+        let workers = self.workers as u64 * WORKER_BYTES;
+        let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * 2 * row;
+        OTHER_BYTES + training.max(sorting + workers).max(calibrating)
+    }
+}
+
+/// Numbers of a row's code.
+fn code_bits(dim: u32) -> f64 {
+    let shape = GroupShape::new(Filter::for_dim(dim), dim);
+    f64::from(shape.code_dim) * shape.filter.bits() as f64
+}
+
+/// The `lists` option as an argument. Errors: out of range.
+pub(crate) fn check_lists(lists: i32) -> Result<u32> {
+    let most = MAX_LISTS as i32;
+    if (0..=most).contains(&lists) {
+        return Ok(lists as u32);
+    }
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        format!("lists must be from 0 to {most}, not {lists}"),
+    )
+    .with_hint("0 chooses by the number of rows."))
+}

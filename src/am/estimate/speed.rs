@@ -1,0 +1,161 @@
+//! How fast this machine does what a build does: two things are measured, the others are in proportion.
+
+use std::time::{Duration, Instant};
+
+use omen_distance::Panels;
+use omen_ivf::Metric;
+use omen_ivf::stored::Scaling;
+
+use super::super::heap_rows::HeapRows;
+use super::super::random::Random;
+use super::super::sample_blocks::Plan;
+use super::code_bits;
+use crate::error::Result;
+
+/// Rows read, at most, and for so long.
+const ROWS_READ: usize = 400;
+const MAX_READING: Duration = Duration::from_millis(100);
+/// Blocks they are read from.
+const BLOCKS_READ: usize = 40;
+/// How long assigning is measured, rows at a time, and the centroids that stand for all.
+const ASSIGNING: Duration = Duration::from_millis(20);
+const ROWS: usize = 256;
+const CENTROIDS: std::ops::RangeInclusive<usize> = 64..=512;
+
+/// Fewer take as long.
+const FEW_CENTROIDS: usize = 16;
+
+/// Seconds of a build of nothing.
+pub(super) const STEADY: f64 = 0.02;
+
+/// Seconds that one core needs.
+pub(super) struct Speed {
+    /// For a row: finding, fetching, bringing it into its stored form.
+    pub read: f64,
+    /// For a row: finding its list.
+    pub assign: f64,
+    /// For a row: its code.
+    pub encode: f64,
+    /// For a byte of the index: writing it into buffers.
+    pub write: f64,
+    /// For a byte of the index: WAL.
+    pub log: f64,
+    /// For a row and a query of the calibration.
+    pub compare: f64,
+    /// For a query of the calibration, apart from that.
+    pub query: f64,
+    /// For a list and a query of the calibration, apart from its rows.
+    pub list: f64,
+    /// For a byte of the index: copying it for the calibration.
+    pub copy: f64,
+}
+
+impl Speed {
+    /// Measures assigning rows of `dim` dimensions to `lists` lists; `read` is what [`of_reading`] gave; `pool` that of a
+    /// build.
+    pub(super) fn measure(
+        dim: usize,
+        lists: usize,
+        read: f64,
+        pool: &rayon::ThreadPool,
+        random: &mut Random,
+    ) -> Self {
+        let centroids = lists.clamp(*CENTROIDS.start(), *CENTROIDS.end());
+        let mut numbers = |n: usize| -> Vec<f32> {
+            (0..n)
+                .map(|_| random.below(1 << 16) as f32 / 65536.0)
+                .collect()
+        };
+        let (panels, rows) = (
+            Panels::new(&numbers(centroids * dim), dim),
+            numbers(ROWS * dim),
+        );
+        // All threads at once, as in a build: together they are often slower than one is alone.
+        let seconds = pool.broadcast(|_| {
+            let (begun, mut nearest, mut n_rows) = (Instant::now(), [0; ROWS], 0);
+            while begun.elapsed() < ASSIGNING {
+                panels.nearest(&rows, &mut nearest);
+                n_rows += ROWS;
+            }
+            begun.elapsed().as_secs_f64() / n_rows as f64
+        });
+        let row = seconds.iter().sum::<f64>() / seconds.len() as f64;
+        let pair = row / centroids as f64;
+        // Against the machine on which the others were measured.
+        let slower = pair / (PAIR_REFERENCE * (dim as f64 + PAIR_STEADY));
+        Self {
+            read,
+            assign: pair * lists.max(FEW_CENTROIDS) as f64,
+            encode: slower * encode(dim as u32),
+            write: slower * WRITE,
+            log: slower * LOG,
+            compare: slower * compare(dim as u32),
+            query: slower * QUERY * dim as f64,
+            list: slower * LIST,
+            copy: slower * COPY,
+        }
+    }
+}
+
+/// Seconds for a number of a row and one of a centroid, and numbers for which as much time goes by for each pair.
+const PAIR_REFERENCE: f64 = 11e-12;
+const PAIR_STEADY: f64 = 24.0;
+/// Seconds for a byte.
+const WRITE: f64 = 1e-9;
+const LOG: f64 = 0.7e-9;
+const COPY: f64 = 0.2e-9;
+/// Seconds for a query and a list.
+const LIST: f64 = 0.22e-6;
+/// Seconds for a query and a dimension.
+const QUERY: f64 = 0.25e-6;
+
+/// Seconds for a row: bringing it into order, and its code.
+fn encode(dim: u32) -> f64 {
+    let code = if code_bits(dim) > 0.0 { 8e-9 } else { 0.5e-9 };
+    0.3e-6 + code * f64::from(dim)
+}
+
+/// Seconds for a row and a query of the calibration: by its code, or without one by the row itself.
+fn compare(dim: u32) -> f64 {
+    match code_bits(dim) {
+        0.0 => 8e-9 + 0.3e-9 * f64::from(dim),
+        bits => 0.8e-9 + 5e-12 * bits,
+    }
+}
+
+/// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row.
+pub(super) fn of_reading(
+    rows: &HeapRows,
+    n_blocks: u32,
+    known: Option<u32>,
+    random: &mut Random,
+) -> Result<(Option<u32>, f64)> {
+    let (mut dim, mut n_read) = (known, 0usize);
+    let plan = Plan::some(n_blocks, BLOCKS_READ as u32, random.next() as u32);
+    let begun = Instant::now();
+    for block in plan.blocks() {
+        pgrx::check_for_interrupts!();
+        let mut in_block = 0;
+        rows.for_each_in_block(block, &mut |_, value| {
+            if in_block >= ROWS_READ / BLOCKS_READ {
+                return Ok(());
+            }
+            in_block += 1;
+            value.with(|v| {
+                dim.get_or_insert(v.len() as u32);
+                let scaling = Scaling {
+                    metric: Metric::L2,
+                    dim: v.len() as u32,
+                    scale_exp: 0,
+                };
+                std::hint::black_box(scaling.to_stored(v)?);
+                Ok(())
+            })?
+        });
+        n_read += in_block;
+        if begun.elapsed() > MAX_READING {
+            break;
+        }
+    }
+    Ok((dim, begun.elapsed().as_secs_f64() / n_read.max(1) as f64))
+}
