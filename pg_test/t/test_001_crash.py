@@ -83,6 +83,21 @@ def test_committed_rows_survive_a_killed_postmaster(make_server, rng):
         check(db, committed)
 
 
+@pytest.mark.parametrize("buffers", ("1MB", "128MB"))
+def test_an_index_just_built_survives(make_server, rng, buffers):
+    """Nothing but WAL has its pages, or buffers were too few for them."""
+    server = make_server("crash", CONF | {"shared_buffers": buffers})
+    db = make_database(server, "crash")
+    rows = vectors.clustered(rng, 9000, DIM)
+    with db.connect() as conn:
+        make_table(conn, rows)
+        conn.execute("CHECKPOINT")
+        make_index(conn, lists=12)
+    server.kill()
+    server.start()
+    check(db, dict(enumerate(rows)))
+
+
 def check(db, committed):
     """The index holds exactly the table's rows, and all that were acknowledged are among them."""
     with db.connect(**BY_SORT) as conn:

@@ -1,6 +1,7 @@
 //! Takes rows of the table, as the user's vectors or as stored rows, has them assigned to lists chunk by chunk by a thread, and sorts them.
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 use omen_ivf::Tid;
 use omen_ivf::assign::Assign;
@@ -15,6 +16,8 @@ use crate::error::Result;
 
 /// Chunks that are with the thread at most: it works on one, and finds the next when it is done.
 const MAX_OUT: usize = 2;
+/// Empty chunks that are made ready.
+const N_READY: usize = 2;
 /// Most bytes and rows of a chunk: enough for all threads of the largest machines, and few enough that progress shows.
 const MAX_CHUNK_BYTES: usize = 16 << 20;
 const MAX_ROWS: usize = 16_384;
@@ -31,6 +34,42 @@ pub(super) struct EntrySink {
     vectors: Vec<f32>,
     tids: Vec<Tid>,
     stored: RowBatch,
+    ready: Ready,
+}
+
+/// Empty chunks, made by threads: that the system gives fresh memory takes longer than filling it.
+struct Ready {
+    pool: Arc<rayon::ThreadPool>,
+    sender: Sender<RowBatch>,
+    chunks: Receiver<RowBatch>,
+    n_made: usize,
+}
+
+impl Ready {
+    fn new(pool: &Arc<rayon::ThreadPool>) -> Self {
+        let (sender, chunks) = channel();
+        Self {
+            pool: pool.clone(),
+            sender,
+            chunks,
+            n_made: 0,
+        }
+    }
+
+    /// An empty chunk for `n` rows.
+    fn take(&mut self, dim: usize, n: usize) -> RowBatch {
+        let ready = self.chunks.try_recv().ok();
+        self.n_made -= usize::from(ready.is_some());
+        while self.n_made < N_READY {
+            self.n_made += 1;
+            let sender = self.sender.clone();
+            self.pool.spawn(move || {
+                // Nobody takes it when all rows are there.
+                let _ = sender.send(RowBatch::ready(dim, n));
+            });
+        }
+        ready.unwrap_or_else(|| RowBatch::with_capacity(dim, n))
+    }
 }
 
 impl EntrySink {
@@ -43,7 +82,7 @@ impl EntrySink {
         max_bytes: usize,
     ) -> Result<Self> {
         let dim = scaling.dim as usize;
-        let chunk_bytes = (max_bytes / (MAX_OUT + 2)).min(MAX_CHUNK_BYTES);
+        let chunk_bytes = (max_bytes / (MAX_OUT + N_READY + 1)).min(MAX_CHUNK_BYTES);
         let full = RowBatch::new(dim).rows_of_bytes(chunk_bytes);
         Ok(Self {
             scaling,
@@ -53,6 +92,7 @@ impl EntrySink {
             vectors: Vec::new(),
             tids: Vec::new(),
             stored: RowBatch::new(dim),
+            ready: Ready::new(pool),
         })
     }
 
@@ -79,7 +119,7 @@ impl EntrySink {
             self.assign_stored()?;
         }
         if self.stored.is_empty() {
-            self.stored = RowBatch::with_capacity(self.scaling.dim as usize, self.full);
+            self.stored = self.ready.take(self.scaling.dim as usize, self.full);
         }
         self.stored.append(batch)?;
         Ok(())

@@ -37,6 +37,14 @@ impl RowBatch {
         }
     }
 
+    /// As [`Self::with_capacity`], in memory that the system has already given: whoever fills it does not wait for that.
+    pub fn ready(dim: usize, n: usize) -> Self {
+        let mut batch = Self::with_capacity(dim, n);
+        batch.rows.resize(n * dim, f16::ZERO);
+        batch.rows.clear();
+        batch
+    }
+
     /// Rows.
     pub fn len(&self) -> usize {
         self.heads.len()
