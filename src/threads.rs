@@ -1,9 +1,12 @@
 //! Threads of this process beside the main one. They never call Postgres.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{PgError, Result};
@@ -66,6 +69,54 @@ pub(crate) fn on_pool<T: Send>(
             }
         }
     })
+}
+
+/// A process that ends waits so long for a thread to come back from the GPU's driver: somewhat longer than calls there wait for the device.
+const EXIT_WAIT: Duration = Duration::from_secs(12);
+const EXIT_LOOK: Duration = Duration::from_millis(1);
+
+/// Threads beside the main one that are in the driver, and whether the process ends: then none may go there.
+static IN_DRIVER: AtomicUsize = AtomicUsize::new(0);
+static ENDS: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    static IS_REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// A thread's leave to call the GPU's driver, until it is dropped.
+pub(crate) struct InDriver(());
+
+impl InDriver {
+    /// `None` if the process ends: the driver, which tidies up at exit, must not be called then.
+    pub(crate) fn enter() -> Option<Self> {
+        // Counted before it looks: who ends the process first says so, and then waits for those counted.
+        IN_DRIVER.fetch_add(1, Ordering::SeqCst);
+        let leave = Self(());
+        (!ENDS.load(Ordering::SeqCst)).then_some(leave)
+    }
+}
+
+impl Drop for InDriver {
+    fn drop(&mut self) {
+        IN_DRIVER.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Sees to it that the process, if a FATAL error ends it, does not exit under a thread that is in the driver. Before such a thread is started.
+pub(crate) fn mind_driver_at_exit() {
+    if !IS_REGISTERED.replace(true) {
+        // SAFETY: on the main thread; the callback lives as long as the process.
+        unsafe { pg_sys::before_shmem_exit(Some(on_exit), pg_sys::Datum::from(0)) }
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_exit(_code: i32, _arg: pg_sys::Datum) {
+    ENDS.store(true, Ordering::SeqCst);
+    let until = Instant::now() + EXIT_WAIT;
+    while IN_DRIVER.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+        std::thread::sleep(EXIT_LOOK);
+    }
 }
 
 /// Runs `f` with all signals blocked: threads it starts inherit that, so that Postgres's signal handlers run on the

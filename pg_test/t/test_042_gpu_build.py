@@ -1,6 +1,7 @@
 """CREATE INDEX whose rows the GPU assigns: as good an index as the CPU's, also where the GPU is lost on the way."""
 
 import re
+import time
 
 import numpy as np
 import psycopg
@@ -148,6 +149,25 @@ def test_cancelled(db, rows):
         make_index(conn, lists=LISTS)
         assert told.engines[-1] == "gpu" and not told.warnings, (told.engines, told.warnings)
     assert_whole(db)
+
+
+def test_terminated(db, rows):
+    """A session that is terminated at any moment of a build ends by itself, soon, and takes nobody with it."""
+    with db.connect() as other:
+        make_table(other, np.concatenate([rows] * 4))
+        began = other.execute("SELECT pg_postmaster_start_time(), pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").fetchone()
+        for delay in (0.01, 0.05, 0.1, 0.2, 0.3, 0.5):
+            conn = db.connect(**GPU, **TELL)
+            conn.pgconn.send_query(f"CREATE INDEX t_v_idx ON t USING omen (v vector_l2_ops) WITH (lists = {4 * LISTS})".encode())
+            time.sleep(delay)
+            pid = conn.info.backend_pid
+            other.execute("SELECT pg_terminate_backend(%s)", (pid,))
+            sql = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s OR leader_pid = %s"
+            wait_until(lambda: other.execute(sql, (pid, pid)).fetchone()[0] == 0, "it does not end", 15)
+            conn.close()
+            other.execute("DROP INDEX IF EXISTS t_v_idx")
+        ended = other.execute("SELECT pg_postmaster_start_time(), pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'").fetchone()
+        assert began == ended, "the server has started anew"
 
 
 def test_without_a_gpu(db, rows):

@@ -15,7 +15,7 @@ use pgrx::PgSqlErrorCode;
 use rayon::prelude::*;
 
 use crate::error::{PgError, Result};
-use crate::threads;
+use crate::threads::{self, InDriver};
 
 /// While the process waits for the thread, it looks for interrupts so often.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,6 +45,7 @@ impl AssignThread {
         mut assign: Box<dyn Assign>,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self> {
+        threads::mind_driver_at_exit();
         let (rows, given) = channel::<Rows>();
         let (done, chunks) = channel();
         let ends = Arc::new(AtomicBool::new(false));
@@ -60,10 +61,16 @@ impl AssignThread {
                         pool.install(|| store(scaling, &vectors, &tids))
                     }
                 };
+                let Some(in_driver) = InDriver::enter() else {
+                    // Giving device memory back is a call of the driver too.
+                    std::mem::forget(assign);
+                    return;
+                };
                 let chunk = stored.map(|rows| Chunk {
                     lists: assign.assign(rows.rows()),
                     rows,
                 });
+                drop(in_driver);
                 if done.send(chunk).is_err() {
                     return;
                 }

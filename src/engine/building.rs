@@ -13,7 +13,7 @@ use super::service_tiers::{Serving, who_serves};
 use super::tiers::{self, Device};
 use super::{choice, devices, fallback};
 use crate::guc::{self, EngineSetting};
-use crate::threads;
+use crate::threads::{self, InDriver};
 
 /// Products a thread adds up in a second, about.
 const CPU_RATE: f64 = 20e9;
@@ -71,7 +71,12 @@ impl Opening {
         if is_open {
             return Self(None);
         }
-        let open = move || devices::open(&allowed, simulated);
+        threads::mind_driver_at_exit();
+        let open = move || {
+            let ends = || GpuError::Other("the process ends".into());
+            let _in_driver = InDriver::enter().ok_or_else(ends)?;
+            devices::open(&allowed, simulated)
+        };
         let thread = std::thread::Builder::new().name("omen open".into());
         // Without a thread it is opened when it is wanted.
         Self(threads::with_signals_blocked(|| thread.spawn(open)).ok())
