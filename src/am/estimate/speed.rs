@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use omen_distance::Panels;
 use omen_ivf::Metric;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::stored::Scaling;
 
 use super::super::heap_rows::HeapRows;
@@ -16,7 +17,7 @@ use crate::error::Result;
 const ROWS_READ: usize = 400;
 const MAX_READING: Duration = Duration::from_millis(100);
 /// Blocks they are read from.
-const BLOCKS_READ: usize = 40;
+const BLOCKS_READ: usize = 10;
 /// How long assigning is measured, rows at a time, and the centroids that stand for all.
 const ASSIGNING: Duration = Duration::from_millis(20);
 const ROWS: usize = 256;
@@ -72,14 +73,15 @@ impl Speed {
         );
         // All threads at once, as in a build: together they are often slower than one is alone.
         let seconds = pool.broadcast(|_| {
-            let (begun, mut nearest, mut n_rows) = (Instant::now(), [0; ROWS], 0);
+            let (begun, mut nearest, mut of_calls) = (Instant::now(), [0; ROWS], Vec::new());
             while begun.elapsed() < ASSIGNING {
+                let call = Instant::now();
                 panels.nearest(&rows, &mut nearest);
-                n_rows += ROWS;
+                of_calls.push(call.elapsed().as_secs_f64());
             }
-            begun.elapsed().as_secs_f64() / n_rows as f64
+            typical(&mut of_calls)
         });
-        let row = seconds.iter().sum::<f64>() / seconds.len() as f64;
+        let row = seconds.iter().sum::<f64>() / (seconds.len() * ROWS) as f64;
         let pair = row / centroids as f64;
         // Against the machine on which the others were measured.
         let slower = pair / (PAIR_REFERENCE * (dim as f64 + PAIR_STEADY));
@@ -111,15 +113,21 @@ const QUERY: f64 = 0.25e-6;
 
 /// Seconds for a row: bringing it into order, and its code.
 fn encode(dim: u32) -> f64 {
-    let code = if code_bits(dim) > 0.0 { 8e-9 } else { 0.5e-9 };
+    let code = match Filter::for_dim(dim) {
+        Filter::None => 0.5e-9,
+        Filter::OneBit => 9e-9,
+        Filter::FourBit => 6e-9,
+    };
     0.3e-6 + code * f64::from(dim)
 }
 
 /// Seconds for a row and a query of the calibration: by its code, or without one by the row itself.
 fn compare(dim: u32) -> f64 {
-    match code_bits(dim) {
-        0.0 => 8e-9 + 0.3e-9 * f64::from(dim),
-        bits => 0.8e-9 + 5e-12 * bits,
+    let bits = code_bits(dim);
+    match Filter::for_dim(dim) {
+        Filter::None => 8e-9 + 0.3e-9 * f64::from(dim),
+        Filter::OneBit => 1.2e-9 + 6.5e-12 * bits,
+        Filter::FourBit => 0.8e-9 + 4.5e-12 * bits,
     }
 }
 
@@ -130,17 +138,18 @@ pub(super) fn of_reading(
     known: Option<u32>,
     random: &mut Random,
 ) -> Result<(Option<u32>, f64)> {
-    let (mut dim, mut n_read) = (known, 0usize);
+    let mut dim = known;
+    let mut of_rows = Vec::new();
     let plan = Plan::some(n_blocks, BLOCKS_READ as u32, random.next() as u32);
     let begun = Instant::now();
     for block in plan.blocks() {
         pgrx::check_for_interrupts!();
-        let mut in_block = 0;
+        let (mut n_read, block_begun) = (0, Instant::now());
         rows.for_each_in_block(block, &mut |_, value| {
-            if in_block >= ROWS_READ / BLOCKS_READ {
+            if n_read >= ROWS_READ / BLOCKS_READ {
                 return Ok(());
             }
-            in_block += 1;
+            n_read += 1;
             value.with(|v| {
                 dim.get_or_insert(v.len() as u32);
                 let scaling = Scaling {
@@ -152,10 +161,22 @@ pub(super) fn of_reading(
                 Ok(())
             })?
         });
-        n_read += in_block;
+        if n_read > 0 {
+            of_rows.push(block_begun.elapsed().as_secs_f64() / n_read as f64);
+        }
         if begun.elapsed() > MAX_READING {
             break;
         }
     }
-    Ok((dim, begun.elapsed().as_secs_f64() / n_read.max(1) as f64))
+    Ok((dim, typical(&mut of_rows)))
+}
+
+/// The mean, but no more than twice the median: other processes may have had the core for most of the time.
+fn typical(seconds: &mut [f64]) -> f64 {
+    if seconds.is_empty() {
+        return 0.0;
+    }
+    seconds.sort_unstable_by(f64::total_cmp);
+    let mean = seconds.iter().sum::<f64>() / seconds.len() as f64;
+    mean.min(2.0 * seconds[seconds.len() / 2])
 }
