@@ -3,7 +3,8 @@
   build.py DIR [--limit 200] [--lists N] [--workers 0,2,8,14] [--memory 64MB,512MB,4GB] [--settings NAME=VALUE ...]
 
 Each build: seconds, the NOTICE (seconds of each phase), the most private memory that its processes had together (RssAnon, looked at every
-10 ms; the queues of the workers, at most 16 MB, are shared memory and not in it), and recall of 300 searches of the CPU at fixed lists.
+10 ms; the queues of the workers, at most 16 MB, are shared memory and not in it), recall of 300 searches of the CPU at fixed lists, and what
+`omen_estimate_build()` said before. With the most workers and memory also by the CPU alone.
 The floors: a parallel scan that detoasts every vector, and the same number of logged pages written (ALTER INDEX SET TABLESPACE copies
 them page by page and logs each). Prints JSON lines.
 """
@@ -83,6 +84,7 @@ class Builds(Bench):
             conn.add_notice_handler(lambda d: notices.append(f"{d.message_primary}. {d.message_detail or ''}"))
             watch = Watch(conn.info.backend_pid)
             wal = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
+            estimate = self.row(conn, f"SELECT * FROM omen_estimate_build('bench', 'embedding', {self.args.lists})")
             lists = f" WITH (lists = {self.args.lists})" if self.args.lists else ""
             seconds = self.timed(conn, f"CREATE INDEX bench_idx ON bench USING omen (embedding vector_l2_ops){lists}")
             most = watch.end()
@@ -95,7 +97,7 @@ class Builds(Bench):
                 rows = conn.execute(SINGLE, (Vector(query),)).fetchall()
                 found[i, :len(rows)] = [r[0] for r in rows]
         self.line("build", settings=settings, seconds=seconds, private_mb=most >> 20, wal_mb=wal_bytes >> 20, notices=notices,
-                  recall=recall(found, self.data.neighbors), **status)
+                  recall=recall(found, self.data.neighbors), estimate=estimate, **status)
 
 
 def main():
@@ -111,6 +113,7 @@ def main():
     memory = args.memory.split(",")
     runs = [{"max_parallel_maintenance_workers": n, "maintenance_work_mem": memory[-1]} for n in args.workers.split(",")]
     runs += [runs[-1] | {"maintenance_work_mem": m} for m in memory[:-1]]
+    runs += [runs[len(runs) - len(memory)] | {"omen.engine": "cpu"}]
     for settings in runs:
         if not builds.time_left(f"a build with {settings}", 25):
             return

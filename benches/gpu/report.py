@@ -146,10 +146,10 @@ def build_table(s: dict) -> list[str]:
     """Builds by setting, and their floors."""
     rows, told = [], []
     for line in s.get("build", []):
-        name = f"{line['settings']['max_parallel_maintenance_workers']} workers, {line['settings']['maintenance_work_mem']}"
-        rows.append([name, number(line["seconds"], 2), number(line["private_mb"]), number(line["wal_mb"]), number(line["lists"]), f"{line['recall']:.3f}"])
+        name = f"{line['settings']['max_parallel_maintenance_workers']} workers, {line['settings']['maintenance_work_mem']}, {line['settings'].get('omen.engine', 'auto')}"
+        rows.append([name, number(line["seconds"], 2), number(line["estimate"]["seconds"], 2), number(line["private_mb"]), number(line["wal_mb"]), number(line["lists"]), f"{line['recall']:.3f}"])
         told += [f"{name}: {notice}" for notice in line["notices"]]
-    out = table(["CREATE INDEX", "seconds", "private MB", "WAL MB", "lists", "recall, 1/32 of the lists"], rows) if rows else []
+    out = table(["CREATE INDEX", "seconds", "estimated", "private MB", "WAL MB", "lists", "recall, 1/32 of the lists"], rows) if rows else []
     for line in s.get("build_floor", []):
         more = f"{line['workers']} workers" if "workers" in line else f"{line['bytes'] / 1e6:,.0f} MB, wal_level {line['wal_level']}"
         told.append(f"floor, {line['what']} ({more}): {min(line['seconds']):.2f} s")
