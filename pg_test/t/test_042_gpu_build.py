@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, knn, make_index, make_table, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, index_status, knn, make_index, make_table, put
 from lib.exact import OPERATORS, recall
 from lib.service import inject, wait_until
 
@@ -50,7 +50,7 @@ def assert_whole(db, n=ROWS):
 @pytest.mark.parametrize("metric", OPERATORS)
 def test_as_good_as_the_cpu(db, rng, rows, metric):
     queries = (rows[rng.integers(ROWS, size=60)] + 0.3 * vectors.uniform(rng, 60, DIM)).astype(np.float32)
-    found = {}
+    found, probes = {}, {}
     for name, engine in (("gpu", GPU), ("cpu", CPU)):
         with db.connect(**engine, **TELL) as conn:
             told = Told(conn)
@@ -58,9 +58,14 @@ def test_as_good_as_the_cpu(db, rng, rows, metric):
             make_table(conn, rows)
             make_index(conn, metric, lists=LISTS)
             assert told.engines == [name] and not told.warnings, (told.engines, told.warnings)
+            # What the calibration was done with is there for searches.
+            state = index_status(conn)["hot_tier_state"]
+            assert (state == "loaded") == (name == "gpu"), state
+            probes[name] = index_status(conn)["default_probes"]
         assert_whole(db) if metric == "l2" else None
         found[name] = mean_recall(db, metric, rows, queries, 6)
-    print(metric, found)
+    print(metric, found, probes)
+    assert 0.5 <= probes["gpu"] / probes["cpu"] <= 2, probes
     assert abs(found["gpu"] - found["cpu"]) < 0.06, found
 
 

@@ -25,7 +25,7 @@ use super::random::Random;
 use super::{build_workers, calibration, column_dim, parallel_read, sample};
 use crate::engine::building::{self, Opening, Work};
 use crate::error::{PgError, Result};
-use crate::storage::{BulkPages, forget_index};
+use crate::storage::{BulkPages, IndexPages, forget_index};
 use crate::{options, threads};
 
 /// What a row of a table takes besides its vector, at least.
@@ -133,7 +133,7 @@ unsafe fn build(
         sample::take(&rows, dim, lists_option, sample_bytes, &mut random)?
     };
     let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new, &mut random);
-    let scale_exp = choose_scale(opclass.metric, &sample.rows, dim as usize);
+    let scale_exp = pool.install(|| choose_scale(opclass.metric, &sample.rows, dim as usize));
     let scaling = Scaling {
         metric: opclass.metric,
         dim,
@@ -141,7 +141,7 @@ unsafe fn build(
     };
     let estimated_rows = sample.estimated_rows;
     let queries = sample.queries(dim as usize, &mut random);
-    let scaled = scale_sample(&scaling, &sample.rows)?;
+    let scaled = pool.install(|| scale_sample(&scaling, &sample.rows))?;
     drop(sample);
 
     clock.begin(Phase::KMeans);
@@ -174,12 +174,6 @@ unsafe fn build(
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
-    building::end(&failure);
-    let engine = match (has_device, failure.get()) {
-        (false, _) => "cpu",
-        (true, None) => "gpu",
-        (true, Some(_)) => "gpu, then cpu",
-    };
     let n_entries = sort.n_entries();
     let mut sorted = sort.finish()?;
 
@@ -210,7 +204,16 @@ unsafe fn build(
     // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
     pages.finish();
     // SAFETY: `index` is open, by this function's contract.
-    unsafe { calibration::run(index, &queries, n_entries, &mut clock, &pool)? };
+    unsafe {
+        let device = (has_device && failure.get().is_none()).then_some(&failure);
+        calibration::run(index, &queries, n_entries, device, &mut clock, &pool)?;
+        building::end(&IndexPages::new(index), &failure);
+    }
+    let engine = match (has_device, failure.get()) {
+        (false, _) => "cpu",
+        (true, None) => "gpu",
+        (true, Some(_)) => "gpu, then cpu",
+    };
     // SAFETY: likewise.
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);

@@ -9,13 +9,18 @@ use super::heap_rows::HeapRows;
 /// What a worker has to have of `maintenance_work_mem`: its queue, and what it works with.
 const WORKER_KB: i32 = 8 << 10;
 
-/// Workers for a table of `n_blocks` blocks: one from `min_blocks` on, and one more each time it is twice as large.
+/// A worker of a large table has so many times `min_blocks` at least.
+const LARGE_SHARE: u64 = 8;
+
+/// Workers for a table of `n_blocks` blocks: one from `min_blocks` on, and one more each time it is twice as large, or for every `LARGE_SHARE`
+/// times as many blocks, whichever is more.
 fn by_size(n_blocks: u64, min_blocks: u64) -> i32 {
     let min_blocks = min_blocks.max(1);
     if n_blocks < min_blocks {
         return 0;
     }
-    1 + (n_blocks / min_blocks).ilog2() as i32
+    let parts = n_blocks / min_blocks;
+    (1 + parts.ilog2() as i32).max((parts / LARGE_SHARE).min(i32::MAX as u64) as i32)
 }
 
 /// Workers that a build may have; 0 where table or index are not to be read in parallel: temporary tables, functions that are not parallel

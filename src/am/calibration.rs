@@ -1,11 +1,13 @@
 //! Last step of a build: measures how many lists a search must visit for which recall, and stores the curve.
 #![allow(unsafe_code)]
 
+use omen_gpu::assign::Failure;
 use omen_ivf::Tid;
-use omen_ivf::calibrate::{Curve, calibrate, store_calibration};
+use omen_ivf::calibrate::{Curve, NEIGHBOURS, calibrate, store_calibration};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::progress::{Clock, Phase};
+use crate::engine::building;
 use crate::error::{PgError, Result};
 use crate::guc;
 use crate::storage::{IndexPages, forget_index, open_index};
@@ -27,8 +29,8 @@ pub(super) fn affordable(wanted: usize, n_entries: u64) -> usize {
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
 
-/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids. The
-/// threads of `pool` compare.
+/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids. The session's GPU finds their
+/// neighbours if `device` is given, which notes its failure, else the threads of `pool`.
 ///
 /// # Safety
 /// `index` is open, complete and not yet visible to others.
@@ -36,6 +38,7 @@ pub(super) unsafe fn run(
     index: pg_sys::Relation,
     queries: &(Vec<f32>, Vec<Tid>),
     n_entries: u64,
+    device: Option<&Failure>,
     clock: &mut Clock,
     pool: &rayon::ThreadPool,
 ) -> Result<()> {
@@ -46,7 +49,15 @@ pub(super) unsafe fn run(
     if open.n_lists() > 1 && !tids.is_empty() {
         clock.begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
-        let curve = calibrate(&pages, &open, &rows[..n * open.dim()], &tids[..n], pool)?;
+        let (rows, tids) = (&rows[..n * open.dim()], &tids[..n]);
+        let nearest = match device {
+            Some(failure) => {
+                let vectors: Vec<&[f32]> = rows.chunks_exact(open.dim()).collect();
+                building::neighbours(&pages, &open, &vectors, NEIGHBOURS, failure)?
+            }
+            None => None,
+        };
+        let curve = calibrate(&pages, &open, rows, tids, nearest, pool)?;
         store_calibration(&pages, &curve, n as u32)?;
         if n_entries >= MIN_ENTRIES_TO_WARN && open.n_lists() > MIN_LISTS_TO_WARN {
             // SAFETY: by this function's contract.

@@ -8,11 +8,18 @@ use std::time::Duration;
 
 use omen_gpu::assign::Failure;
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
+use omen_ivf::calibrate::Nearest;
+use omen_ivf::index::Index;
+use omen_ivf::probes::Reach;
+use omen_ivf::topk::Candidates;
 
+use super::batch::BatchRequest;
 use super::service_tiers::{Serving, who_serves};
-use super::tiers::{self, Device};
-use super::{choice, devices, fallback};
+use super::tiers::{self, Device, LoadedTier, Stop};
+use super::{choice, devices, fallback, gpu_batch};
+use crate::error::Result;
 use crate::guc::{self, EngineSetting};
+use crate::storage::IndexPages;
 use crate::threads::{self, InDriver};
 
 /// Products a thread adds up in a second, about.
@@ -57,8 +64,10 @@ pub(crate) fn wants_gpu(work: &Work, n_threads: usize) -> bool {
     }
 }
 
+type Opened = std::result::Result<(Gpu, i32), GpuError>;
+
 /// A GPU that a thread opens, if there is one to be opened.
-pub(crate) struct Opening(Option<JoinHandle<Result<(Gpu, i32), GpuError>>>);
+pub(crate) struct Opening(Option<JoinHandle<Opened>>);
 
 impl Opening {
     /// Has a thread open the session's GPU, which takes some tenths of a second, if work of about this size wants it.
@@ -83,7 +92,7 @@ impl Opening {
     }
 
     /// Waits for it, looking for interrupts.
-    fn end(self) -> Option<Result<(Gpu, i32), GpuError>> {
+    fn end(self) -> Option<Opened> {
         let thread = self.0?;
         while !thread.is_finished() {
             pgrx::check_for_interrupts!();
@@ -127,7 +136,7 @@ pub(crate) fn assigner_for(
     made.map_err(|error| failure.note(error)).ok()
 }
 
-fn open(device: &mut Device, work: &Work) -> Result<GpuAssigner, GpuError> {
+fn open(device: &mut Device, work: &Work) -> std::result::Result<GpuAssigner, GpuError> {
     let gpu = device.open()?;
     let limit = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
     let assigner = gpu.assigner(work.dim, work.lists, work.n_sampled, limit)?;
@@ -147,14 +156,86 @@ fn inject(mut assigner: GpuAssigner) -> GpuAssigner {
     assigner
 }
 
-/// The build is done, or the CPU goes on with it: draws the consequences of a failure, tells of it, and lets go of a context that searches will not use.
-pub(crate) fn end(failure: &Failure) {
+/// For each of `vectors`, which the index at `pages` holds, its `k` nearest entries, nearest first, each with its list: by the tier, which is loaded
+/// for that and stays for the session's searches. `None`: the CPU is to find them, also for the reason that `failure` has then.
+///
+/// Errors: a damaged index.
+pub(crate) fn neighbours(
+    pages: &IndexPages,
+    index: &Index,
+    vectors: &[&[f32]],
+    k: usize,
+    failure: &Failure,
+) -> Result<Option<Nearest>> {
+    let found = tiers::with(|device| {
+        let Some(gpu) = device.gpu.clone() else {
+            return Ok(None);
+        };
+        // A tier without all rows would not do.
+        let room = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
+        if choice::bytes_to_load(index) > room / 2 {
+            return Ok(None);
+        }
+        let file = pages.file();
+        device.load(pages, index, file)?;
+        device.note_loaded(file);
+        match device.tier(file, index) {
+            Some(loaded) if loaded.is_whole && loaded.tier.parts().rows() => {
+                nearest_of(loaded, pages, index, vectors, k)
+            }
+            _ => Ok(None),
+        }
+    });
+    match found {
+        Ok(found) => Ok(found),
+        Err(Stop::Query(error)) => Err(error),
+        Err(Stop::Gpu(error) | Stop::Paused(error)) => {
+            failure.note(error);
+            Ok(None)
+        }
+    }
+}
+
+fn nearest_of(
+    loaded: &LoadedTier,
+    pages: &IndexPages,
+    index: &Index,
+    vectors: &[&[f32]],
+    k: usize,
+) -> std::result::Result<Option<Nearest>, Stop> {
+    let request = BatchRequest {
+        pages,
+        index,
+        vectors,
+        reach: Reach::from(index.n_lists()),
+        k,
+        exact: true,
+    };
+    let Some(found) = gpu_batch::answer_unnoted(loaded, &request)? else {
+        return Ok(None);
+    };
+    let tids = || found.iter().flat_map(|found| &found.items).map(|c| c.tid);
+    let lists = loaded.tier.lists_of(&tids().collect())?;
+    let named = |found: &Candidates| {
+        let named = found
+            .items
+            .iter()
+            .map(|c| Some((c.tid, *lists.get(&c.tid)?)));
+        // What was inserted meanwhile is in no list of the tier.
+        named.flatten().collect()
+    };
+    Ok(Some(found.iter().map(named).collect()))
+}
+
+/// The build is done: draws the consequences of a failure, tells of it, and lets go of what searches will not use.
+pub(crate) fn end(pages: &IndexPages, failure: &Failure) {
     let error = failure.get();
     tiers::with(|device| {
         if let Some(error) = &error {
             device.note_device_failure(error);
         }
         if matches!(who_serves(), Serving::Service(_)) {
+            device.tiers.remove(&pages.file());
             device.close_unused();
         }
     });

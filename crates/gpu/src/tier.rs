@@ -14,8 +14,9 @@ use crate::search::{Search, SearchTimes};
 use crate::staging::bounded;
 use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
-use omen_ivf::Metric;
 use omen_ivf::topk::Candidates;
+use omen_ivf::{Metric, Tid};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -353,6 +354,29 @@ impl Tier {
         TierImage::new(self.plan.clone(), self.catalog.metric(), |bytes| {
             bounded(|wait| engine.read_tier(0, bytes, wait))
         })
+    }
+
+    /// The list of each of `wanted` that is here, of a tier with rows. Reads the tids of all entries back. Errors: `Busy`, and those of the device.
+    pub fn lists_of(&self, wanted: &HashSet<Tid>) -> Result<HashMap<Tid, u32>, GpuError> {
+        if !self.plan.parts.rows() {
+            return Err(GpuError::Unsupported(
+                "tids in a tier of codes alone".into(),
+            ));
+        }
+        let mut tids = vec![0u64; self.plan.n_slots];
+        let mut engine = self.lock_engine()?;
+        let bytes = bytemuck::cast_slice_mut(&mut tids);
+        bounded(|wait| engine.read_tier(self.plan.tids, bytes, wait))?;
+        let mut found = HashMap::with_capacity(wanted.len());
+        for (list, number) in self.catalog.lists.iter().zip(0..) {
+            for &tid in list.iter().flat_map(|list| &tids[list.slots()]) {
+                let tid = Tid::new(tid as u32, (tid >> 32) as u16);
+                if wanted.contains(&tid) {
+                    found.insert(tid, number);
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Searches a batch that the device answers on its own: it chooses the lists by the index's centroids.

@@ -28,7 +28,7 @@ fn main() {
         let pool = ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.expect("threads");
         let start = Instant::now();
-        let curve = calibrate(&store, &index, &rows[..n_queries * dim], &own, &pool).unwrap();
+        let curve = calibrate(&store, &index, &rows[..n_queries * dim], &own, None, &pool).unwrap();
         let took = start.elapsed().as_secs_f64();
         let at = curve.points.iter().find(|point| point.recall_10 >= 0.95);
         println!(

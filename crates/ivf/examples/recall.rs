@@ -54,7 +54,7 @@ fn main() {
         .flat_map(|&i| &rows[i * dim..][..dim])
         .copied()
         .collect();
-    let points = calibrate(&store, &index, &sample, &own, &pool()).unwrap();
+    let points = calibrate(&store, &index, &sample, &own, None, &pool()).unwrap();
     store_calibration(&store, &points, own.len() as u32).unwrap();
     let index = Index::open(&store).unwrap();
     println!(

@@ -9,22 +9,24 @@ mod page_batch;
 
 use bytemuck::Zeroable;
 use rayon::ThreadPool;
+use rayon::prelude::*;
 
 use self::neighbours::neighbours;
 
-use crate::coarse::{farther, select_lists};
+use crate::coarse::{farther, rank_all, select_lists};
 use crate::index::Index;
 use crate::layout::meta::{
     CalibrationPoint, CalibrationSpread, MAX_CALIBRATION, META_BLOCK, get_meta, put_meta,
 };
 use crate::query::Query;
 use crate::store::{PageStore, PageStoreMut};
-use crate::topk::Candidate;
 use crate::{Result, Tid};
 
 /// Standard errors below the measured mean. A build takes a thousand queries and more, whose error is a few thousandths, as
 /// that of whoever measures the recall again: half of it makes shortfalls rarer without probing for more than was asked.
 const CONFIDENCE: f64 = 0.5;
+/// Queries whose lists are ranked between two looks for interrupts.
+const PLACES_AT_A_TIME: usize = 128;
 /// Neighbours looked at, nearest first.
 const DEEP: usize = 100;
 const SHALLOW: usize = 10;
@@ -38,11 +40,17 @@ pub struct Curve {
     pub spreads: Vec<CalibrationSpread>,
 }
 
+/// For each query its nearest entries, nearest first, each with its list.
+pub type Nearest = Vec<Vec<(Tid, u32)>>;
+
+/// Neighbours of a query that a calibration wants to know, itself included.
+pub const NEIGHBOURS: usize = DEEP + 1;
+
 /// The recall curve of an index, from its rows `queries` (`[n, dim]`, the user's numbers) at `tids` (`[n]`), which do not count as
-/// their own neighbours. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
+/// their own neighbours. `nearest`: the [`NEIGHBOURS`] nearest entries of each, where somebody has found them. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
 /// Empty if there is nothing to measure (no query with a neighbour).
 ///
-/// Searches every list for every query: seconds to minutes. The threads of `pool` compare; everything else, calls of the store included, happens
+/// Without them, searches every list for every query: seconds to minutes. The threads of `pool` compare; everything else, calls of the store included, happens
 /// on the calling thread, which checks the store's interrupts every few tens of milliseconds. The curve does not depend on the number of threads.
 /// Takes some 32 MB.
 pub fn calibrate<S: PageStore>(
@@ -50,6 +58,7 @@ pub fn calibrate<S: PageStore>(
     index: &Index,
     queries: &[f32],
     tids: &[Tid],
+    nearest: Option<Nearest>,
     pool: &ThreadPool,
 ) -> Result<Curve> {
     assert_eq!(
@@ -59,18 +68,47 @@ pub fn calibrate<S: PageStore>(
     );
     let mut prepared = Vec::with_capacity(tids.len());
     let mut own = Vec::with_capacity(tids.len());
+    let mut is_ordered = Vec::with_capacity(tids.len());
     for (q, &tid) in queries.chunks_exact(index.dim()).zip(tids) {
         let query = index.prepare(q)?;
+        is_ordered.push(!query.unordered());
         if !query.unordered() {
             prepared.push(query);
             own.push(tid);
         }
     }
-    let nearest = neighbours(s, index, &prepared, DEEP + 1, pool)?;
+    let nearest = match nearest {
+        Some(nearest) => {
+            let ordered = nearest.into_iter().zip(is_ordered);
+            ordered.filter_map(|(n, is)| is.then_some(n)).collect()
+        }
+        None => neighbours(s, index, &prepared, NEIGHBOURS, pool)?,
+    };
     let mut all_places: Vec<Vec<Place>> = Vec::with_capacity(prepared.len());
-    for ((query, own), nearest) in prepared.iter().zip(own).zip(&nearest) {
+    let parts = prepared.chunks(PLACES_AT_A_TIME);
+    let others = own
+        .chunks(PLACES_AT_A_TIME)
+        .zip(nearest.chunks(PLACES_AT_A_TIME));
+    for (queries, (own, nearest)) in parts.zip(others) {
         s.check_interrupts()?;
-        all_places.push(places(s, index, query, own, nearest)?);
+        let Some(centroids) = index.centroids(s)? else {
+            for ((query, own), nearest) in queries.iter().zip(own).zip(nearest) {
+                let lists = select_lists(s, index, query, index.n_lists())?;
+                let ranked = lists.iter().map(|probe| (probe.rank(query), probe.list));
+                all_places.push(places(query, ranked, *own, nearest));
+            }
+            continue;
+        };
+        let found = pool.install(|| {
+            let queries = queries.par_iter().zip(own).zip(nearest);
+            queries
+                .map(|((query, own), nearest)| {
+                    let ranked = rank_all(centroids, index.n_lists(), query);
+                    places(query, ranked.into_iter(), *own, nearest)
+                })
+                .collect::<Vec<_>>()
+        });
+        all_places.extend(found);
     }
     all_places.retain(|places| !places.is_empty());
     Ok(curve(&all_places, index.n_lists()))
@@ -113,31 +151,31 @@ struct Place {
     farther: f32,
 }
 
-/// The places of `nearest` (ascending, each with its list) but the query's own row.
-fn places<S: PageStore>(
-    s: &S,
-    index: &Index,
+/// The places of `nearest` (ascending, each with its list) but the query's own row. `ranked`: all lists, ascending, with their ranks.
+fn places(
     query: &Query,
+    ranked: impl ExactSizeIterator<Item = (f32, u32)>,
     own: Tid,
-    nearest: &[(Candidate, u32)],
-) -> Result<Vec<Place>> {
+    nearest: &[(Tid, u32)],
+) -> Vec<Place> {
     let no_place = Place {
         rank: 0,
         farther: 0.0,
     };
-    let mut place_of = vec![no_place; index.n_lists() as usize];
-    let lists = select_lists(s, index, query, index.n_lists())?;
-    for (rank, probe) in lists.iter().enumerate() {
-        place_of[probe.list as usize] = Place {
-            rank: rank as u32,
-            farther: farther(query, probe.rank(query), lists[0].rank(query)),
+    let mut place_of = vec![no_place; ranked.len()];
+    let mut first = None;
+    for (number, (rank, list)) in ranked.enumerate() {
+        let first = *first.get_or_insert(rank);
+        place_of[list as usize] = Place {
+            rank: number as u32,
+            farther: farther(query, rank, first),
         };
     }
-    let others = nearest.iter().filter(|(candidate, _)| candidate.tid != own);
-    Ok(others
+    let others = nearest.iter().filter(|(tid, _)| *tid != own);
+    others
         .take(DEEP)
         .map(|(_, list)| place_of[*list as usize])
-        .collect())
+        .collect()
 }
 
 /// The curve from the places of each query's neighbours.

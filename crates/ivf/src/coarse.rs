@@ -170,6 +170,26 @@ pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u
     Ok(ranking.ranked[0].1)
 }
 
+/// All lists of an index and their ranks, in the order of [`select_lists`], from centroids in memory.
+pub(crate) fn rank_all(centroids: &Centroids, n_lists: u32, query: &Query) -> Vec<(f32, u32)> {
+    let by_ip = query.metric() == Metric::NegIp;
+    let rank = |list| (rank_of(query.vector(), by_ip, centroids.row(list)), list);
+    let mut ranked: Vec<(f32, u32)> = (0..n_lists).map(rank).collect();
+    ranked.sort_unstable_by(by_rank);
+    ranked
+}
+
+/// What a centroid is ranked by: l2sq, or minus the inner product.
+fn rank_of(vector: &[f32], by_ip: bool, centroid: &[f16]) -> f32 {
+    let rank = if by_ip {
+        -omen_distance::dot_f16(vector, centroid)
+    } else {
+        omen_distance::l2sq_f16(vector, centroid)
+    };
+    // A damaged centroid is the farthest: its list is still one of all.
+    if rank.is_nan() { f32::INFINITY } else { rank }
+}
+
 /// Ranks the centroids.
 struct Ranking<'a, S> {
     s: &'a S,
@@ -259,14 +279,7 @@ impl<S: PageStore> Ranking<'_, S> {
         let mut ranked = std::mem::take(&mut self.ranked);
         ranked.reserve(lists.len());
         self.rows(lists, |list, row| {
-            let rank = if by_ip {
-                -omen_distance::dot_f16(vector, row)
-            } else {
-                omen_distance::l2sq_f16(vector, row)
-            };
-            // A damaged centroid is the farthest: its list is still one of all.
-            let rank = if rank.is_nan() { f32::INFINITY } else { rank };
-            ranked.push((rank, list));
+            ranked.push((rank_of(vector, by_ip, row), list));
         })?;
         self.ranked = ranked;
         Ok(())

@@ -5,6 +5,7 @@
 //! index computes (centroids, codes, keys) starts from the row as stored; `err` says how far that is from the truth.
 
 use half::f16;
+use rayon::prelude::*;
 
 use crate::bound::{COSINE_NORM_MAX, COSINE_NORM_MIN, MAX_ERR, round_up, rounding};
 use crate::{IvfError, Metric, Result};
@@ -144,25 +145,26 @@ pub(crate) struct Scaled {
     pub err: f64,
 }
 
-/// The `scale_exp` of a new index from a sample of its vectors (`[n, dim]`, the user's numbers).
+/// The `scale_exp` of a new index from a sample of its vectors (`[n, dim]`, the user's numbers). Runs on the threads of the pool that it is called in.
 ///
 /// Zero vectors do not count; 0 if nothing is left.
 pub fn choose_scale(metric: Metric, sample: &[f32], dim: usize) -> i32 {
-    let mut largest = 0f64;
-    for v in sample.chunks_exact(dim) {
+    let size_of = |v: &[f32]| {
         let peak = f64::from(v.iter().fold(0f32, |m, x| m.max(x.abs())));
         let norm = match metric {
             Metric::L2 | Metric::NegIp => 1.0,
-            Metric::Cosine => v
-                .iter()
-                .map(|&x| f64::from(x) * f64::from(x))
-                .sum::<f64>()
-                .sqrt(),
+            Metric::Cosine => norm_sq(v).sqrt(),
         };
         if peak > 0.0 && peak.is_finite() {
-            largest = largest.max(peak / norm);
+            peak / norm
+        } else {
+            0.0
         }
-    }
+    };
+    let largest = sample
+        .par_chunks_exact(dim)
+        .map(size_of)
+        .reduce(|| 0.0, f64::max);
     if largest == 0.0 {
         return 0;
     }
@@ -176,18 +178,31 @@ pub fn choose_scale(metric: Metric, sample: &[f32], dim: usize) -> i32 {
 }
 
 /// The scaled vectors of a sample (`[n, dim]`, the user's numbers), saturated to the range of binary16: the input of
-/// [`crate::kmeans::train`]. Zero vectors under Cosine are left out.
+/// [`crate::kmeans::train`]. Zero vectors under Cosine are left out. Runs on the threads of the pool that it is called in.
 pub fn scale_sample(scaling: &Scaling, sample: &[f32]) -> Result<Vec<f32>> {
-    let mut out = Vec::with_capacity(sample.len());
-    for v in sample.chunks_exact(scaling.dim as usize) {
-        if let Some(scaled) = scaling.scaled(v)? {
-            out.extend(
-                scaled
-                    .values
-                    .iter()
-                    .map(|&x| x.clamp(-F16_MAX, F16_MAX) as f32),
-            );
+    let dim = scaling.dim as usize;
+    let mut out = vec![0f32; sample.len()];
+    let rows = sample
+        .par_chunks_exact(dim)
+        .zip(out.par_chunks_exact_mut(dim));
+    let kept: Vec<bool> = rows
+        .map(|(v, out)| {
+            let Some(scale) = scaling.scale_of(v)? else {
+                return Ok(false);
+            };
+            for (out, &x) in out.iter_mut().zip(v) {
+                *out = scale.apply(x).clamp(-F16_MAX, F16_MAX) as f32;
+            }
+            Ok(true)
+        })
+        .collect::<Result<_>>()?;
+    let mut n = 0;
+    for (row, _) in kept.iter().enumerate().filter(|(_, is_kept)| **is_kept) {
+        if row > n {
+            out.copy_within(row * dim..(row + 1) * dim, n * dim);
         }
+        n += 1;
     }
+    out.truncate(n * dim);
     Ok(out)
 }

@@ -57,7 +57,7 @@ fn calibrated_probes_reach_their_recall() {
             let without = index.reach_for(0.9, 10).probes;
             assert_eq!(without, 6);
             let own: Vec<Tid> = (0..300).map(tid).collect();
-            let curve = calibrate(&store, &index, &rows[..300 * dim], &own, &pool()).unwrap();
+            let curve = calibrate(&store, &index, &rows[..300 * dim], &own, None, &pool()).unwrap();
             store_calibration(&store, &curve, 300).unwrap();
             let index = Index::open(&store).unwrap();
             let last = curve.points[curve.points.len() - 1];
@@ -120,7 +120,8 @@ fn threads_calibrate_as_one_does() {
                 insert(&store, &index, row, tid(n + i)).unwrap();
             }
             let own: Vec<Tid> = (0..150).map(tid).collect();
-            let curve_of = |n| calibrate(&store, &index, &rows[..150 * dim], &own, &threads(n));
+            let curve_of =
+                |n| calibrate(&store, &index, &rows[..150 * dim], &own, None, &threads(n));
             let curve = curve_of(1).unwrap();
             assert!(!curve.points.is_empty());
             for n in [2, 5] {

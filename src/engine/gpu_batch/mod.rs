@@ -96,6 +96,15 @@ pub(super) fn note_batch(
     choice::note_gpu_batch(file, n_pairs, elapsed + to_come, stale_time);
 }
 
+/// Answers a batch by a tier that has all rows, for nobody's figures. `None`: it is not as the index is.
+pub(super) fn answer_unnoted(
+    loaded: &LoadedTier,
+    request: &BatchRequest,
+) -> std::result::Result<Option<Vec<Candidates>>, Stop> {
+    let answers = device_lists::answer(loaded, request, &mut ScanRecord::default())?;
+    Ok(answers.map(|answers| answers.found))
+}
+
 /// Answers the first queries of a round, often all, with the GPU's help, and notes who did; `None`: the CPU is to answer. Fails only
 /// for what ends the query.
 pub(super) fn search(

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rayon::ThreadPool;
 
+use super::Nearest;
 use super::page_batch::{Batch, BatchReader, List, Lists};
 use crate::Result;
 use crate::coarse::{Probe, select_lists};
@@ -41,7 +42,7 @@ pub(super) fn neighbours<S: PageStore>(
     queries: &[Query],
     k: usize,
     pool: &ThreadPool,
-) -> Result<Vec<Vec<(Candidate, u32)>>> {
+) -> Result<Nearest> {
     let mut searches = Vec::with_capacity(queries.len());
     let first = (index.n_lists() / FIRST_SHARE).max(MIN_FIRST);
     for query in queries {
@@ -99,7 +100,12 @@ pub(super) fn neighbours<S: PageStore>(
     let searches = parts
         .into_iter()
         .flat_map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner));
-    Ok(searches.map(|search| search.top.into_listed().0).collect())
+    let listed = searches.map(|search| search.top.into_listed().0);
+    let without_keys = |found: Vec<(Candidate, u32)>| {
+        let named = found.into_iter().map(|(c, list)| (c.tid, list));
+        named.collect()
+    };
+    Ok(listed.map(without_keys).collect())
 }
 
 /// Waits until all senders are gone.
