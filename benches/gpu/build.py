@@ -80,8 +80,8 @@ class Builds(Bench):
         """One build with these settings."""
         notices = []
         with connect(settings | dict(s.split("=", 1) for s in self.args.settings)) as conn:
-            conn.execute("SET client_min_messages = notice; DROP INDEX IF EXISTS bench_idx; CHECKPOINT")
-            conn.add_notice_handler(lambda d: notices.append(f"{d.message_primary}. {d.message_detail or ''}"))
+            conn.execute("SET client_min_messages = debug1; DROP INDEX IF EXISTS bench_idx; CHECKPOINT")
+            conn.add_notice_handler(lambda d: notices.append(f"{d.message_primary}. {d.message_detail or ''}") if "omen" in d.message_primary else None)
             watch = Watch(conn.info.backend_pid)
             wal = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
             estimate = self.row(conn, f"SELECT * FROM omen_estimate_build('bench', 'embedding', {self.args.lists})")
@@ -113,7 +113,8 @@ def main():
     memory = args.memory.split(",")
     runs = [{"max_parallel_maintenance_workers": n, "maintenance_work_mem": memory[-1]} for n in args.workers.split(",")]
     runs += [runs[-1] | {"maintenance_work_mem": m} for m in memory[:-1]]
-    runs += [runs[len(runs) - len(memory)] | {"omen.engine": "cpu"}]
+    cpu = [runs[len(runs) - len(memory)], *runs[len(runs) - len(memory) + 1:]]
+    runs += [run | {"omen.engine": "cpu"} for run in cpu]
     for settings in runs:
         if not builds.time_left(f"a build with {settings}", 25):
             return

@@ -1,12 +1,15 @@
 //! [`BulkPages`]: a new index, written page by page into buffers and logged as ranges of full pages soon after.
 #![allow(unsafe_code)]
 
+use std::time::{Duration, Instant};
+
 use omen_ivf::Result;
 use omen_ivf::store::{BulkWriter, PAGE_BYTES};
-use pgrx::pg_sys;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::buffer;
 use crate::compat;
+use crate::error::PgError;
 
 /// Pages added to the file at a time; so many buffers are pinned.
 const EXTEND_PAGES: usize = 64;
@@ -23,6 +26,8 @@ pub(crate) struct BulkPages {
     n_reserved: u32,
     /// All pages up to here are logged, but for the reserved ones.
     n_logged: u32,
+    put_time: Duration,
+    log_time: Duration,
 }
 
 impl BulkPages {
@@ -45,6 +50,8 @@ impl BulkPages {
             n_blocks: 0,
             n_reserved: 0,
             n_logged: 0,
+            put_time: Duration::ZERO,
+            log_time: Duration::ZERO,
         }
     }
 
@@ -52,6 +59,16 @@ impl BulkPages {
     pub(crate) fn finish(mut self) {
         self.log_appended();
         self.log(0, self.n_reserved);
+        PgError::new(
+            PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+            format!("omen index has {} pages", self.n_blocks),
+        )
+        .with_detail(format!(
+            "Put into buffers in {:.2} s, logged in {:.2} s.",
+            self.put_time.as_secs_f64(),
+            self.log_time.as_secs_f64()
+        ))
+        .report(PgLogLevel::DEBUG1);
     }
 
     fn log_appended(&mut self) {
@@ -60,10 +77,12 @@ impl BulkPages {
     }
 
     /// Logs pages that are written.
-    fn log(&self, start: u32, end: u32) {
+    fn log(&mut self, start: u32, end: u32) {
         if self.is_logged && start < end {
+            let began = Instant::now();
             // SAFETY: `rel` is open; these pages were written with pd_lower and pd_upper in order.
             unsafe { pg_sys::log_newpage_range(self.rel, self.fork, start, end, true) }
+            self.log_time += began.elapsed();
         }
     }
 
@@ -125,10 +144,12 @@ impl BulkWriter for BulkPages {
         let first = self.n_blocks;
         let (mut rest, _) = pages.as_chunks::<PAGE_BYTES>();
         while !rest.is_empty() {
+            let began = Instant::now();
             // SAFETY: the page was pinned by `extend`.
             let n = self.extend(rest.len().min(EXTEND_PAGES), |i, buf| unsafe {
                 Self::fill(buf, &rest[i]);
             });
+            self.put_time += began.elapsed();
             rest = &rest[n..];
             if self.n_blocks - self.n_logged >= LOG_PAGES {
                 self.log_appended();
