@@ -39,6 +39,15 @@ pub(crate) fn pool() -> Result<rayon::ThreadPool> {
     })
 }
 
+/// Gives memory that threads have freed back to the system: each thread's part of the heap keeps what it had most.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks, and moves nothing.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// While this thread waits for others, it looks for interrupts so often.
 const LOOK: Duration = Duration::from_millis(20);
 

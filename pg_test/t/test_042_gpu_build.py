@@ -56,6 +56,8 @@ def test_as_good_as_the_cpu(db, rng, rows, metric):
             told = Told(conn)
             conn.execute("DROP TABLE IF EXISTS t")
             make_table(conn, rows)
+            estimate = conn.execute(f"SELECT engine, device_bytes FROM omen_estimate_build('t', 'v', {LISTS})").fetchone()
+            assert estimate[0] == name and (estimate[1] > 0) == (name == "gpu"), estimate
             make_index(conn, metric, lists=LISTS)
             assert told.engines == [name] and not told.warnings, (told.engines, told.warnings)
             # What the calibration was done with is there for searches.

@@ -3,6 +3,7 @@
 
 mod speed;
 
+use omen_gpu::GpuAssigner;
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::layout::size::index_size;
 use omen_ivf::params::{MAX_DIM, MAX_LISTS};
@@ -15,6 +16,7 @@ use super::opclass::OpClass;
 use super::random::Random;
 use super::sample_blocks::Density;
 use super::{build_workers, calibration, sample};
+use crate::engine::building::{self, Work};
 use crate::error::{PgError, Result};
 use crate::threads;
 
@@ -27,6 +29,12 @@ const WORKER_BYTES: u64 = 8 << 20;
 const CALIBRATION_BYTES: u64 = 32 << 20;
 /// Bytes of an entry beside its vector while entries are sorted.
 const ENTRY_BYTES: u64 = 24;
+
+/// A GPU context, and seconds of training with one, for a number of a row that comes from a worker, and for a byte of the index to load it.
+const CONTEXT_BYTES: u64 = 520 << 20;
+const GPU_TRAINING: f64 = 0.25;
+const TAKING: f64 = 1e-9;
+const GPU_LOADING: f64 = 0.2e-9;
 
 /// What is expected of a build.
 #[derive(Debug, Clone, Copy)]
@@ -49,11 +57,6 @@ pub(crate) struct Estimate {
     pub index_bytes: u64,
     /// Bytes of WAL.
     pub wal_bytes: u64,
-}
-
-/// What trains and assigns in a build as it would be made now.
-fn engine_of_build() -> &'static str {
-    "cpu"
 }
 
 /// Of an index on column number `column` of `table`, with `lists` lists (0: by the number of rows).
@@ -121,7 +124,15 @@ pub(crate) unsafe fn estimate(
     let index_bytes = size.pages * PAGE_BYTES as u64;
     // An image of what is used of each page, in records of up to 32.
     let wal_bytes = if needs_wal { size.used_bytes } else { 0 };
+    let work = Work {
+        dim: dim as usize,
+        lists: lists as usize,
+        n_sampled: sampled.min(n_rows) as usize,
+        n_rows,
+    };
+    let has_gpu = building::would_use_gpu(&work, threads::count());
     let build = Build {
+        has_gpu,
         n_rows,
         dim,
         lists,
@@ -142,10 +153,10 @@ pub(crate) unsafe fn estimate(
         rows: n_rows,
         lists,
         workers,
-        engine: engine_of_build(),
+        engine: if has_gpu { "gpu" } else { "cpu" },
         seconds: build.seconds(&speed),
         memory_bytes: build.memory(),
-        device_bytes: 0,
+        device_bytes: if has_gpu { build.device(&work) } else { 0 },
         index_bytes,
         wal_bytes,
     })
@@ -153,6 +164,7 @@ pub(crate) unsafe fn estimate(
 
 /// A build, in numbers.
 struct Build {
+    has_gpu: bool,
     n_rows: u64,
     dim: u32,
     lists: u32,
@@ -171,14 +183,21 @@ impl Build {
         let n_threads = threads::count() as f64;
         let readers = (self.workers as f64).clamp(1.0, cores);
         let is_trained = if self.lists > 1 { ITERATIONS } else { 0.0 };
-        let sampling = sampled * speed.read;
-        let training = is_trained * sampled * speed.assign / n_threads;
-        let (reading, assigning) = (n_rows * speed.read, n_rows * speed.assign);
+        let bytes = self.index_bytes as f64;
+        let sample_bytes = sampled * f64::from(self.dim) * size_of::<f32>() as f64;
+        let is_parallel = sample_bytes >= sample::MIN_PARALLEL_BYTES as f64;
+        let sampling = sampled * speed.read / if is_parallel { readers } else { 1.0 };
+        let assign = if self.has_gpu { 0.0 } else { speed.assign };
+        let training = is_trained * sampled * assign / n_threads
+            + if self.has_gpu { GPU_TRAINING } else { 0.0 };
+        // With a GPU, taking the rows from the workers is what the process does.
+        let (reading, assigning) = (n_rows * speed.read, n_rows * assign);
+        let taking = n_rows * f64::from(self.dim) * TAKING;
         // What runs beside each other is bound by the slowest, and by the cores they share.
         let table = (reading / readers)
             .max(assigning / n_threads)
+            .max(taking)
             .max((reading + assigning) / cores);
-        let bytes = self.index_bytes as f64;
         let writing = bytes * speed.write + n_rows * speed.encode / n_threads;
         let logging = self.wal_bytes as f64 * speed.log;
         let queries = if self.lists > 1 {
@@ -187,9 +206,19 @@ impl Build {
             0.0
         };
         let meeting = n_rows * speed.compare + f64::from(self.lists) * speed.list;
+        if self.has_gpu {
+            let loading = bytes * GPU_LOADING;
+            return speed::STEADY + sampling + training + table + writing + logging + loading;
+        }
         let calibrating =
             queries * (meeting / n_threads + speed.query) + bytes * speed.copy * queries.min(1.0);
         speed::STEADY + sampling + training + table + writing + logging + calibrating
+    }
+
+    /// The most bytes of device memory that a phase takes: training and assigning, or the index for the calibration.
+    fn device(&self, work: &Work) -> u64 {
+        let assigning = GpuAssigner::bytes_needed(work.dim, work.lists, work.n_sampled);
+        CONTEXT_BYTES + assigning.max(self.index_bytes)
     }
 
     /// The most bytes that a phase takes.

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::threads;
+
 /// A phase; the numbers are what the view gets. 1 is set by Postgres.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i64)]
@@ -43,8 +45,9 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// Reports that a phase begins.
+    /// Reports that a phase begins, for which there is all memory.
     pub(super) fn begin(&mut self, phase: Phase) {
+        threads::give_back_memory();
         self.begun.push((phase, Instant::now()));
         report(pg_sys::PROGRESS_CREATEIDX_SUBPHASE, phase as i64);
     }

@@ -27,7 +27,7 @@ const FEW_SAMPLES_PER_LIST: u64 = 32;
 pub(super) const PARTS: usize = 3;
 
 /// Bytes of a sample from which on parallel workers take it: some 40 ms of one process.
-const MIN_PARALLEL_BYTES: usize = 32 << 20;
+pub(super) const MIN_PARALLEL_BYTES: usize = 32 << 20;
 
 /// A sample of the table.
 pub(super) struct Sample {

@@ -64,6 +64,16 @@ pub(crate) fn wants_gpu(work: &Work, n_threads: usize) -> bool {
     }
 }
 
+/// Whether a build with this work would use the GPU, as it looks now; opens none.
+pub(crate) fn would_use_gpu(work: &Work, n_threads: usize) -> bool {
+    if !wants_gpu(work, n_threads) || why_not().is_some() {
+        return false;
+    }
+    tiers::with(|device| {
+        device.is_open() || devices::find(&device.allowed, device.simulated).is_ok()
+    })
+}
+
 type Opened = std::result::Result<(Gpu, i32), GpuError>;
 
 /// A GPU that a thread opens, if there is one to be opened.

@@ -23,6 +23,15 @@ pub(crate) fn open(allowed: &GpuDevices, simulated: bool) -> Result<(Gpu, i32), 
     })
 }
 
+/// The device that [`open`] would open, without a context on it. Errors: as [`open`], but for those of the device itself.
+pub(crate) fn find(allowed: &GpuDevices, simulated: bool) -> Result<i32, GpuError> {
+    if simulated && cfg!(feature = "simulated-gpu") {
+        return choose(allowed, &[SIMULATED]);
+    }
+    // The driver starts threads.
+    threads::with_signals_blocked(|| chosen_device(allowed, &omen_gpu::devices()?))
+}
+
 /// Which of `devices` this session uses. Errors: as [`choose`].
 pub(crate) fn chosen_device(allowed: &GpuDevices, devices: &[DeviceInfo]) -> Result<i32, GpuError> {
     let ordinals = |usable: bool| -> Vec<i32> {
