@@ -15,6 +15,7 @@
 #   real    each .device-real/*.npz: data, searches without a server, torch's exact search
 #
 # SCALE=N makes N rows instead (and `10m` 10 N), to try it. SIMULATED=1: no GPU, tiny sizes, to try the scripts themselves.
+# PG_ARCHIVE: another packed server than .device/pg*.tar.xz.
 # GPU_SEARCH, PYTHON, WORK: the program, the interpreter, the folder for the data (default: /dev/shm if it has room).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -96,7 +97,7 @@ start_server() {
     export PYTHONPATH=$site
     # Durability costs loading time only: searches write nothing.
     local settings=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal -c max_wal_senders=0)
-    if ! server=$("$repo/.device/pg" up -m "$memory" "${settings[@]}" "$@" 2>>"$log"); then
+    if ! server=$("$repo/.device/pg" up ${PG_ARCHIVE:+-a "$PG_ARCHIVE"} -m "$memory" "${settings[@]}" "$@" 2>>"$log"); then
       echo "the server did not start"
       tail -n 20 "$log"
       failures=$((failures + 1))
