@@ -86,8 +86,10 @@ class Builds(Bench):
             wal = conn.execute("SELECT pg_current_wal_insert_lsn()").fetchone()[0]
             estimate = self.row(conn, f"SELECT * FROM omen_estimate_build('bench', 'embedding', {self.args.lists})")
             lists = f" WITH (lists = {self.args.lists})" if self.args.lists else ""
-            seconds = self.timed(conn, f"CREATE INDEX bench_idx ON bench USING omen (embedding vector_l2_ops){lists}")
-            most = watch.end()
+            try:
+                seconds = self.timed(conn, f"CREATE INDEX bench_idx ON bench USING omen (embedding vector_l2_ops){lists}")
+            finally:
+                most = watch.end()
             wal_bytes = int(conn.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", (wal,)).fetchone()[0])
             status = self.row(conn, "SELECT lists, bytes, default_probes FROM omen_index_status('bench_idx')")
         with connect({"omen.engine": "cpu", "omen.probes": max(1, status["lists"] // 32), "enable_seqscan": "off"}) as conn:

@@ -1,5 +1,6 @@
 """Builds of indexes, watched from outside."""
 
+import re
 import threading
 
 import psycopg
@@ -25,3 +26,14 @@ def build_aside(builder, sql: str):
     thread = threading.Thread(target=build)
     thread.start()
     return thread, outcome
+
+
+def workers_of_builds(conn) -> list[int]:
+    """The numbers of parallel workers that builds of this session tell of from now on, at `debug1`."""
+    found = []
+
+    def note(diagnostic):
+        if diagnostic.message_primary.startswith("omen index") and (told := re.search(r"Parallel workers: (\d+)", diagnostic.message_detail or "")):
+            found.append(int(told[1]))
+    conn.add_notice_handler(note)
+    return found

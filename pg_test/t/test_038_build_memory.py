@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.builds import build_aside, n_files
+from lib.builds import build_aside, n_files, workers_of_builds
 from lib.db import BY_INDEX, BY_SORT, assert_same, knn, make_index, make_table, put
 from lib.storm import memory_of
 
@@ -28,11 +28,14 @@ def assert_right(db, queries):
 @pytest.mark.parametrize("workers", (0, 2))
 def test_spilled_runs_make_a_whole_index(db, rng, workers):
     """Searches of all lists are right, and all rows are in the index, however little memory it had."""
-    rows = vectors.clustered(rng, ROWS, DIM)
+    # Each worker has to have 8 MB.
+    n, small = (ROWS, SMALL) if workers == 0 else (6 * ROWS, SMALL | {"maintenance_work_mem": "24MB"})
+    rows = vectors.clustered(rng, n, DIM)
     queries = vectors.clustered(vectors.rng_for("queries"), 10, DIM)
-    with db.connect(max_parallel_maintenance_workers=workers) as conn:
+    with db.connect(max_parallel_maintenance_workers=workers, client_min_messages="debug1") as conn:
+        read_by = workers_of_builds(conn)
         make_table(conn, rows)
-        for settings, spills in ((LARGE, False), (SMALL, True)):
+        for settings, spills in ((LARGE, False), (small, True)):
             put(conn, **settings, temp_file_limit="1kB")
             if spills:
                 with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
@@ -42,7 +45,8 @@ def test_spilled_runs_make_a_whole_index(db, rng, workers):
             make_index(conn, lists=LISTS)
             assert_right(db, queries)
             with db.connect(**BY_INDEX, omen__engine="cpu", omen__probes=LISTS, omen__iterative_scan="relaxed_order") as by_index:
-                assert sorted(i for i, _ in knn(by_index, "l2", queries[0], None)) == list(range(ROWS))
+                assert sorted(i for i, _ in knn(by_index, "l2", queries[0], None)) == list(range(n))
+            assert read_by.pop() == workers
             conn.execute("DROP INDEX t_v_idx")
         assert conn.execute("SELECT count(*) FROM pg_ls_tmpdir()").fetchone()[0] == 0
 

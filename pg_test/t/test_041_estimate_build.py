@@ -38,7 +38,7 @@ def build(conn, lists=None) -> dict:
 
 @pytest.mark.parametrize("n, dim, lists", ((60_000, 16, None), (40_000, 128, None), (20_000, 768, None), (20_000, 400, 1), (20_000, 64, 2000)))
 def test_near_the_truth(conn, rng, n, dim, lists):
-    put(conn, maintenance_work_mem="256MB", max_parallel_maintenance_workers=1)
+    put(conn, maintenance_work_mem="256MB", max_parallel_maintenance_workers=1, omen__engine="cpu")
     make_table(conn, vectors.clustered(rng, n, dim))
     told = estimate(conn, f"'t', 'v', {lists or 0}")
     found = build(conn, lists)
@@ -100,5 +100,7 @@ def test_errors(conn, rng):
         assert_fails(conn, "42501", "SELECT on the whole table", "SELECT omen_estimate_build('t', 'v')")
         conn.execute("RESET ROLE; GRANT SELECT ON t TO estimates_nothing; SET ROLE estimates_nothing")
         assert estimate(conn)["rows"] == 100
+        conn.execute("RESET ROLE; ALTER TABLE t ENABLE ROW LEVEL SECURITY; SET ROLE estimates_nothing")
+        assert_fails(conn, "42501", "bypasses its policies", "SELECT omen_estimate_build('t', 'v')")
     finally:
         conn.execute("RESET ROLE; DROP OWNED BY estimates_nothing; DROP ROLE estimates_nothing")

@@ -10,7 +10,7 @@ import pytest
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, index_status, knn, make_index, make_table, put
 from lib.exact import OPERATORS, recall
-from lib.service import inject, wait_until
+from lib.service import inject, stat, wait_for, wait_until
 
 DIM, LISTS, ROWS, K = 48, 64, 9000, 10
 TELL = {"client_min_messages": "debug1", "max_parallel_maintenance_workers": 2, "min_parallel_table_scan_size": 0}
@@ -177,6 +177,40 @@ def test_terminated(db, rows):
         assert began == ended, "the server has started anew"
 
 
+def test_nothing_stays_that_should_not(db, rows):
+    """hot = off, a build that fails: no tier stays."""
+    with db.connect(**GPU, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, rows)
+        conn.execute(f"CREATE INDEX t_v_idx ON t USING omen (v vector_l2_ops) WITH (lists = {LISTS}, hot = off)")
+        assert told.engines == ["gpu"] and not told.warnings, (told.engines, told.warnings)
+        held = "SELECT coalesce(sum(hot_tiers), 0) FROM omen_gpu_status()"
+        assert conn.execute(held).fetchone()[0] == 0
+        # By an error after the calibration, in the same transaction.
+        with pytest.raises(psycopg.errors.DivisionByZero), conn.transaction():
+            conn.execute("REINDEX INDEX t_v_idx")
+            conn.execute("SELECT 1 / 0")
+        conn.execute("DROP INDEX t_v_idx")
+        make_index(conn, lists=LISTS)
+        assert conn.execute(held).fetchone()[0] == 1
+        conn.execute("REINDEX INDEX t_v_idx")
+        assert told.engines == ["gpu"] * 4 and conn.execute(held).fetchone()[0] == 1, told.engines
+
+
+def test_beside_the_service(service, first, rng):
+    """The session builds with a context of its own, and lets go of it; the service loads the index as any other."""
+    rows = vectors.clustered(rng, ROWS, DIM)
+    with first.connect(**{**GPU, **BY_INDEX}, **TELL) as conn:
+        told = Told(conn)
+        make_table(conn, rows)
+        make_index(conn, lists=LISTS)
+        assert told.engines == ["gpu"] and not told.warnings, (told.engines, told.warnings)
+        assert conn.execute("SELECT coalesce(sum(hot_tiers), 0) FROM omen_gpu_status()").fetchone()[0] == 0
+        assert stat(conn)["hot_tiers"] == 0
+        assert knn(conn, "l2", rows[5], 1)[0][0] == 5
+        assert wait_for(conn, hot_tiers=1)["failed_loads"] == 0
+
+
 def test_without_a_gpu(db, rows):
     """Nobody has one, and nobody is told unless they asked for it."""
     if REAL_GPU:
@@ -186,5 +220,7 @@ def test_without_a_gpu(db, rows):
             told = Told(conn)
             conn.execute("DROP TABLE IF EXISTS t")
             make_table(conn, rows)
-            make_index(conn, lists=512)
+            # So much that one thread takes a second.
+            put(conn, max_parallel_maintenance_workers=0)
+            make_index(conn, lists=4096)
             assert told.engines == ["cpu"] and len(told.warnings) == n_warnings, (told.engines, told.warnings)

@@ -88,7 +88,7 @@ fn check_privilege(table: pg_sys::Oid) -> Result<()> {
     }
 }
 
-/// Errors: a relation without rows of its own, or whose rows this session cannot see.
+/// Errors: a relation without rows of its own, or whose rows this session or role cannot see.
 ///
 /// # Safety
 /// `rel` is open.
@@ -103,6 +103,15 @@ unsafe fn check_table(rel: pg_sys::Relation) -> Result<()> {
             (*rel).rd_islocaltemp,
         )
     };
+    // SAFETY: the relation is open; raises no error with this last argument.
+    let hidden = unsafe { pg_sys::check_enable_rls((*rel).rd_id, pg_sys::InvalidOid, true) };
+    if hidden as u32 == pg_sys::CheckEnableRlsResult::RLS_ENABLED {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("row-level security hides rows of table \"{name}\""),
+        )
+        .with_hint("Ask as a role that bypasses its policies, as the table's owner does."));
+    }
     if kind == pg_sys::RELKIND_PARTITIONED_TABLE {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,

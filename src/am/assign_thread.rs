@@ -61,11 +61,12 @@ impl AssignThread {
                         pool.install(|| store(scaling, &vectors, &tids))
                     }
                 };
-                let Some(in_driver) = InDriver::enter() else {
+                let in_driver = assign.uses_driver().then(InDriver::enter);
+                if let Some(None) = in_driver {
                     // Giving device memory back is a call of the driver too.
                     std::mem::forget(assign);
                     return;
-                };
+                }
                 let chunk = stored.map(|rows| Chunk {
                     lists: assign.assign(rows.rows()),
                     rows,

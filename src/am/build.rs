@@ -23,7 +23,7 @@ use super::opclass::OpClass;
 use super::progress::{self, Clock, Phase};
 use super::random::Random;
 use super::{build_workers, calibration, column_dim, parallel_read, sample};
-use crate::engine::building::{self, Opening, Work};
+use crate::engine::building::{self, Leftovers, Opening, Work};
 use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, IndexPages, forget_index};
 use crate::{options, threads};
@@ -152,6 +152,8 @@ unsafe fn build(
         n_rows: estimated_rows,
     };
     let failure = Failure::default();
+    // SAFETY: `index` is open, by this function's contract.
+    let leftovers = unsafe { Leftovers::of(&IndexPages::new(index)) };
     let device = building::assigner_for(&work, n_threads, opening, &failure);
     let has_device = device.is_some();
     // May be fewer than asked for, if rows are equal.
@@ -161,7 +163,7 @@ unsafe fn build(
 
     clock.begin(Phase::Assigning);
     progress::total(estimated_rows);
-    let ahead_bytes = (work_bytes / 3).min(MAX_AHEAD_BYTES);
+    let ahead_bytes = ahead_bytes(work_bytes);
     let assigner = RowAssigner::new(
         device,
         failure.clone(),
@@ -170,7 +172,7 @@ unsafe fn build(
         pool.clone(),
     );
     let sort = EntrySort::new(dim as usize, work_bytes - ahead_bytes, &pool);
-    let mut sink = EntrySink::new(scaling, Box::new(assigner), &pool, sort, ahead_bytes)?;
+    let mut sink = EntrySink::new(scaling, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
@@ -207,7 +209,7 @@ unsafe fn build(
     unsafe {
         let device = (has_device && failure.get().is_none()).then_some(&failure);
         calibration::run(index, &queries, n_entries, device, &mut clock, &pool)?;
-        building::end(&IndexPages::new(index), &failure);
+        leftovers.end(&IndexPages::new(index), &failure);
     }
     let engine = match (has_device, failure.get()) {
         (false, _) => "cpu",
@@ -218,6 +220,11 @@ unsafe fn build(
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);
     Ok((heap_tuples, n_entries))
+}
+
+/// Bytes of `maintenance_work_mem` for rows on their way, beside those that are sorted.
+pub(super) fn ahead_bytes(work_bytes: usize) -> usize {
+    (work_bytes / 3).min(MAX_AHEAD_BYTES)
 }
 
 /// What the build of an index will have to assign, by the size of the table alone.

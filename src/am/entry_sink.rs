@@ -21,6 +21,8 @@ const N_READY: usize = 2;
 /// Most bytes and rows of a chunk: enough for all threads of the largest machines, and few enough that progress shows.
 const MAX_CHUNK_BYTES: usize = 16 << 20;
 const MAX_ROWS: usize = 16_384;
+/// Most products of a chunk for each thread, some tenths of a second: a build that is ended waits for the chunk under way.
+const MAX_WORK: usize = 8_000_000_000;
 const _: () = assert!(MAX_ROWS <= MAX_CHUNK_ROWS);
 
 /// Where the rows of a build go.
@@ -73,22 +75,25 @@ impl Ready {
 }
 
 impl EntrySink {
-    /// Assigns by `assign`, and sorts by `sort`, rows that `scaling` stores; `pool` does the storing. Chunks on their way take about `max_bytes`.
+    /// Assigns by `assign`, and sorts by `sort`, rows that `scaling` stores to `lists` lists; `pool` does the storing. Chunks on their way take about `max_bytes`.
     pub(super) fn new(
         scaling: Scaling,
         assign: Box<dyn Assign>,
         pool: &Arc<rayon::ThreadPool>,
         sort: EntrySort,
+        lists: u32,
         max_bytes: usize,
     ) -> Result<Self> {
         let dim = scaling.dim as usize;
+        let row_work = lists as usize * dim;
+        let by_work = MAX_WORK * pool.current_num_threads() / row_work;
         let chunk_bytes = (max_bytes / (MAX_OUT + N_READY + 1)).min(MAX_CHUNK_BYTES);
         let full = RowBatch::new(dim).rows_of_bytes(chunk_bytes);
         Ok(Self {
             scaling,
             thread: AssignThread::start(scaling, assign, pool.clone())?,
             sort,
-            full: full.clamp(32, MAX_ROWS),
+            full: full.min(by_work).clamp(32, MAX_ROWS),
             vectors: Vec::new(),
             tids: Vec::new(),
             stored: RowBatch::new(dim),

@@ -15,7 +15,7 @@ use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
 use super::random::Random;
 use super::sample_blocks::Density;
-use super::{build_workers, calibration, sample};
+use super::{build, build_workers, calibration, sample};
 use crate::engine::building::{self, Work};
 use crate::error::{PgError, Result};
 use crate::threads;
@@ -28,8 +28,12 @@ const WORKER_BYTES: u64 = 8 << 20;
 /// What the calibration keeps of pages.
 const CALIBRATION_BYTES: u64 = 32 << 20;
 /// Bytes of an entry beside its vector while entries are sorted.
-const ENTRY_BYTES: u64 = 24;
+const ENTRY_BYTES: u64 = 32;
 
+/// Seconds for a byte: into buffers, into the WAL, into a temporary file and back. Memory is as fast on most machines.
+const WRITE: f64 = 1.1e-9;
+const LOG: f64 = 0.7e-9;
+const SPILL: f64 = 1.5e-9;
 /// A GPU context, and seconds of training with one, for a number of a row that comes from a worker, and for a byte of the index to load it.
 const CONTEXT_BYTES: u64 = 520 << 20;
 const GPU_TRAINING: f64 = 0.25;
@@ -130,9 +134,11 @@ pub(crate) unsafe fn estimate(
         n_sampled: sampled.min(n_rows) as usize,
         n_rows,
     };
-    let has_gpu = building::would_use_gpu(&work, threads::count());
+    let gpu = building::would_use_gpu(&work, threads::count(), index_bytes);
+    let has_gpu = gpu.is_some();
     let build = Build {
         has_gpu,
+        is_loaded: gpu == Some(true),
         n_rows,
         dim,
         lists,
@@ -165,6 +171,8 @@ pub(crate) unsafe fn estimate(
 /// A build, in numbers.
 struct Build {
     has_gpu: bool,
+    /// Whether the GPU calibrates, too.
+    is_loaded: bool,
     n_rows: u64,
     dim: u32,
     lists: u32,
@@ -198,27 +206,32 @@ impl Build {
             .max(assigning / n_threads)
             .max(taking)
             .max((reading + assigning) / cores);
-        let writing = bytes * speed.write + n_rows * speed.encode / n_threads;
-        let logging = self.wal_bytes as f64 * speed.log;
+        // Threads encode while the process writes and logs.
+        let encoding = n_rows * speed.encode / n_threads;
+        let writing = (bytes * WRITE + self.wal_bytes as f64 * LOG).max(encoding);
+        let entries = n_rows * (f64::from(self.dim) * 2.0 + ENTRY_BYTES as f64);
+        let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
+        let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
             calibration::affordable(sample::n_queries(self.sampled as usize), self.n_rows) as f64
         } else {
             0.0
         };
         let meeting = n_rows * speed.compare + f64::from(self.lists) * speed.list;
-        if self.has_gpu {
+        if self.is_loaded {
             let loading = bytes * GPU_LOADING;
-            return speed::STEADY + sampling + training + table + writing + logging + loading;
+            return speed::STEADY + sampling + training + table + spilling + writing + loading;
         }
         let calibrating =
             queries * (meeting / n_threads + speed.query) + bytes * speed.copy * queries.min(1.0);
-        speed::STEADY + sampling + training + table + writing + logging + calibrating
+        speed::STEADY + sampling + training + table + spilling + writing + calibrating
     }
 
     /// The most bytes of device memory that a phase takes: training and assigning, or the index for the calibration.
     fn device(&self, work: &Work) -> u64 {
         let assigning = GpuAssigner::bytes_needed(work.dim, work.lists, work.n_sampled);
-        CONTEXT_BYTES + assigning.max(self.index_bytes)
+        let tier = if self.is_loaded { self.index_bytes } else { 0 };
+        CONTEXT_BYTES + assigning.max(tier)
     }
 
     /// The most bytes that a phase takes.
@@ -228,7 +241,8 @@ impl Build {
         // The sample and its scaled copy.
         let training = 2 * self.sampled * row + centroids;
         let entries = self.n_rows * (row / 2 + ENTRY_BYTES);
-        let sorting = entries.min(self.work_bytes / 2) + centroids;
+        let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
+        let sorting = entries.min(self.work_bytes - ahead) + ahead + centroids;
         let workers = self.workers as u64 * WORKER_BYTES;
         let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * 2 * row;
         OTHER_BYTES + training.max(sorting + workers).max(calibrating)

@@ -122,7 +122,8 @@ impl HeapRows {
                     self.index,
                     self.info,
                     whole,
-                    !whole,
+                    // Of an MVCC snapshot, as CONCURRENTLY takes, all are visible.
+                    !whole && !(*self.info).ii_Concurrent,
                     // Of a part its leader reports.
                     whole && part.is_none(),
                     first,

@@ -62,6 +62,9 @@ impl Density {
     }
 }
 
+/// Blocks looked at where a first look has seen no row.
+const EMPTY_BLOCKS: u32 = 64 * MIN_BLOCKS;
+
 /// What a sample looks at. Plain data, the same in all processes that take it.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -99,6 +102,11 @@ impl Plan {
             },
             f64::from(n_blocks) * low,
         );
+        if density.mean == 0.0 {
+            // No row was seen: all are NULL perhaps, or others are in the index. More is learnt from some blocks more than from all.
+            plan.n_visited = n_blocks.min(EMPTY_BLOCKS);
+            return plan;
+        }
         if all <= target {
             return plan;
         }

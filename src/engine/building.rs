@@ -1,12 +1,13 @@
 //! The GPU's part in the build of an index: finding the nearest centroids of rows, which is what training and building spend their time on.
 //!
-//! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. The service's
-//! sessions let go of it when the build is done.
+//! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. Beside the service, sessions let go of
+//! it, and of the tier that calibrated the index, when the build ends, be it by an error.
 
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use omen_gpu::assign::Failure;
+use omen_gpu::memory::pitch_of;
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
 use omen_ivf::calibrate::Nearest;
 use omen_ivf::index::Index;
@@ -17,8 +18,11 @@ use super::batch::BatchRequest;
 use super::service_tiers::{Serving, who_serves};
 use super::tiers::{self, Device, LoadedTier, Stop};
 use super::{choice, devices, fallback, gpu_batch};
+use crate::compat::FileId;
 use crate::error::Result;
+use crate::gpu_service;
 use crate::guc::{self, EngineSetting};
+use crate::options::{self, Hot};
 use crate::storage::IndexPages;
 use crate::threads::{self, InDriver};
 
@@ -28,6 +32,10 @@ const CPU_RATE: f64 = 20e9;
 const TRAININGS: f64 = 10.0;
 /// The GPU is to save so many times what opening it takes.
 const WORTH: f64 = 2.0;
+/// Queries of the calibration that the device is asked at a time: each time has its time limit, which is made for searches.
+const QUERIES_AT_A_TIME: usize = 128;
+/// What a tier has of an entry beside its row, at most.
+const ENTRY_BYTES: u64 = 64;
 /// While a GPU is opened, the process looks for interrupts so often.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -64,20 +72,30 @@ pub(crate) fn wants_gpu(work: &Work, n_threads: usize) -> bool {
     }
 }
 
-/// Whether a build with this work would use the GPU, as it looks now; opens none.
-pub(crate) fn would_use_gpu(work: &Work, n_threads: usize) -> bool {
+/// Whether a build with this work would use the GPU, as it looks now, and also to calibrate an index of `index_bytes`; `None`: it would not. Opens none.
+pub(crate) fn would_use_gpu(work: &Work, n_threads: usize, index_bytes: u64) -> Option<bool> {
     if !wants_gpu(work, n_threads) || why_not().is_some() {
-        return false;
+        return None;
     }
+    let needed = GpuAssigner::bytes_needed(work.dim, work.lists, work.n_sampled);
     tiers::with(|device| {
-        device.is_open() || devices::find(&device.allowed, device.simulated).is_ok()
+        if !device.is_open() {
+            devices::find(&device.allowed, device.simulated).ok()?;
+        }
+        // Without a limit, what the device has is known once it is open.
+        let limit = match &device.gpu {
+            Some(gpu) => device.limit(gpu).ok()?,
+            None => guc::gpu_memory_limit().unwrap_or(u64::MAX),
+        };
+        let room = limit.saturating_sub(device.tier_bytes());
+        (needed <= room).then_some(index_bytes <= room / 2)
     })
 }
 
 type Opened = std::result::Result<(Gpu, i32), GpuError>;
 
 /// A GPU that a thread opens, if there is one to be opened.
-pub(crate) struct Opening(Option<JoinHandle<Opened>>);
+pub(crate) struct Opening(Option<Receiver<Opened>>);
 
 impl Opening {
     /// Has a thread open the session's GPU, which takes some tenths of a second, if work of about this size wants it.
@@ -91,25 +109,35 @@ impl Opening {
             return Self(None);
         }
         threads::mind_driver_at_exit();
+        let (sender, opened) = channel();
         let open = move || {
-            let ends = || GpuError::Other("the process ends".into());
-            let _in_driver = InDriver::enter().ok_or_else(ends)?;
-            devices::open(&allowed, simulated)
+            // If nobody waits any more, what was opened is closed here, still within the driver.
+            if let Some(in_driver) = InDriver::enter() {
+                let _ = sender.send(devices::open(&allowed, simulated));
+                drop(in_driver);
+            }
         };
         let thread = std::thread::Builder::new().name("omen open".into());
         // Without a thread it is opened when it is wanted.
-        Self(threads::with_signals_blocked(|| thread.spawn(open)).ok())
+        let started = threads::with_signals_blocked(|| thread.spawn(open));
+        Self(started.is_ok().then_some(opened))
     }
 
     /// Waits for it, looking for interrupts.
     fn end(self) -> Option<Opened> {
-        let thread = self.0?;
-        while !thread.is_finished() {
-            pgrx::check_for_interrupts!();
-            std::thread::sleep(LOOK);
+        let opened = self.0?;
+        loop {
+            match opened.recv_timeout(LOOK) {
+                Ok(opened) => return Some(opened),
+                Err(RecvTimeoutError::Timeout) => {
+                    pgrx::check_for_interrupts!();
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let why = GpuError::Other("opening it has ended early".into());
+                    return Some(Err(why));
+                }
+            }
         }
-        let panicked = |_| Err(GpuError::Other("opening it has panicked".into()));
-        Some(thread.join().unwrap_or_else(panicked))
     }
 }
 
@@ -134,9 +162,16 @@ pub(crate) fn assigner_for(
     if !wants_gpu(work, n_threads) {
         return None;
     }
-    let made = match (why_not(), opened) {
-        (Some(why), _) | (None, Some(Err(why))) => Err(why),
-        (None, opened) => tiers::with(|device| {
+    if let Some(why) = why_not() {
+        // Of an earlier failure, which this is not.
+        fallback::note_build(&why);
+        return None;
+    }
+    let made = match opened {
+        Some(Err(why)) => Err(why),
+        opened => tiers::with(|device| {
+            // Of an index that is built again, say.
+            device.drop_orphans();
             if let (None, Some(Ok((gpu, ordinal)))) = (&device.gpu, opened) {
                 (device.gpu, device.ordinal) = (Some(gpu), ordinal);
             }
@@ -181,12 +216,14 @@ pub(crate) fn neighbours(
         let Some(gpu) = device.gpu.clone() else {
             return Ok(None);
         };
-        // A tier without all rows would not do.
+        let file = pages.file();
+        device.drop_orphans();
+        // A tier without all rows would not do, nor is it worth another's place.
         let room = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
-        if choice::bytes_to_load(index) > room / 2 {
+        let row_bytes = 2 * pitch_of(index.dim()) as u64 + ENTRY_BYTES;
+        if index.meta.built_rows * row_bytes > room / 2 {
             return Ok(None);
         }
-        let file = pages.file();
         device.load(pages, index, file)?;
         device.note_loaded(file);
         match device.tier(file, index) {
@@ -199,6 +236,10 @@ pub(crate) fn neighbours(
     match found {
         Ok(found) => Ok(found),
         Err(Stop::Query(error)) => Err(error),
+        // The device is well, but does not take it.
+        Err(Stop::Gpu(
+            GpuError::Unsupported(_) | GpuError::OutOfMemory { .. } | GpuError::Interrupted,
+        )) => Ok(None),
         Err(Stop::Gpu(error) | Stop::Paused(error)) => {
             failure.note(error);
             Ok(None)
@@ -213,17 +254,21 @@ fn nearest_of(
     vectors: &[&[f32]],
     k: usize,
 ) -> std::result::Result<Option<Nearest>, Stop> {
-    let request = BatchRequest {
-        pages,
-        index,
-        vectors,
-        reach: Reach::from(index.n_lists()),
-        k,
-        exact: true,
-    };
-    let Some(found) = gpu_batch::answer_unnoted(loaded, &request)? else {
-        return Ok(None);
-    };
+    let mut found = Vec::with_capacity(vectors.len());
+    for vectors in vectors.chunks(QUERIES_AT_A_TIME) {
+        let request = BatchRequest {
+            pages,
+            index,
+            vectors,
+            reach: Reach::from(index.n_lists()),
+            k,
+            exact: true,
+        };
+        let Some(answers) = gpu_batch::answer_unnoted(loaded, &request)? else {
+            return Ok(None);
+        };
+        found.extend(answers);
+    }
     let tids = || found.iter().flat_map(|found| &found.items).map(|c| c.tid);
     let lists = loaded.tier.lists_of(&tids().collect())?;
     let named = |found: &Candidates| {
@@ -237,19 +282,44 @@ fn nearest_of(
     Ok(Some(found.iter().map(named).collect()))
 }
 
-/// The build is done: draws the consequences of a failure, tells of it, and lets go of what searches will not use.
-pub(crate) fn end(pages: &IndexPages, failure: &Failure) {
-    let error = failure.get();
-    tiers::with(|device| {
+/// What a build leaves on the device, until it is dropped, however the build ends.
+pub(crate) struct Leftovers {
+    file: FileId,
+    is_done: bool,
+}
+
+impl Leftovers {
+    /// Of the build of the index at `pages`.
+    pub(crate) fn of(pages: &IndexPages) -> Self {
+        Self {
+            file: pages.file(),
+            is_done: false,
+        }
+    }
+
+    /// The build is done: draws the consequences of a failure, tells of it, and lets go of what searches will not use.
+    pub(crate) fn end(mut self, pages: &IndexPages, failure: &Failure) {
+        let is_hot = options::hot_of(pages) != Hot::Off;
+        // Beside the service, sessions have no tiers but those that are mapped.
+        self.is_done = is_hot && gpu_service::service().is_none();
+        let error = failure.get();
         if let Some(error) = &error {
-            device.note_device_failure(error);
+            tiers::with(|device| device.note_device_failure(error));
         }
-        if matches!(who_serves(), Serving::Service(_)) {
-            device.tiers.remove(&pages.file());
+        drop(self);
+        if let Some(error) = &error {
+            fallback::note_build(error);
+        }
+    }
+}
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        tiers::try_with(|device| {
+            if !self.is_done {
+                device.tiers.remove(&self.file);
+            }
             device.close_unused();
-        }
-    });
-    if let Some(error) = &error {
-        fallback::note_build(error);
+        });
     }
 }

@@ -165,6 +165,15 @@ pub(super) fn with<R>(f: impl FnOnce(&mut Device) -> R) -> R {
     DEVICE.with(|device| f(&mut device.borrow_mut()))
 }
 
+/// As [`with`], unless somebody up the stack is at it.
+pub(super) fn try_with(f: impl FnOnce(&mut Device)) {
+    DEVICE.with(|device| {
+        if let Ok(mut device) = device.try_borrow_mut() {
+            f(&mut device);
+        }
+    });
+}
+
 /// The process ends: what others own is let go of.
 #[allow(unsafe_code)]
 pub(crate) fn let_go() {

@@ -15,6 +15,11 @@ pub trait Assign: Send {
     /// The list of each row: the one whose centroid is nearest by l2sq. `rows`: `[n, dim]`, any number of them. Gives `[n]`. Never
     /// fails: who cannot do it by the means it has, does it by others.
     fn assign(&mut self, rows: &[f16]) -> Vec<u32>;
+
+    /// Whether the next call of [`Self::assign`] calls a device's driver, which must not happen while the process exits.
+    fn uses_driver(&self) -> bool {
+        false
+    }
 }
 
 /// The centroids, ready to receive rows, and the threads that compare them.

@@ -1,7 +1,8 @@
 //! Trains the centroids: plain k-means (Lloyd) over a sample.
 //!
 //! Plain, not balanced: balancing costs recall. Starts from random distinct rows; a list that loses all its rows takes a row
-//! of the list that has most. The result depends on the sample and the seed alone, not on the number of threads.
+//! of the list that has most. On threads the result depends on the sample and the seed alone, not on their number; a device
+//! that assigns the sample rounds otherwise.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};

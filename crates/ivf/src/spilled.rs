@@ -178,7 +178,8 @@ impl<F: RunFile> EntrySource for Merge<F> {
             return Ok(None);
         };
         let dim = (self.record_bytes - HEAD_BYTES) / size_of::<f16>();
-        let mut rows = RowBatch::with_capacity(dim, most);
+        // Without room ahead: most lists may be short.
+        let mut rows = RowBatch::new(dim);
         while rows.len() < most
             && let Some(&Reverse((next, _, run_no))) = self.heap.peek()
             && next == list

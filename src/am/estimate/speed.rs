@@ -37,10 +37,6 @@ pub(super) struct Speed {
     pub assign: f64,
     /// For a row: its code.
     pub encode: f64,
-    /// For a byte of the index: writing it into buffers.
-    pub write: f64,
-    /// For a byte of the index: WAL.
-    pub log: f64,
     /// For a row and a query of the calibration.
     pub compare: f64,
     /// For a query of the calibration, apart from that.
@@ -89,8 +85,6 @@ impl Speed {
             read,
             assign: pair * lists.max(FEW_CENTROIDS) as f64,
             encode: slower * encode(dim as u32),
-            write: slower * WRITE,
-            log: slower * LOG,
             compare: slower * compare(dim as u32),
             query: slower * QUERY * dim as f64,
             list: slower * LIST,
@@ -103,8 +97,6 @@ impl Speed {
 const PAIR_REFERENCE: f64 = 11e-12;
 const PAIR_STEADY: f64 = 24.0;
 /// Seconds for a byte.
-const WRITE: f64 = 1e-9;
-const LOG: f64 = 0.7e-9;
 const COPY: f64 = 0.2e-9;
 /// Seconds for a query and a list.
 const LIST: f64 = 0.22e-6;

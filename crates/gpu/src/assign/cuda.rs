@@ -325,15 +325,14 @@ impl Assign for CudaAssigner {
     }
 
     fn assign_held(&mut self, lists: &mut [u32], poll: Poll<'_>) -> Result<(), GpuError> {
-        let Some((held, n)) = self.held.take() else {
+        let Some((held, n)) = &self.held else {
             return Err(GpuError::Other("no rows are kept".into()));
         };
-        let (start, row_bytes) = (held.address(), self.pitch * 2);
-        let outcome = self.in_turns(n, lists, poll, &mut |_, range| {
+        // They stay where they are: if `poll` unwinds, the lanes are waited for before they are freed.
+        let (start, n, row_bytes) = (held.address(), *n, self.pitch * 2);
+        self.in_turns(n, lists, poll, &mut |_, range| {
             Ok(start + (range.start * row_bytes) as u64)
-        });
-        self.held = Some((held, n));
-        outcome
+        })
     }
 
     fn assign(

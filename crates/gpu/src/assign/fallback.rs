@@ -151,4 +151,8 @@ impl Assign for RowAssigner {
         }
         lists
     }
+
+    fn uses_driver(&self) -> bool {
+        self.device.is_some()
+    }
 }
