@@ -283,7 +283,13 @@ pub fn training_is_as_good_as_on_threads(gpu: &Gpu) {
 pub fn interrupted_and_used_again(gpu: &Gpu) {
     let pool = pool();
     let mut rng = rng("interrupted_and_used_again");
-    let (dim, n_centroids, n) = (32, 50, 3000);
+    // On a real device several pieces, so that both lanes are at work.
+    let n = if gpu.context().is_some() && !small() {
+        60_000
+    } else {
+        3000
+    };
+    let (dim, n_centroids) = (32, 50);
     let rows = clustered(&mut rng, n, dim, 60, 0.0);
     let centroids = clustered(&mut rng, n_centroids, dim, 5, 0.0);
     let mut assigner = gpu.assigner(dim, n_centroids, n, u64::MAX).unwrap();
@@ -300,9 +306,15 @@ pub fn interrupted_and_used_again(gpu: &Gpu) {
             }
         }
     };
+    assert!(matches!(
+        assigner.hold(&rows, &pool, &mut stop_after(1)),
+        Err(GpuError::Interrupted) | Ok(())
+    ));
     for polls in [1, 2, 3, 5, 9] {
         let _ = assigner.hold(&rows, &pool, &mut stop_after(polls));
         let _ = assigner.set_centroids_of_held(&centroids, &mut stop_after(polls));
+        // Without the rows, an interrupted `hold` gives no lists.
+        let _ = assigner.assign_held(&mut lists, &mut stop_after(polls));
         let _ = assigner.set_centroids(&centroids, &mut stop_after(polls));
         assigner.set_centroids(&centroids, &mut || Ok(())).unwrap();
         let outcome = assigner.assign(&halves(&rows), &mut lists, &pool, &mut stop_after(polls));
