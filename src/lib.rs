@@ -25,6 +25,7 @@ mod gpu_service;
 mod guc;
 mod named_index;
 mod options;
+mod privilege;
 mod storage;
 mod threads;
 mod wake;

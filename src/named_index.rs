@@ -2,13 +2,12 @@
 //! user may read them.
 #![allow(unsafe_code)]
 
-use core::ffi::CStr;
-
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::am;
 use crate::compat;
 use crate::error::{PgError, Result};
+use crate::privilege;
 use crate::storage::IndexPages;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -32,7 +31,7 @@ impl NamedIndex {
                 let rel = pg_sys::index_open(index, LOCK);
                 return Err(not_ours(rel));
             }
-            check_privilege(index, table)?;
+            privilege::check_select(table, "the table of index", index)?;
             let named = Self {
                 table: pg_sys::table_open(table, LOCK),
                 index: pg_sys::index_open(index, LOCK),
@@ -168,30 +167,6 @@ pub(crate) unsafe fn open_without_waiting(
             pg_sys::relation_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
         Ok(is_it.then_some(rel))
-    }
-}
-
-/// Before anything is locked.
-fn check_privilege(index: pg_sys::Oid, table: pg_sys::Oid) -> Result<()> {
-    let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: on the main thread, in a transaction; the name is null or a string in the current memory context.
-    unsafe {
-        if pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), select)
-            == pg_sys::AclResult::ACLCHECK_OK
-        {
-            return Ok(());
-        }
-        let name = pg_sys::get_rel_name(index);
-        let name = if name.is_null() {
-            String::new()
-        } else {
-            CStr::from_ptr(name).to_string_lossy().into_owned()
-        };
-        Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("permission denied for the table of index \"{name}\""),
-        )
-        .with_hint("SELECT on the whole table is needed."))
     }
 }
 

@@ -9,6 +9,7 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::am::estimate::{self, Estimate};
 use crate::error::{PgError, Result};
+use crate::privilege;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
@@ -51,7 +52,7 @@ fn omen_estimate_build(
 
 fn estimate_named(table: pg_sys::Oid, column: &CStr, lists: i32) -> Result<Estimate> {
     let lists = estimate::check_lists(lists)?;
-    check_privilege(table)?;
+    privilege::check_select(table, "table", table)?;
     // SAFETY: on the main thread, in a transaction; raises Postgres's own error if there is no such relation. After an error the abort of the
     // transaction closes it.
     let rel = unsafe { pg_sys::relation_open(table, LOCK) };
@@ -65,47 +66,23 @@ fn estimate_named(table: pg_sys::Oid, column: &CStr, lists: i32) -> Result<Estim
     }
 }
 
-/// Before anything is locked.
-fn check_privilege(table: pg_sys::Oid) -> Result<()> {
-    let select = pg_sys::ACL_SELECT as pg_sys::AclMode;
-    // SAFETY: on the main thread, in a transaction; the name is null or a string in the current memory context.
-    unsafe {
-        let user = pg_sys::GetUserId();
-        if pg_sys::pg_class_aclcheck(table, user, select) == pg_sys::AclResult::ACLCHECK_OK {
-            return Ok(());
-        }
-        let name = pg_sys::get_rel_name(table);
-        let name = if name.is_null() {
-            String::new()
-        } else {
-            CStr::from_ptr(name).to_string_lossy().into_owned()
-        };
-        Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("permission denied for table \"{name}\""),
-        )
-        .with_hint("SELECT on the whole table is needed."))
-    }
-}
-
 /// Errors: a relation without rows of its own, or whose rows this session or role cannot see.
 ///
 /// # Safety
 /// `rel` is open.
 unsafe fn check_table(rel: pg_sys::Relation) -> Result<()> {
     // SAFETY: by this function's contract.
-    let (name, kind, persistence, is_local) = unsafe {
+    let (id, name, kind, persistence, is_local) = unsafe {
         let form = &*(*rel).rd_rel;
         (
+            (*rel).rd_id,
             pgrx::name_data_to_str(&form.relname).to_owned(),
             form.relkind as u8,
             form.relpersistence as u8,
             (*rel).rd_islocaltemp,
         )
     };
-    // SAFETY: the relation is open; raises no error with this last argument.
-    let hidden = unsafe { pg_sys::check_enable_rls((*rel).rd_id, pg_sys::InvalidOid, true) };
-    if hidden as u32 == pg_sys::CheckEnableRlsResult::RLS_ENABLED {
+    if privilege::hides_rows(id) {
         return Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("row-level security hides rows of table \"{name}\""),

@@ -34,6 +34,7 @@ use crate::engine::stats::{self, ScanRecord};
 use crate::error::{PgError, Result};
 use crate::guc;
 use crate::named_index::NamedIndex;
+use crate::privilege;
 use crate::storage::open_index;
 use result::Rows;
 use rounds::{Batch, most_queries};
@@ -164,8 +165,7 @@ fn check_searchable(named: &NamedIndex) -> Result<()> {
             )
             .with_hint("Search in a transaction that began after the index was built."));
         }
-        let hidden = pg_sys::check_enable_rls((*table).rd_id, pg_sys::InvalidOid, true);
-        if hidden as u32 == pg_sys::CheckEnableRlsResult::RLS_ENABLED {
+        if privilege::hides_rows((*table).rd_id) {
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
                 format!("row-level security hides rows of the table of index \"{name}\""),

@@ -56,9 +56,10 @@ run_dir=/tmp/pg_omen_tests
 mkdir -p "$run_dir"
 export OMEN_PG_BIN=/tmp/pg/bin OMEN_RUN_DIR=$run_dir OMEN_TEST_USER=pg
 # shellcheck disable=SC2329  # called through record
-tests() { OMEN_REAL_GPU=$1 "$python" -m pytest -c pg_test/pytest.ini "${@:2}"; }
-record 'scenario tests on the real GPU' scenarios.log tests 1 pg_test/t -k 'stale or exactness or no_gpu or admin or concurrency or bad_input or all_rows or simd or batch or hot_tier or device_lists or codes_alone or service or mapped'
-tail -n 3 "$out/scenarios.log"
+# By name, and ended by an interrupt after $LIMIT seconds, so that a run that is cut off tells what failed.
+tests() { OMEN_REAL_GPU=$1 timeout -s INT "${LIMIT:-500}" "$python" -m pytest -v -c pg_test/pytest.ini "${@:2}"; }
+record 'scenario tests on the real GPU' scenarios.log tests 1 pg_test/t -k 'stale or exactness or no_gpu or admin or concurrency or bad_input or all_rows or simd or batch or hot_tier or device_lists or codes_alone or service or mapped or gpu_build or parallel_build'
+grep -E ' (FAILED|ERROR) |passed|failed' "$out/scenarios.log" | tail -n 20
 
 # The same binary where the driver's library cannot be loaded: an empty file lies over it in a mount namespace.
 # shellcheck disable=SC2016  # expanded by the inner shell
