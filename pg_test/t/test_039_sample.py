@@ -87,8 +87,9 @@ def test_from_all_parts_of_the_table(db, builder, told):
         for part in (np.arange(16) + 0.5) / 16:
             knn(conn, "l2", [part, part, 0, 1], 5)
             found.append(last_scan(conn)["candidates"])
-    # Of 3,750 on average; k-means of a line is not even, but far from what half of the table would give the other half.
-    assert max(found) < 3 * 3750 and np.mean(found[8:]) < 2 * np.mean(found[:8]) < 4 * np.mean(found[8:]), found
+    # Random starts on a line make uneven lists. But trained on one half alone, the other would be one list of 30,000 and more: that a half gets fewer than two
+    # of 16 starts by chance happens once in 2,000 times.
+    assert max(found) < 27_000 and len(set(found[:8])) > 1 and len(set(found[8:])) > 1, found
 
 
 @pytest.mark.parametrize("lists", (None, 300))
