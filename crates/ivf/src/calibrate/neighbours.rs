@@ -199,7 +199,7 @@ impl<'a> Search<'a> {
         let lists = select_lists(s, index, query, first)?;
         let (mut top, mut stats) = (TopK::new(k), SearchStats::default());
         scan_lists(s, index, query, &lists, false, &mut top, &mut stats)?;
-        // Of a thousand searches it would be some hundred MB.
+        // A thousand searches need not keep theirs.
         top.scratch = Scratch::default();
         let mut seen: Vec<u32> = lists.iter().map(|probe| probe.list).collect();
         seen.sort_unstable();
