@@ -3,7 +3,8 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
@@ -31,12 +32,37 @@ pub(crate) fn pool() -> Result<rayon::ThreadPool> {
             .thread_name(|i| format!("omen build {i}"))
             .build()
     })
-    .map_err(|e| {
-        PgError::new(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-            format!("could not start threads: {e}"),
-        )
-    })
+    .map_err(|e| not_started(&e))
+}
+
+/// Runs `work` on a thread of this name, with all signals blocked. Errors: the system has none left.
+pub(crate) fn start(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(name.into());
+    with_signals_blocked(|| thread.spawn(work))
+}
+
+/// What a user is told where threads cannot be started.
+pub(crate) fn not_started(error: &dyn std::error::Error) -> PgError {
+    PgError::new(
+        PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
+        format!("could not start threads: {error}"),
+    )
+}
+
+/// Waits for what a thread sends, looking for interrupts; `None` if it has ended.
+pub(crate) fn receive<T>(from: &Receiver<T>) -> Option<T> {
+    loop {
+        match from.recv_timeout(LOOK) {
+            Ok(sent) => return Some(sent),
+            Err(RecvTimeoutError::Timeout) => {
+                pgrx::check_for_interrupts!();
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
 }
 
 /// Gives memory that threads have freed back to the system: each thread's part of the heap keeps what it had most.
@@ -62,21 +88,14 @@ pub(crate) fn on_pool<T: Send>(
             // The other end waits until this one is dropped, or is not interested any more.
             let _ = sender.send(work());
         });
-        loop {
-            match result.recv_timeout(LOOK) {
-                Ok(result) => return Ok(result),
-                Err(RecvTimeoutError::Timeout) => {
-                    pgrx::check_for_interrupts!();
-                }
-                // It panicked; so does the scope.
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(PgError::new(
-                        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                        "a thread has panicked",
-                    ));
-                }
-            }
-        }
+        // Without a result it panicked; so does the scope.
+        let panicked = || {
+            PgError::new(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                "a thread has panicked",
+            )
+        };
+        receive(&result).ok_or_else(panicked)
     })
 }
 

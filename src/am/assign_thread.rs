@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use omen_ivf::Tid;
 use omen_ivf::assign::Assign;
@@ -16,9 +15,6 @@ use rayon::prelude::*;
 
 use crate::error::{PgError, Result};
 use crate::threads::{self, InDriver};
-
-/// While the process waits for the thread, it looks for interrupts so often.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What the thread is given.
 pub(super) enum Rows {
@@ -77,17 +73,7 @@ impl AssignThread {
                 }
             }
         };
-        let thread = threads::with_signals_blocked(|| {
-            std::thread::Builder::new()
-                .name("omen assign".into())
-                .spawn(work)
-        });
-        let thread = thread.map_err(|e| {
-            PgError::new(
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-                format!("could not start a thread: {e}"),
-            )
-        })?;
+        let thread = threads::start("omen assign", work).map_err(|e| threads::not_started(&e))?;
         Ok(Self {
             rows: Some(rows),
             chunks,
@@ -114,21 +100,20 @@ impl AssignThread {
     /// The next chunk, in the order in which they were given; `None` if none is out. Waits for it if `waits`, looking for interrupts; else `None` too if
     /// none is ready. Errors: the thread has panicked.
     pub(super) fn take(&mut self, waits: bool) -> Result<Option<Chunk>> {
-        while self.n_out > 0 {
-            let wait = if waits { LOOK } else { Duration::ZERO };
-            match self.chunks.recv_timeout(wait) {
-                Ok(chunk) => {
-                    self.n_out -= 1;
-                    return Ok(Some(chunk?));
-                }
-                Err(RecvTimeoutError::Timeout) if !waits => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    pgrx::check_for_interrupts!();
-                }
-                Err(RecvTimeoutError::Disconnected) => return Err(self.panicked()),
-            }
+        if self.n_out == 0 {
+            return Ok(None);
         }
-        Ok(None)
+        let chunk = if waits {
+            threads::receive(&self.chunks)
+        } else {
+            match self.chunks.try_recv() {
+                Err(TryRecvError::Empty) => return Ok(None),
+                chunk => chunk.ok(),
+            }
+        };
+        let chunk = chunk.ok_or_else(|| self.panicked())?;
+        self.n_out -= 1;
+        Ok(Some(chunk?))
     }
 
     fn panicked(&mut self) -> PgError {

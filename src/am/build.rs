@@ -105,7 +105,7 @@ unsafe fn build(
         forget_index(index);
         let opclass = OpClass::of(index)?;
         let rows = HeapRows::new(heap, index, info, opclass);
-        let work_bytes = (pg_sys::maintenance_work_mem.max(64) as usize) << 10;
+        let work_bytes = work_bytes();
         // Not when TRUNCATE, REINDEX or the end of a transaction empties or rebuilds it. 0 is InvalidSubTransactionId.
         let is_new = (*index).rd_createSubid != 0;
         (
@@ -220,6 +220,16 @@ unsafe fn build(
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);
     Ok((heap_tuples, n_entries))
+}
+
+/// Bytes of `maintenance_work_mem`.
+///
+/// # Safety
+/// On the main thread.
+pub(super) unsafe fn work_bytes() -> usize {
+    // SAFETY: by this function's contract.
+    let kb = unsafe { pg_sys::maintenance_work_mem };
+    (kb.max(64) as usize) << 10
 }
 
 /// Bytes of `maintenance_work_mem` for rows on their way, beside those that are sorted.

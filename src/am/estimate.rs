@@ -111,7 +111,7 @@ pub(crate) unsafe fn estimate(
     let wanted = sample::wanted_lists(lists_option, n_rows);
     // SAFETY: settings are read on the main thread; the relation is open.
     let (work_bytes, workers, needs_wal) = unsafe {
-        let work_bytes = (pg_sys::maintenance_work_mem.max(64) as u64) << 10;
+        let work_bytes = build::work_bytes() as u64;
         let persistence = (*(*table).rd_rel).relpersistence as u8;
         // At this level a new file is flushed in place of being logged.
         let minimal = pg_sys::WalLevel::WAL_LEVEL_MINIMAL as i32;

@@ -3,11 +3,9 @@
 //! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. Beside the service, sessions let go of
 //! it, and of the tier that calibrated the index, when the build ends, be it by an error.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, channel};
 
 use omen_gpu::assign::Failure;
-use omen_gpu::memory::pitch_of;
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
 use omen_ivf::calibrate::Nearest;
 use omen_ivf::index::Index;
@@ -15,6 +13,7 @@ use omen_ivf::probes::Reach;
 use omen_ivf::topk::Candidates;
 
 use super::batch::BatchRequest;
+use super::load::has_ample_room;
 use super::service_tiers::{Serving, who_serves};
 use super::tiers::{self, Device, LoadedTier, Stop};
 use super::{choice, devices, fallback, gpu_batch};
@@ -34,10 +33,6 @@ const TRAININGS: f64 = 10.0;
 const WORTH: f64 = 2.0;
 /// Queries of the calibration that the device is asked at a time: each time has its time limit, which is made for searches.
 const QUERIES_AT_A_TIME: usize = 128;
-/// What a tier has of an entry beside its row, at most.
-const ENTRY_BYTES: u64 = 64;
-/// While a GPU is opened, the process looks for interrupts so often.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// What a build has to assign.
 #[derive(Debug, Clone, Copy)]
@@ -117,27 +112,15 @@ impl Opening {
                 drop(in_driver);
             }
         };
-        let thread = std::thread::Builder::new().name("omen open".into());
         // Without a thread it is opened when it is wanted.
-        let started = threads::with_signals_blocked(|| thread.spawn(open));
+        let started = threads::start("omen open", open);
         Self(started.is_ok().then_some(opened))
     }
 
     /// Waits for it, looking for interrupts.
     fn end(self) -> Option<Opened> {
-        let opened = self.0?;
-        loop {
-            match opened.recv_timeout(LOOK) {
-                Ok(opened) => return Some(opened),
-                Err(RecvTimeoutError::Timeout) => {
-                    pgrx::check_for_interrupts!();
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let why = GpuError::Other("opening it has ended early".into());
-                    return Some(Err(why));
-                }
-            }
-        }
+        let ended = || Err(GpuError::Other("opening it has ended early".into()));
+        Some(threads::receive(&self.0?).unwrap_or_else(ended))
     }
 }
 
@@ -220,8 +203,7 @@ pub(crate) fn neighbours(
         device.drop_orphans();
         // A tier without all rows would not do, nor is it worth another's place.
         let room = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
-        let row_bytes = 2 * pitch_of(index.dim()) as u64 + ENTRY_BYTES;
-        if index.meta.built_rows * row_bytes > room / 2 {
+        if !has_ample_room(index, room)? {
             return Ok(None);
         }
         device.load(pages, index, file)?;

@@ -68,7 +68,6 @@ pub(super) fn try_service<T>(
     service.note_option(pages);
     // Of a session that had a context of its own.
     tiers::let_go_of_old();
-    tiers::with(Device::close_unused);
     if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }

@@ -80,6 +80,15 @@ impl Choice {
     }
 }
 
+/// Whether all of an index as it was built, with room for lists to be refreshed, takes no more than its share of `room` bytes.
+pub(super) fn has_ample_room(index: &Index, room: u64) -> std::result::Result<bool, GpuError> {
+    let spec = spec_of(index);
+    let parts = Parts::of(index.meta.shape().filter);
+    let n_slots = with_room(index.meta.built_rows, spec.n_lists);
+    let plan = TierPlan::new(&spec, parts, n_slots)?;
+    Ok(plan.bytes_needed() <= room / ROOMY_SHARE)
+}
+
 /// What a tier of an index is for.
 pub(crate) fn spec_of(index: &Index) -> TierSpec {
     TierSpec {

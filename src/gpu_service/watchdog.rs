@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pgrx::pg_sys;
 
 use super::memory::Service;
-use crate::threads::with_signals_blocked;
+use crate::threads;
 
 /// So often the thread looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -57,8 +57,7 @@ impl Watchdog {
                 );
             }
         };
-        let thread = std::thread::Builder::new().name("omen watchdog".into());
-        with_signals_blocked(|| thread.spawn(watch))?;
+        threads::start("omen watchdog", watch)?;
         Ok(Self { start })
     }
 

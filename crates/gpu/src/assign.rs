@@ -211,10 +211,7 @@ impl Gpu {
         byte_limit: u64,
     ) -> Result<GpuAssigner, GpuError> {
         let needed = GpuAssigner::bytes_needed(dim, max_centroids, n_held);
-        let available = byte_limit.min(self.memory()?.0);
-        if needed > available {
-            return Err(GpuError::OutOfMemory { needed, available });
-        }
+        self.check_room(needed, byte_limit)?;
         let device: Box<dyn Assign> = match &self.backend {
             Backend::Cuda(ctx, _) => Box::new(CudaAssigner::new(ctx, dim, max_centroids)?),
             #[cfg(feature = "simulated")]

@@ -162,6 +162,15 @@ impl Gpu {
         }
     }
 
+    /// Errors: `OutOfMemory` if `needed` bytes are more than `byte_limit`, or than what is free.
+    pub(crate) fn check_room(&self, needed: u64, byte_limit: u64) -> Result<(), GpuError> {
+        let available = byte_limit.min(self.memory()?.0);
+        if needed > available {
+            return Err(GpuError::OutOfMemory { needed, available });
+        }
+        Ok(())
+    }
+
     /// Plans a tier of `n_slots` entries and allocates its memory, if tier and least scratch take no more than `byte_limit`.
     /// Errors: `OutOfMemory` with what is needed and there, `Unsupported` for more than 2^31 entries.
     pub fn tier_engine(
@@ -172,11 +181,7 @@ impl Gpu {
         byte_limit: u64,
     ) -> Result<(TierPlan, Box<dyn Engine>), GpuError> {
         let plan = TierPlan::new(spec, parts, n_slots)?;
-        let needed = plan.bytes_needed();
-        let available = byte_limit.min(self.memory()?.0);
-        if needed > available {
-            return Err(GpuError::OutOfMemory { needed, available });
-        }
+        self.check_room(plan.bytes_needed(), byte_limit)?;
         let engine = self.engine(&plan, spec.metric, None)?;
         Ok((plan, engine))
     }

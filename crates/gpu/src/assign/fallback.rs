@@ -124,10 +124,10 @@ impl RowAssigner {
         dim: usize,
         pool: Arc<ThreadPool>,
     ) -> Self {
-        let mut wide = vec![0.0; centroids.len()];
-        omen_distance::f32_from_f16(centroids, &mut wide);
         // Interrupts come from `Poll` alone.
         let _ = try_device(&mut device, &failure, |device| {
+            let mut wide = vec![0.0; centroids.len()];
+            omen_distance::f32_from_f16(centroids, &mut wide);
             device.set_centroids(&wide, &mut || Ok(()))
         });
         Self {
