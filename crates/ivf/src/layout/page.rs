@@ -143,8 +143,22 @@ pub fn init_free(page: &mut [u8]) {
 /// (crash between extension and WAL record).
 pub fn is_free(page: &[u8]) -> bool {
     let tail = tail(page);
-    (tail.page_id == PAGE_ID && tail.kind == PageKind::Free as u16)
-        || (get_u16(page, PD_UPPER) == 0)
+    (tail.page_id == PAGE_ID && tail.kind == PageKind::Free as u16) || is_new(page)
+}
+
+/// Whether the page was added to the file and never written.
+pub fn is_new(page: &[u8]) -> bool {
+    get_u16(page, PD_UPPER) == 0
+}
+
+/// Whether the fields of Postgres's page header that are ours have the values that [`init_page`] gives them, but for the end of the content,
+/// which must be a possible one.
+pub fn has_our_header(page: &[u8]) -> bool {
+    let lower = usize::from(get_u16(page, PD_LOWER));
+    usize::from(get_u16(page, PD_UPPER)) == TAIL_START
+        && usize::from(get_u16(page, PD_SPECIAL)) == TAIL_START
+        && get_u16(page, PD_PAGESIZE_VERSION) == PAGESIZE_VERSION
+        && (CONTENT_START..=TAIL_START).contains(&lower)
 }
 
 /// The special area of a page.
