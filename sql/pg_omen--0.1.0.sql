@@ -330,7 +330,7 @@ CREATE OPERATOR CLASS vector_ops
 COMMENT ON OPERATOR CLASS vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 COMMENT ON OPERATOR FAMILY vector_ops USING btree IS 'order by the first dimension that differs, else the shorter first';
 
--- 8  access method omen: handler, operator classes, search of many queries, hot tiers, status functions --------------
+-- 8  access method omen: handler, operator classes, search of many queries, hot tiers, status, checks -----------------
 
 CREATE FUNCTION omen_handler(internal) RETURNS index_am_handler
 	AS 'MODULE_PATHNAME', 'omen_handler_wrapper' LANGUAGE C;
@@ -523,6 +523,34 @@ CREATE FUNCTION omen_index_status(
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'omen_index_status_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION omen_index_status(regclass) IS 'what an omen index holds, on disk and on this session''s GPU';
+
+CREATE FUNCTION omen_check(
+	index regclass,
+	heap_all_indexed boolean DEFAULT false,
+	OUT pages bigint,
+	OUT free_pages bigint,
+	OUT leaked_pages bigint,
+	OUT entries bigint,
+	OUT appended_entries bigint,
+	OUT dead_entries bigint,
+	OUT rows_checked bigint,
+	OUT complete boolean
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_check_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 1;
+COMMENT ON FUNCTION omen_check(regclass, boolean) IS 'raises an error if an omen index is damaged, or lacks rows of its table';
+REVOKE ALL ON FUNCTION omen_check(regclass, boolean) FROM PUBLIC;
+
+CREATE FUNCTION omen_check_findings(
+	index regclass,
+	heap_all_indexed boolean DEFAULT false,
+	OUT severity text,
+	OUT list integer,
+	OUT block bigint,
+	OUT what text
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_check_findings_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION omen_check_findings(regclass, boolean) IS 'what is wrong with an omen index: a row for each finding';
+REVOKE ALL ON FUNCTION omen_check_findings(regclass, boolean) FROM PUBLIC;
 
 CREATE FUNCTION omen_estimate_build(
 	table_name regclass,

@@ -16,29 +16,37 @@ const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 pub(crate) struct NamedIndex {
     index: pg_sys::Relation,
     table: pg_sys::Relation,
+    lock: pg_sys::LOCKMODE,
 }
 
 impl NamedIndex {
     /// Opens `index`. Errors: it is no omen index, has no pages of its own, is not built yet, or the user may not read all of its
     /// table. Raises Postgres's own if there is no such relation.
     pub(crate) fn open(index: pg_sys::Oid) -> Result<Self> {
+        let table = table_of(index)?;
+        privilege::check_select(table, "the table of index", index)?;
+        Self::open_with(index, table, LOCK)
+    }
+
+    /// As [`Self::open`], by a user who may do this whatever he may read, and in `lock` mode.
+    pub(crate) fn open_locked(index: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Result<Self> {
+        // What is none of ours is not locked like that.
+        Self::open_with(index, table_of(index)?, LOCK)?.close();
+        Self::open_with(index, table_of(index)?, lock)
+    }
+
+    fn open_with(index: pg_sys::Oid, table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Result<Self> {
         // SAFETY: on the main thread, in a transaction. The table is locked first, as everywhere; a concurrent DROP in between
         // makes the second call fail.
-        unsafe {
-            let table = pg_sys::IndexGetRelation(index, true);
-            if table == pg_sys::InvalidOid {
-                // Says what it is instead.
-                let rel = pg_sys::index_open(index, LOCK);
-                return Err(not_ours(rel));
+        let named = unsafe {
+            Self {
+                table: pg_sys::table_open(table, lock),
+                index: pg_sys::index_open(index, lock),
+                lock,
             }
-            privilege::check_select(table, "the table of index", index)?;
-            let named = Self {
-                table: pg_sys::table_open(table, LOCK),
-                index: pg_sys::index_open(index, LOCK),
-            };
-            named.check()?;
-            Ok(named)
-        }
+        };
+        named.check()?;
+        Ok(named)
     }
 
     /// The index's relation.
@@ -65,7 +73,8 @@ impl NamedIndex {
 
     /// Closes both; the locks go too.
     pub(crate) fn close(self) {
-        self.close_with(LOCK);
+        let lock = self.lock;
+        self.close_with(lock);
     }
 
     /// Closes both; the locks stay until the end of the transaction, as those of a query do.
@@ -85,7 +94,9 @@ impl NamedIndex {
         // SAFETY: both relations are open.
         unsafe {
             let (rel, name) = (self.index, self.name());
-            if !am::is_ours(rel) {
+            // Dropped before it was locked, and its number is another's.
+            let is_of_table = (*(*rel).rd_index).indrelid == (*self.table).rd_id;
+            if !am::is_ours(rel) || !is_of_table {
                 return Err(not_ours(rel));
             }
             if (*(*rel).rd_rel).relkind as u8 == pg_sys::RELKIND_PARTITIONED_INDEX {
@@ -134,6 +145,20 @@ impl NamedIndex {
             format!("must be owner of the table of index \"{}\"", self.name()),
         )
         .with_hint("The shared GPU service holds it for all sessions."))
+    }
+}
+
+/// The table of an index. Errors: `index` is none.
+fn table_of(index: pg_sys::Oid) -> Result<pg_sys::Oid> {
+    // SAFETY: on the main thread, in a transaction.
+    unsafe {
+        let table = pg_sys::IndexGetRelation(index, true);
+        if table == pg_sys::InvalidOid {
+            // Says what it is instead.
+            let rel = pg_sys::index_open(index, LOCK);
+            return Err(not_ours(rel));
+        }
+        Ok(table)
     }
 }
 

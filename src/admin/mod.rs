@@ -1,6 +1,7 @@
-//! SQL functions that say what is going on, for which a missing GPU is an answer, never an error; and two that load and evict
-//! hot tiers.
+//! SQL functions that say what is going on, for which a missing GPU is an answer, never an error; two that load and evict
+//! hot tiers; and two that check an index.
 
+mod check;
 mod cpu_status;
 mod estimate_build;
 mod gpu_status;

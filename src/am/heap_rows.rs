@@ -12,7 +12,7 @@ use super::opclass::OpClass;
 use crate::error::Result;
 
 /// The table, and the index in the making.
-pub(super) struct HeapRows {
+pub(crate) struct HeapRows {
     pub(super) heap: pg_sys::Relation,
     pub(super) index: pg_sys::Relation,
     pub(super) info: *mut pg_sys::IndexInfo,
@@ -20,14 +20,14 @@ pub(super) struct HeapRows {
 }
 
 /// The column's value in one row, not yet fetched if it is stored out of line.
-pub(super) struct HeapValue {
+pub(crate) struct HeapValue {
     opclass: OpClass,
     datum: pg_sys::Datum,
 }
 
 impl HeapValue {
     /// Calls `f` with the vector.
-    pub(super) fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    pub(crate) fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
         // SAFETY: made by `visit_row` alone, of a value that is not null, for use during the visit.
         unsafe { self.opclass.with_vector(self.datum, f) }
     }
@@ -46,8 +46,8 @@ impl HeapRows {
     /// The rows of `heap` that belong into `index`.
     ///
     /// # Safety
-    /// All are what Postgres passed to `ambuild`, whose call this value does not outlive.
-    pub(super) unsafe fn new(
+    /// The relations are open, and `info` is the index's, while this value lives.
+    pub(crate) unsafe fn new(
         heap: pg_sys::Relation,
         index: pg_sys::Relation,
         info: *mut pg_sys::IndexInfo,
@@ -86,6 +86,26 @@ impl HeapRows {
     /// `scan` is one.
     pub(super) unsafe fn for_each_of(&self, scan: pg_sys::TableScanDesc, visit: &mut Visit) -> f64 {
         self.scan(0, pg_sys::InvalidBlockNumber, Some(scan), visit)
+    }
+
+    /// As [`Self::for_each`], of the rows that `snapshot` sees, block after block.
+    ///
+    /// # Safety
+    /// `info` is of a concurrent build, `snapshot` an MVCC snapshot that is registered.
+    pub(crate) unsafe fn for_each_seen(&self, snapshot: pg_sys::Snapshot, visit: &mut Visit) {
+        let flags = pg_sys::ScanOptions::SO_TYPE_SEQSCAN
+            | pg_sys::ScanOptions::SO_ALLOW_PAGEMODE
+            | pg_sys::ScanOptions::SO_ALLOW_STRAT;
+        // SAFETY: by this function's contract; every table access method has this function. `scan` ends the scan.
+        unsafe {
+            let begin = (*(*self.heap).rd_tableam).scan_begin;
+            let begin = begin.expect("a table access method has all callbacks");
+            let none = core::ptr::null_mut();
+            let scan = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                begin(self.heap, snapshot, 0, none, core::ptr::null_mut(), flags)
+            });
+            self.scan(0, pg_sys::InvalidBlockNumber, Some(scan), visit);
+        }
     }
 
     /// As [`Self::for_each`], of the rows of one block, in whatever state of commitment. What older snapshots see is told by the reading of the

@@ -30,6 +30,7 @@ mod vacuum;
 mod validate;
 
 pub(crate) use heap_end::{HeapEnd, is_heap};
+pub(crate) use heap_rows::HeapRows;
 pub(crate) use opclass::OpClass;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -126,7 +127,7 @@ unsafe extern "C-unwind" fn amoptions(
 ///
 /// # Safety
 /// `index` is open.
-unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
+pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
     let (mut type_id, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
     // SAFETY: an index has a first column; the catalog row exists while the index is open.
     unsafe {

@@ -6,6 +6,7 @@
 //! | `buffer.rs` | pin, lock, bytes of a page |
 //! | `recent.rs` | where blocks were found last: pins without a look-up |
 //! | `pins.rs` | pages pinned while other threads copy them |
+//! | `probed.rs` | [`ProbedPages`]: a bad page is told, not raised |
 //! | `ahead.rs` | reading ahead of a scan that told its pages |
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged as it is written |
@@ -22,12 +23,14 @@ mod bulk;
 mod cache;
 mod lock;
 mod pins;
+mod probed;
 mod recent;
 mod relation;
 mod temp;
 
 pub(crate) use bulk::BulkPages;
 pub(crate) use cache::{forget_index, open_index, relation_changes};
+pub(crate) use probed::ProbedPages;
 pub(crate) use relation::{IndexPages, misses};
 pub(crate) use temp::TempFile;
 

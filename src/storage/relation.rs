@@ -79,6 +79,21 @@ impl IndexPages {
         }
     }
 
+    /// The pages of `rel` for who reads each once, with a buffer ring.
+    ///
+    /// # Safety
+    /// As [`Self::for_vacuum`].
+    pub(crate) unsafe fn with_strategy(
+        rel: pg_sys::Relation,
+        strategy: pg_sys::BufferAccessStrategy,
+    ) -> Self {
+        // SAFETY: by this function's contract.
+        Self {
+            strategy,
+            ..unsafe { Self::new(rel) }
+        }
+    }
+
     /// The relation.
     pub(crate) fn rel(&self) -> pg_sys::Relation {
         self.rel
@@ -123,7 +138,7 @@ impl IndexPages {
     }
 
     /// Pins a block by Postgres' table. Errors: the file does not have it.
-    fn pin_by_table(&self, block: u32) -> Result<pg_sys::Buffer> {
+    pub(super) fn pin_by_table(&self, block: u32) -> Result<pg_sys::Buffer> {
         if !self.has_block(block) {
             let n_blocks = self.n_known.get();
             return Err(IvfError::corrupt(
