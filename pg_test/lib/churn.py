@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from . import vectors
-from .db import BY_INDEX, BY_SORT, CPU, Db, index_status, knn, last_scan, make_index, make_table, put
+from .db import BY_INDEX, BY_SORT, CPU, Db, check_index, index_status, knn, last_scan, make_index, make_table, put
 from .service import load
 
 DIM = 24
@@ -173,9 +173,11 @@ class Churn:
                                  f"{len(ids[2])} rows of which {len(found)} are different")
 
     def check_end(self):
-        """When all is quiet: index and table hold the same rows."""
+        """When all is quiet: the index is sound before and after VACUUM, and holds the rows of the table."""
         with self.db.connect(**BY_INDEX) as conn:
+            check_index(conn)
             conn.execute("VACUUM t")
+            self.counts["rows checked"] = check_index(conn)["rows_checked"]
             put(conn, omen__probes=index_status(conn)["lists"])
             found = sorted(i for i, _ in knn(conn, "l2", np.zeros(DIM), None))
             table = sorted(i for (i,) in conn.execute("SELECT id FROM t"))

@@ -120,3 +120,24 @@ def assert_fails(conn, sqlstate: str, hint: str, statement: str, params=()):
         conn.execute(statement, params)
     assert error.value.sqlstate == sqlstate, (error.value.sqlstate, error.value)
     assert hint in (error.value.diag.message_hint or ""), error.value.diag.message_hint
+
+
+def check_index(conn, name: str = "t_v_idx", heap_all_indexed: bool = True, complete: bool = True) -> dict:
+    """omen_check() as a dict: raises what is wrong with the index, and with its table's rows in it. `complete` False: it may change meanwhile."""
+    with conn.cursor(row_factory=dict_row) as cur:
+        row = cur.execute("SELECT * FROM omen_check(%s::regclass, %s)", (name, heap_all_indexed)).fetchone()
+    assert row["complete"] or not complete, row
+    return row
+
+
+def check_all(conn, **kwargs) -> list[dict]:
+    """check_index() of every omen index of the database that has pages and is valid."""
+    names = conn.execute("SELECT x.indexrelid::regclass::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am a ON a.oid = i.relam "
+                         "WHERE a.amname = 'omen' AND i.relkind = 'i' AND x.indisvalid ORDER BY 1").fetchall()
+    return [check_index(conn, name, **kwargs) for (name,) in names]
+
+
+def findings(conn, name: str = "t_v_idx", heap_all_indexed: bool = False) -> list[tuple]:
+    """(list, block, what) of each finding of omen_check_findings(); notes are left out."""
+    sql = "SELECT list, block, what FROM omen_check_findings(%s::regclass, %s) WHERE severity = 'error'"
+    return conn.execute(sql, (name, heap_all_indexed)).fetchall()

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, BY_SORT, assert_by_index, index_status, knn, make_database, make_index, make_table, put
+from lib.db import BY_INDEX, BY_SORT, assert_by_index, check_index, index_status, knn, make_database, make_index, make_table, put
 
 DIM = 24
 CONF = {"wal_consistency_checking": "generic", "checkpoint_timeout": "30s", "shared_buffers": "16MB"}
@@ -99,11 +99,12 @@ def test_an_index_just_built_survives(make_server, rng, buffers):
 
 
 def check(db, committed):
-    """The index holds exactly the table's rows, and all that were acknowledged are among them."""
+    """The index is sound and holds exactly the table's rows, and all that were acknowledged are among them."""
     with db.connect(**BY_SORT) as conn:
         table = sorted(i for (i,) in conn.execute("SELECT id FROM t"))
         assert committed.keys() <= set(table)
     with db.connect(**BY_INDEX) as conn:
+        assert check_index(conn)["rows_checked"] == len(table)
         put(conn, omen__probes=index_status(conn)["lists"])
         query = next(iter(committed.values()))
         assert_by_index(conn, "l2", query, None)

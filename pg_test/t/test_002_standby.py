@@ -3,7 +3,7 @@
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, Db, assert_by_index, index_status, knn, make_database, make_index, make_table, put
+from lib.db import BY_INDEX, Db, assert_by_index, check_index, index_status, knn, make_database, make_index, make_table, put
 
 DIM = 32
 
@@ -28,13 +28,17 @@ def test_standby_equals_primary(make_server, rng):
             next_id += 500
             if cycle == 6:
                 conn.execute("REINDEX INDEX t_v_idx")
+        with replica.connect() as conn:
+            # While it is being replayed.
+            check_index(conn, complete=False)
         primary.wait_for(standby)
         compare(db, replica, queries, cycle)
 
 
 def compare(db, replica, queries, cycle):
-    """The same rows in the same order from both, at default and at exact settings, and the same figures."""
+    """The same rows in the same order from both, at default and at exact settings, and the same figures; both are sound."""
     with db.connect(**BY_INDEX) as a, replica.connect(**BY_INDEX) as b:
+        assert check_index(a) == check_index(b)
         assert_by_index(b, "l2", queries[0], 20)
         lists = index_status(a)["lists"]
         for probes in (0, 3, lists):

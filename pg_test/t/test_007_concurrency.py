@@ -7,7 +7,7 @@ import pytest
 
 from lib import vectors
 from lib.churn import Churn, fill
-from lib.db import BY_INDEX, CPU, GPU, knn, make_index, make_table, put
+from lib.db import BY_INDEX, CPU, GPU, check_index, knn, make_index, make_table, put
 
 
 @pytest.mark.every_major
@@ -44,6 +44,7 @@ def test_many_inserters_into_one_list(db, rng):
         thread.join()
     assert not failed
     with db.connect(**BY_INDEX) as conn:
+        check_index(conn)
         put(conn, omen__probes=1)
         assert len({i for i, _ in knn(conn, "l2", np.zeros(8), None)}) == 100 + 8 * 600
 
@@ -70,3 +71,4 @@ def test_cancel_and_timeout(db, rng):
         assert timed_out
         conn.execute("SET statement_timeout = 0")
         assert len(knn(conn, "l2", np.zeros(96), None)) == 30_000
+        check_index(conn)

@@ -5,13 +5,14 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, Db, assert_by_index, index_status, knn, make_database, make_index, make_table, put
+from lib.db import BY_INDEX, Db, assert_by_index, check_all, index_status, knn, make_database, make_index, make_table, put
 
 ZERO = np.zeros(8)
 
 
 def ids(conn, table="t"):
-    """All ids in the table, through its index."""
+    """All ids in the table, through its index; all indexes are sound."""
+    assert check_all(conn)
     put(conn, omen__probes=65536)
     assert_by_index(conn, "l2", ZERO, None, table=table)
     return sorted(i for i, _ in knn(conn, "l2", ZERO, None, table=table))
@@ -110,6 +111,7 @@ def test_partitions(conn, rng):
     assert sorted(i for i, _ in knn(conn, "l2", ZERO, None)) == list(range(1200))
     nearest = knn(conn, "l2", rows[399], 1), knn(conn, "l2", rows[400], 1)
     assert nearest == ([(399, 0.0)], [(400, 0.0)])
+    assert [row["rows_checked"] for row in check_all(conn)] == [400, 800]
 
 
 def test_partial_and_expression_indexes(table):
@@ -117,9 +119,11 @@ def test_partial_and_expression_indexes(table):
     put(table, omen__probes=65536)
     assert_by_index(table, "l2", ZERO, None, where="id < 100")
     assert sorted(i for i, _ in knn(table, "l2", ZERO, None, where="id < 100")) == list(range(100))
+    assert [row["rows_checked"] for row in check_all(table)] == [100]
     table.execute("DROP INDEX part; CREATE INDEX expr ON t USING omen (((v * v)::vector(8)) vector_l2_ops)")
     found = table.execute("SELECT id FROM t ORDER BY (v * v)::vector(8) <-> '[0,0,0,0,0,0,0,0]'").fetchall()
     assert len(found) == 1200
+    assert [row["rows_checked"] for row in check_all(table)] == [1200]
 
 
 def test_tablespace(make_server, rng):
@@ -156,6 +160,7 @@ def test_dump_and_restore(db, table, shared_server):
         shared_server.program("psql", "-q", "-v", "ON_ERROR_STOP=1", dbname="restored", input=dump)
         with Db(shared_server, "restored").connect(**BY_INDEX, omen__probes=11) as conn:
             assert index_status(conn)["lists"] == 11
+            check_all(conn)
             assert sorted(i for i, _ in knn(conn, "cosine", np.ones(8), None)) == list(range(1200))
             before = table.execute("SELECT id, v::text FROM t ORDER BY id").fetchall()
             assert conn.execute("SELECT id, v::text FROM t ORDER BY id").fetchall() == before

@@ -11,7 +11,7 @@ import pytest
 
 from lib import vectors
 from lib.builds import build_aside
-from lib.db import BY_INDEX, BY_SORT, assert_same, knn, make_database, make_index, make_table
+from lib.db import BY_INDEX, BY_SORT, assert_same, check_index, knn, make_database, make_index, make_table
 from lib.server import run
 from lib.service import wait_until
 
@@ -33,6 +33,8 @@ def n_temporary(db) -> int:
 
 
 def assert_right(db, queries):
+    with db.connect() as conn:
+        check_index(conn)
     with db.connect(**BY_INDEX, omen__engine="cpu", omen__probes=LISTS) as conn, db.connect(**BY_SORT) as by_sort:
         for query in queries:
             assert_same(knn(conn, "l2", query, 20), knn(by_sort, "l2", query, 20), complete_ties=False)
@@ -99,3 +101,4 @@ def test_no_room_on_the_disk(db, rng, memory, megabytes):
     with db.connect(**BY_INDEX, omen__engine="cpu", omen__probes=LISTS) as by_index, db.connect(**BY_SORT) as by_sort:
         for query in rows[:5] + 0.1 * np.float32(1):
             assert_same(knn(by_index, "l2", query, 20), knn(by_sort, "l2", query, 20), complete_ties=False)
+        assert check_index(by_index)["rows_checked"] == n

@@ -5,8 +5,9 @@
 #![allow(unsafe_code)]
 
 use omen_ivf::Tid;
-use omen_ivf::check::{CheckReport, CrossCheck, Finding, Settings, walk};
+use omen_ivf::check::{CheckReport, Finding, Settings, walk};
 use omen_ivf::index::Index;
+use omen_ivf::layout::meta::META_BLOCK;
 use omen_ivf::store::PageStore;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -104,6 +105,13 @@ unsafe fn check_open(
         Ok(index) => index,
         Err(error) => return Ok(CheckReport::of_error(error)?),
     };
+    let foreign = check_column(named, &index)?;
+    if !foreign.is_empty() {
+        // Nothing else can be right.
+        let mut report = CheckReport::default();
+        foreign.into_iter().for_each(|finding| report.add(finding));
+        return Ok(report);
+    }
     // SAFETY: the table is open.
     let mut places = unsafe { HeapPlaces::of(named.table()) };
     // SAFETY: on the main thread.
@@ -115,10 +123,7 @@ unsafe fn check_open(
         new_file: &mut || Ok(TempFile::create()),
     };
     let mut rest = walk(pages, &index, settings)?;
-    let is_of_column = check_column(named, &index, &mut rest)?;
-    if let Some(snapshot) = snapshot
-        && is_of_column
-    {
+    if let Some(snapshot) = snapshot {
         // On a standby VACUUM may free a row's place after its entry was read.
         let mut lookup = |tid: Tid| {
             Ok(if in_recovery {
@@ -138,31 +143,24 @@ unsafe fn check_open(
     Ok(report)
 }
 
-/// Whether the index is of the metric and dimension that the catalog says.
-fn check_column(
-    named: &NamedIndex,
-    index: &Index,
-    rest: &mut CrossCheck<TempFile>,
-) -> Result<bool> {
+/// What the catalog says otherwise.
+fn check_column(named: &NamedIndex, index: &Index) -> Result<Vec<Finding>> {
     // SAFETY: the index is open and of our access method.
     let (class, dim) = unsafe { (OpClass::of(named.index())?, column_dim(named.index())?) };
-    let mut is_of_column = true;
-    let mut found = |what: String| {
-        is_of_column = false;
-        rest.add(Finding::of_page(None, 0, what));
-    };
+    let mut found = Vec::new();
     if index.metric() != class.metric {
-        found(format!(
+        found.push(format!(
             "metric is {}, that of the operator class {}",
             index.metric().name(),
             class.metric.name()
         ));
     }
     if index.meta.dim != dim {
-        found(format!(
+        found.push(format!(
             "dimension is {}, that of the column {dim}",
             index.meta.dim
         ));
     }
-    Ok(is_of_column)
+    let of_metapage = |what| Finding::of_page(None, META_BLOCK, what);
+    Ok(found.into_iter().map(of_metapage).collect())
 }

@@ -38,11 +38,6 @@ impl<F: RunFile> CrossCheck<F> {
         }
     }
 
-    /// A finding of the host's.
-    pub fn add(&mut self, finding: Finding) {
-        self.report.add(finding);
-    }
-
     /// A row of the table that must be in the index, and how. Rows come in the order of their blocks. `lookup` is asked about entries of earlier
     /// blocks.
     pub fn row(&mut self, tid: Tid, stored: &StoredVector, lookup: Lookup) -> Result<()> {

@@ -1,6 +1,8 @@
 //! What the store tests share: an index in memory together with a model of what must be in it.
 #![allow(dead_code)]
 
+pub mod victim;
+
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
