@@ -1,4 +1,4 @@
-"""Inserters, deleters, VACUUM and searchers at once on one table; every answer is checked while it all runs.
+"""Inserters, deleters, VACUUM and searchers at once on one table; every answer is checked while it all runs, and now and then the index.
 
 Rows lie in two places far from each other, and slots of the heap that VACUUM frees in one are used again for rows of the other: an entry of
 a hot tier that is out of date then shows as a row of the wrong place, as a row that comes twice, or as a lower bound that was none.
@@ -41,8 +41,8 @@ class Churn:
     def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False):
         self.db, self.seconds = db, seconds
         self.problems: list[str] = []
-        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "searches": 0, "by gpu": 0}
-        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,)]
+        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "checks": 0, "searches": 0, "by gpu": 0}
+        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,), (self.check,)]
         jobs += [(self.search, settings, number) for number, settings in enumerate(searchers)]
         if reloads:
             jobs.append((self.reload,))
@@ -113,6 +113,13 @@ class Churn:
                 conn.execute("VACUUM t")
                 self.count("vacuums")
                 time.sleep(0.1)
+
+    def check(self):
+        with self.db.connect() as conn:
+            while self.going():
+                check_index(conn)
+                self.count("checks")
+                time.sleep(1)
 
     def reload(self):
         with self.db.connect() as conn:

@@ -57,6 +57,8 @@ def test_sound_in_all_metrics(db, rng, dim):
                 without = check_index(conn, name, heap_all_indexed=False)
                 assert without == row | {"rows_checked": None}
                 assert conn.execute("SELECT * FROM omen_check_findings(%s::regclass, true)", (name,)).fetchall() == []
+        every = "SELECT k.* FROM pg_class c JOIN pg_am a ON a.oid = c.relam, omen_check(c.oid) k WHERE a.amname = 'omen' AND c.relkind = 'i'"
+        assert len(conn.execute(every).fetchall()) == len(names)
 
 
 @pytest.mark.parametrize("engine", ("cpu", "gpu"))
@@ -280,10 +282,19 @@ DAMAGE = {
 }
 
 
+def set_checksums(server, on: bool):
+    """From PostgreSQL 18 on clusters have them unless told otherwise."""
+    if server.sql("SHOW data_checksums") != [("on" if on else "off",)]:
+        server.stop()
+        run([BIN / "pg_checksums", "--enable" if on else "--disable", "-D", server.data])
+        server.start()
+
+
 @pytest.mark.every_major
 def test_damage(make_server, rng):
     """An index for each kind of damage, done while the server is stopped. All are told with the SQLSTATE of a damaged index."""
     server = make_server("damage")
+    set_checksums(server, False)
     db = make_database(server, "damage")
     with db.connect() as conn:
         make_table(conn, vectors.clustered(rng, 1500, DIM))
@@ -320,9 +331,7 @@ def test_any_byte_with_checksums(make_server, rng):
     """With checksums of pages a flipped bit anywhere is told, with its page; other pages are checked all the same."""
     server = make_server("sums")
     db = make_database(server, "sums")
-    server.stop()
-    run([BIN / "pg_checksums", "--enable", "-D", server.data])
-    server.start()
+    set_checksums(server, True)
     with db.connect() as conn:
         make_table(conn, vectors.clustered(rng, 1500, DIM))
         make_index(conn, lists=LISTS)

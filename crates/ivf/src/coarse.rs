@@ -147,7 +147,8 @@ pub(crate) fn farther(query: &Query, rank: f32, nearest: f32) -> f32 {
 }
 
 /// The list a stored row (`[dim]`) belongs to: the one with the nearest centroid by l2sq, whatever the metric; the
-/// lower one of equals.
+/// lower one of equals. A check makes this choice again for entries that are there (`check/entry.rs`): if it is ever made otherwise, theirs
+/// must stay right.
 pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u32> {
     let mut vector = vec![0.0; row.len()];
     omen_distance::f32_from_f16(row, &mut vector);

@@ -126,6 +126,7 @@ unsafe fn check_open(
     if let Some(snapshot) = snapshot {
         // On a standby VACUUM may free a row's place after its entry was read.
         let mut lookup = |tid: Tid| {
+            pages.check_interrupts()?;
             Ok(if in_recovery {
                 None
             } else {
