@@ -7,7 +7,8 @@ use omen_ivf::append::append_entry;
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::coarse::nearest_list;
 use omen_ivf::layout::group::{Filter, GROUP, HEADER_LINES};
-use omen_ivf::layout::page::{CONTENT_START, LINE_BYTES, PageKind};
+use omen_ivf::layout::page::{CONTENT_START, LINE_BYTES, PageKind, ROOT_LIST};
+use omen_ivf::list_reader::{ListReader, Visit};
 use omen_ivf::{Metric, Tid};
 use rand::Rng;
 use store_world::victim::{LISTS, Victim, each, worn};
@@ -126,14 +127,39 @@ fn heap_rows_twice() {
     });
 }
 
+/// The list with the farthest centroid.
+fn farthest(v: &Victim, row: &[f16]) -> u32 {
+    let row: Vec<f32> = row.iter().map(|x| x.to_f32()).collect();
+    let lists: Vec<u32> = (0..LISTS).collect();
+    let (index, mut far) = (&v.world.index, (f32::NEG_INFINITY, 0));
+    let visit = ListReader::new()
+        .read_rows(
+            &v.store,
+            index,
+            ROOT_LIST,
+            &index.meta.root,
+            &lists,
+            |list, centroid| {
+                let l2sq = omen_distance::l2sq_f16(&row, centroid);
+                if l2sq > far.0 {
+                    far = (l2sq, list);
+                }
+            },
+        )
+        .unwrap();
+    assert_eq!(visit, Visit::Done);
+    far.1
+}
+
 #[test]
 fn entries_in_a_wrong_list() {
     each(&[3, 100, 700], |v| {
         let i = v.world.rng.random_range(0..v.world.model.len());
         let stored = v.world.model.values().nth(i).unwrap().clone();
         let right = nearest_list(&v.store, &v.world.index, &stored.row).unwrap();
-        // The random centroids of the test are far from each other.
-        let wrong = (right + v.world.rng.random_range(1..LISTS)) % LISTS;
+        // The farthest: of two that are as good as equally far both are right.
+        let wrong = farthest(v, &stored.row);
+        assert_ne!(right, wrong);
         let tid = Tid::new(4000, 1);
         append_entry(&v.store, &v.world.index, wrong, tid, &stored).unwrap();
         v.expect(Some(wrong), &format!("belongs to list {right}"));
