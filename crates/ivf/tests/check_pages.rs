@@ -8,7 +8,7 @@ use omen_ivf::layout::append;
 use omen_ivf::layout::group::Filter;
 use omen_ivf::layout::meta::{CalibrationPoint, get_meta, put_meta};
 use omen_ivf::layout::page::{self, CONTENT_START, PageKind, TAIL_START};
-use omen_ivf::store::{PAGE_BYTES, PageStore};
+use omen_ivf::store::{NO_BLOCK, PAGE_BYTES, PageStore};
 use rand::Rng;
 use store_world::victim::{LISTS, Victim, each};
 use store_world::{World, seed};
@@ -69,8 +69,14 @@ fn headers_of_pages() {
 fn generations() {
     each(&[3, 100], |v| {
         let list = v.list(|entry| entry.frozen_count > 0);
+        let has_map = v.entry(list).map_head != NO_BLOCK;
         v.change(list, |entry| entry.layout_gen += 1);
-        v.expect(Some(list), "with stamp");
+        let what = if has_map {
+            "the map pages"
+        } else {
+            "with stamp"
+        };
+        v.expect(Some(list), what);
     });
     each(&[3], |v| {
         let list = v.list(|entry| entry.frozen_dead > 0);
