@@ -57,7 +57,7 @@ pub fn answer(input: &[u8]) -> bool {
 
 /// Attaches to a region that begins with these bytes: what is accepted lies within the memory there is. Whether it is.
 pub fn region(input: &[u8]) -> bool {
-    const BYTES: usize = 8 << 20;
+    const BYTES: usize = 4096 + (2 << 20);
     let layout = std::alloc::Layout::from_size_align(BYTES, 4096).expect("a power of two");
     let n = input.len().min(MOST_BYTES);
     #[allow(unsafe_code)]
