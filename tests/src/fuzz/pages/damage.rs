@@ -78,6 +78,10 @@ fn header(store: &MemStore, block: u32, input: &mut Bytes) {
     limits[2] &= !7;
     limits.sort_unstable();
     limits[2] = limits[2].next_multiple_of(8);
+    if limits[1] == 0 {
+        // A new page to Postgres, which must be all zero.
+        return;
+    }
     store.damage(block, |page| {
         for (i, limit) in limits.into_iter().enumerate() {
             let at = PD_LOWER + 2 * i;
