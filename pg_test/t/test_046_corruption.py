@@ -10,7 +10,7 @@ import numpy as np
 from lib import vectors
 from lib.damage import CRASHES, DAMAGES, KINDS, Tally, damage, kinds
 from lib.db import BY_INDEX, CPU, GPU, assert_same, make_database, make_index, make_table, knn, put
-from lib.server import BIN, run
+from lib.server import run
 from lib.service import GPU as SHARED_GPU
 from lib.service import PRELOADED
 
@@ -107,8 +107,7 @@ class Damaged:
             self.files = {n: conn.execute("SELECT pg_relation_filepath(%s::regclass)", (f"{n}_idx",)).fetchone()[0] for n in self.tables}
             conn.execute("CHECKPOINT")
         self.server.stop()
-        if checksums:
-            run([BIN / "pg_checksums", "--enable", "-D", self.server.data])
+        self.server.set_checksums(checksums)
         if conf:
             self.server.configure(conf)
         self.sound = self.server.dir / "sound"
