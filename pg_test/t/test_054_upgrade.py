@@ -190,9 +190,12 @@ def test_pg_upgrade(make_server, request, rng):
             vectors.copy_rows(conn, f"t_{metric}", np.arange(1300, 1500), rows[1300:])
             queries[metric] = rows[:4]
         before = {m: index_status(conn, f"t_{m}_idx") for m in tables}
-        conn.execute("ALTER INDEX t_l2_idx SET (hot = off)")
+        conn.execute("ALTER INDEX t_l2_idx SET (hot = on)")
     with db.connect(**BY_INDEX, **EXACT, **CPU) as conn:
         wanted = {m: answers(conn, f"t_{m}", m, queries[m]) for m in tables}
+        # Since November 2026 minor releases note a version with each column, which older minor releases of newer majors take for an option that they
+        # do not know. Where the two servers at hand are such a pair, nothing could be upgraded.
+        conn.execute("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%}'")
     old.stop()
     new = make_server("to", programs=new_bin)
     new.stop()
@@ -223,7 +226,7 @@ def test_pg_upgrade(make_server, request, rng):
         with db.connect() as conn:
             conn.execute(f"REINDEX INDEX {name}_idx")
         compare(db, name, metric, queries[metric])
-    assert new.sql("SELECT reloptions FROM pg_class WHERE relname = 't_l2_idx'") == [(["lists=9", "hot=off"],)]
+    assert new.sql("SELECT reloptions FROM pg_class WHERE relname = 't_l2_idx'", dbname="db") == [(["lists=9", "hot=on"],)]
     print(f"pg_upgrade {OLD} to {NEW}: {len(tables)} indexes")
 
 
