@@ -1,49 +1,53 @@
 """Damaged files of indexes: whatever is done with the index ends with an answer or says that the index is damaged; the server lives; REINDEX helps."""
 
 import os
-import shutil
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from lib import vectors
 from lib.damage import CRASHES, DAMAGES, KINDS, Tally, damage, kinds
-from lib.db import BY_INDEX, CPU, GPU, assert_same, make_database, make_index, make_table, knn, put
-from lib.server import run
+from lib.db import BY_INDEX, CPU, GPU, Db, assert_same, knn, make_database, make_index, make_table, put
+from lib.server import Server, major
 from lib.service import GPU as SHARED_GPU
 from lib.service import PRELOADED
 
 # Of each index: metric, dimension, rows, rows added. The dimensions have each kind of codes; rows of the last do not fit an Append page.
 SHAPES = (("l2", 16, 900, 500), ("ip", 64, 700, 300), ("cosine", 520, 260, 120), ("l2", 4100, 30, 20))
 COPIES = 6
-# Little to copy.
-SMALL = {"shared_buffers": "32MB", "wal_keep_size": "0", "min_wal_size": "32MB", "max_wal_size": "64MB"}
+SMALL = {"shared_buffers": "32MB"}
 TIMEOUT = {"statement_timeout": "20s"}
 # Of the long test; OMEN_CORRUPTION_SECONDS=600 for longer.
 SECONDS = float(os.environ.get("OMEN_CORRUPTION_SECONDS", "22"))
 
 
 def build(db, rng) -> dict[str, tuple[str, int]]:
-    """Tables t0, t1 ... with indexes that have every kind of page; metric and dimension of each."""
+    """Tables t0, t1 ... with indexes; metric and dimension of each."""
     tables = {}
     with db.connect() as conn:
         for metric, dim, n, added in SHAPES:
             # Enough lists for two pages of the directory in the first shape.
             lists = 130 if dim == 16 else 5
-            rows = vectors.clustered(rng, n + 3 * added, dim, n_clusters=20)
-            for _ in range(COPIES):
-                name = f"t{len(tables)}"
-                make_table(conn, rows[:n], name=name)
-                make_index(conn, metric, lists=lists, table=name, name=f"{name}_idx")
-                for turn in range(3):
-                    start = n + turn * added
-                    if turn:
-                        conn.execute(f"DELETE FROM {name} WHERE id % 7 = {turn} AND id < {start - added}")
-                        conn.execute(f"VACUUM {name}")
-                    vectors.copy_rows(conn, name, np.arange(start, start + added), rows[start:start + added])
-                tables[name] = (metric, dim)
+            rows = vectors.clustered(rng, n + added, dim, n_clusters=20)
+            name = f"t{len(tables)}"
+            make_table(conn, rows[:n], name=name)
+            make_index(conn, metric, lists=lists, table=name, name=f"{name}_idx")
+            vectors.copy_rows(conn, name, np.arange(n, n + added), rows[n:])
+            tables[name] = (metric, dim)
     return tables
+
+
+def age(db, tables, turn: int):
+    """Rows go, lists are rewritten to pages here and there, rows come."""
+    with db.connect() as conn:
+        for name in tables:
+            conn.execute(f"DELETE FROM {name} WHERE id % 7 = {turn}")
+            conn.execute(f"VACUUM {name}")
+            conn.execute(f"INSERT INTO {name} SELECT id + {100_000 * turn}, v FROM {name} WHERE id < 100000 AND id % 4 = 0")
+        conn.execute("CHECKPOINT")
 
 
 def statements(name: str, metric: str, dim: int, rng) -> list[tuple[str, str, tuple, dict]]:
@@ -97,70 +101,86 @@ def check_reindexed(conn, name, metric, dim, rng):
 
 
 class Damaged:
-    """A server with indexes that are sound, kept aside, so that they can be damaged again and again."""
+    """A server with a database of indexes that are sound, of which copies are made to be damaged."""
 
-    def __init__(self, make_server, name, rng, conf=None, checksums=False):
-        self.server = make_server(name, SMALL)
-        self.db = make_database(self.server, "damaged")
-        self.tables = build(self.db, rng)
-        with self.db.connect() as conn:
-            self.files = {n: conn.execute("SELECT pg_relation_filepath(%s::regclass)", (f"{n}_idx",)).fetchone()[0] for n in self.tables}
-            conn.execute("CHECKPOINT")
+    def __init__(self, rng):
+        self.server = Server("damaged", SMALL).start()
+        sound = make_database(self.server, "sound")
+        self.tables = build(sound, rng)
+        self.files = self.files_of("sound")
+        for turn in range(1, 7):
+            age(sound, self.tables, turn)
+            # Which pages a list goes to is a matter of chance.
+            if turn > 1 and self.kinds() >= set(KINDS.values()):
+                break
+
+    def kinds(self) -> set[str]:
+        """The kinds of pages that the indexes have between them."""
+        return {kind for file in self.files.values() for kind in kinds(file.read_bytes())}
+
+    def files_of(self, database: str) -> dict[str, Path]:
+        """The files of a database's indexes."""
+        found = {n: self.server.sql("SELECT pg_relation_filepath(%s::regclass)", (f"{n}_idx",), database)[0][0] for n in self.tables}
+        return {name: self.server.data / path for name, path in found.items()}
+
+    def start(self, rng, conf: dict, checksums: bool) -> dict[tuple[Db, str], tuple[str, str]]:
+        """Starts the server again with each index of each copy damaged; the damage of each."""
+        copies = [Db(self.server, f"copy_{n}") for n in range(COPIES)]
+        for copy in copies:
+            self.server.sql(f"DROP DATABASE IF EXISTS {copy.name}")
+            self.server.sql(f"CREATE DATABASE {copy.name} TEMPLATE sound" + (" STRATEGY file_copy" if major() > 14 else ""))
+        files = {(copy, name): file for copy in copies for name, file in self.files_of(copy.name).items()}
         self.server.stop()
         self.server.set_checksums(checksums)
-        if conf:
-            self.server.configure(conf)
-        self.sound = self.server.dir / "sound"
-        run(["cp", "-a", self.server.data, self.sound])
-
-    def start(self, rng) -> dict[str, tuple[str, str]]:
-        """Starts the server with each index damaged; the damage of each."""
-        shutil.rmtree(self.server.data)
-        run(["cp", "-a", self.sound, self.server.data])
-        done = {name: damage(self.server.data / file, rng) for name, file in self.files.items()}
+        self.server.configure(conf)
+        done = {index: damage(file, rng) for index, file in files.items()}
         self.server.start()
         return done
 
-    def rounds(self, rng, seconds: float, base: dict, most: int = 1000):
-        """Damages and uses indexes for about so long."""
-        tally, seen, n_rounds = Tally(), Counter(), 0
+    def rounds(self, rng, seconds: float, base: dict, conf: dict, checksums: bool = False) -> Counter:
+        """Damages and uses indexes for about so long, and for one start of the server at least; how often each damage, and each kind of page."""
+        tally, seen, n_starts = Tally(), Counter(), 0
         end = time.monotonic() + seconds
-        while n_rounds < 1 or (time.monotonic() < end and n_rounds < most):
-            n_rounds += 1
-            for name, (how, kind) in self.start(rng).items():
+        while not n_starts or time.monotonic() < end:
+            n_starts += 1
+            for (db, name), (how, kind) in self.start(rng, conf, checksums).items():
                 seen[f"{kind} page"] += 1
                 seen[how] += 1
                 metric, dim = self.tables[name]
-                with self.db.connect(**BY_INDEX, **TIMEOUT) as conn:
+                with db.connect(**BY_INDEX, **TIMEOUT) as conn:
                     use(conn, tally, name, metric, dim, rng, f"{how} on a {kind} page of {name}", base)
+                    (size,) = conn.execute("SELECT pg_relation_size(%s::regclass)", (f"{name}_idx",)).fetchone()
+                    assert size <= 3 * self.files[name].stat().st_size + 2**20, f"{how} on a {kind} page of {name}: grown to {size} bytes"
                     if rng.random() < 0.3:
                         check_reindexed(conn, name, metric, dim, rng)
-            log = self.server.log_text()
-            assert not CRASHES.search(log), log[max(0, CRASHES.search(log).start() - 1000):][:3000]
-            self.server.stop()
-        n_indexes = n_rounds * len(self.tables)
-        print(f"{n_indexes} damaged indexes in {n_rounds} starts of the server: {tally.answers} answers, {tally.refusals} errors that say so, "
+        crash = CRASHES.search(log := self.server.log_text())
+        assert not crash, log[max(0, crash.start() - 1000):][:3000]
+        n_indexes = n_starts * COPIES * len(self.tables)
+        print(f"{n_indexes} damaged indexes in {n_starts} starts of the server: {tally.answers} answers, {tally.refusals} errors that say so, "
               f"{tally.wrong_order} times the executor found an order wrong; {dict(sorted(seen.items()))}")
         assert not tally.others, f"{len(tally.others)} errors of other kinds:\n" + "\n".join(tally.others[:12])
         assert tally.refusals > n_indexes and tally.answers > n_indexes
         return seen
 
 
-def test_damaged_files(make_server, rng):
-    damaged = Damaged(make_server, "files", rng)
-    there = {kind for file in damaged.files.values() for kind in kinds((damaged.sound / file).read_bytes())}
-    assert there >= set(KINDS.values()), there
-    seen = damaged.rounds(rng, SECONDS, GPU)
-    assert sum(seen[f] for f in DAMAGES) == sum(seen.values()) / 2
+@pytest.fixture(scope="module")
+def damaged():
+    made = Damaged(vectors.rng_for("damaged"))
+    yield made
+    made.server.remove()
 
 
-def test_damaged_files_with_checksums(make_server, rng):
+def test_damaged_files(damaged, rng):
+    assert damaged.kinds() >= set(KINDS.values()), damaged.kinds()
+    seen = damaged.rounds(rng, SECONDS, GPU, {})
+    assert sum(seen[how] for how in DAMAGES) == sum(seen.values()) / 2
+
+
+def test_damaged_files_with_checksums(damaged, rng):
     """Postgres finds the damage when it reads the page."""
-    damaged = Damaged(make_server, "sums", rng, checksums=True)
-    assert damaged.rounds(rng, 5, GPU, most=2)
+    damaged.rounds(rng, 0, GPU, {}, checksums=True)
 
 
-def test_damaged_files_and_the_service(make_server, rng):
+def test_damaged_files_and_the_service(damaged, rng):
     """The loaders of the shared service read the same pages; the service stays up."""
-    damaged = Damaged(make_server, "svc", rng, conf=PRELOADED)
-    damaged.rounds(rng, 8, SHARED_GPU, most=2)
+    damaged.rounds(rng, 0, SHARED_GPU, PRELOADED)
