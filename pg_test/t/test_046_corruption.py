@@ -6,10 +6,11 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 
 from lib import vectors
-from lib.damage import CRASHES, DAMAGES, KINDS, Tally, damage, kinds
+from lib.damage import CRASHES, DAMAGES, KINDS, PAGE, Tally, damage, kinds
 from lib.db import BY_INDEX, CPU, GPU, Db, assert_same, knn, make_database, make_index, make_table, put
 from lib.server import Server, major
 from lib.service import GPU as SHARED_GPU
@@ -123,8 +124,8 @@ class Damaged:
         found = {n: self.server.sql("SELECT pg_relation_filepath(%s::regclass)", (f"{n}_idx",), database)[0][0] for n in self.tables}
         return {name: self.server.data / path for name, path in found.items()}
 
-    def start(self, rng, conf: dict, checksums: bool) -> dict[tuple[Db, str], tuple[str, str]]:
-        """Starts the server again with each index of each copy damaged; the damage of each."""
+    def start(self, rng, conf: dict, checksums: bool, spoil=damage) -> dict[tuple[Db, str], tuple[str, str]]:
+        """Starts the server again with each index of each copy damaged; the damage of each, as `spoil` tells it."""
         copies = [Db(self.server, f"copy_{n}") for n in range(COPIES)]
         for copy in copies:
             self.server.sql(f"DROP DATABASE IF EXISTS {copy.name}")
@@ -133,7 +134,7 @@ class Damaged:
         self.server.stop()
         self.server.set_checksums(checksums)
         self.server.configure(conf)
-        done = {index: damage(file, rng) for index, file in files.items()}
+        done = {index: spoil(file, rng) for index, file in files.items()}
         self.server.start()
         return done
 
@@ -184,3 +185,28 @@ def test_damaged_files_with_checksums(damaged, rng):
 def test_damaged_files_and_the_service(damaged, rng):
     """The loaders of the shared service read the same pages; the service stays up."""
     damaged.rounds(rng, 0, SHARED_GPU, PRELOADED)
+
+
+def test_a_hole_in_the_wrong_place(damaged, rng):
+    """What lies between pd_lower and pd_upper is cleared when a page is changed: where that cannot be, the page is not changed."""
+    name, (metric, dim) = next(iter(damaged.tables.items()))
+    def wrong_header(file, _rng):
+        pages = bytearray(file.read_bytes())
+        for block in kinds(pages).get("append", []):
+            pages[block * PAGE + 12:block * PAGE + 16] = np.array([100, 110], "<u2").tobytes()
+        file.write_bytes(pages)
+    damaged.start(rng, {}, False, wrong_header)
+    db = Db(damaged.server, "copy_0")
+    with db.connect(**BY_INDEX) as conn:
+        # Into every list that has appended rows.
+        rows = conn.execute(f"SELECT id, v FROM {name} WHERE id > 400000 OR id BETWEEN 900 AND 1400").fetchall()
+        refused = 0
+        for row in rows:
+            try:
+                conn.execute(f"INSERT INTO {name} VALUES (%s, %s)", row)
+            except psycopg.errors.IndexCorrupted as error:
+                assert "header" in str(error) and "REINDEX" in error.diag.message_hint
+                refused += 1
+        assert 0 < refused
+        check_reindexed(conn, name, metric, dim, rng)
+    assert not CRASHES.search(damaged.server.log_text())
