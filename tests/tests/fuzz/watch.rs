@@ -117,10 +117,10 @@ impl Rounds {
         let n = self.n - 1;
         let largest = LARGEST.load(Ordering::Relaxed);
         let (what, counted) = (self.what, self.n_counted);
-        println!(
-            "{what}: {n} inputs, {counted} counted; slowest {:?}, largest allocation {largest} bytes",
-            self.slowest
-        );
+        println!("{what}: {n} inputs, {counted} counted; largest allocation {largest} bytes");
+        if self.slowest > Duration::ZERO {
+            println!("slowest: {:?}", self.slowest);
+        }
         let found = counted as f64 / n as f64;
         assert!(share.contains(&found), "{found} of them");
         assert!(largest < MOST_BYTES, "an allocation of {largest} bytes");
