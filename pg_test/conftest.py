@@ -49,10 +49,10 @@ def make_server(request):
     """Servers of the test's own, removed afterwards: make_server("name", conf), make_server("standby", source=primary)."""
     made = []
 
-    def make(name, conf=None, source=None):
+    def make(name, conf=None, source=None, programs=BIN):
         # Short: the path of a socket has at most 107 bytes.
         test = re.sub(r"\W+", "_", request.node.name.removeprefix("test_"))[:18]
-        made.append(Server(f"{test}_{name}", conf, source).start())
+        made.append(Server(f"{test}_{name}", conf, source, programs).start())
         return made[-1]
 
     yield make

@@ -51,7 +51,7 @@ check 'every kernel file has its launcher' "$kernels"
 unlisted=$(for f in kernels/*.cu; do [[ -e $f ]] || continue; grep -q "$(basename "$f")" kernels/README.md || echo "$f is not in kernels/README.md"; done)
 check 'kernels/README.md names every kernel file' "$unlisted"
 # shellcheck disable=SC2016
-unpinned=$(files Cargo.toml 'crates/*/Cargo.toml' tests/Cargo.toml | xargs -d '\n' awk '
+unpinned=$(files Cargo.toml 'crates/*/Cargo.toml' tests/Cargo.toml fuzz/Cargo.toml | xargs -d '\n' awk '
   /^\[/ {deps = /dependencies/}
   deps && /=/ && !/workspace *= *true|path *= *"|"=[0-9]/ && !/^#/ {print FILENAME ":" FNR ":" $0}')
 check 'dependencies are pinned' "$unpinned"

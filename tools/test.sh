@@ -49,10 +49,12 @@ gpu_benchmark() {
   cargo build --locked -q -p omen_gpu --features simulated --example gpu_search &&
     GPU_SEARCH=$TARGET/debug/examples/gpu_search "$VENV/bin/python" -m pytest -ra -q -p no:cacheprovider --tb=short benches/gpu
 }
+# MAJOR=FOLDER of each server that has this build: pg_upgrade needs two.
+built=()
 server_env() {
   local major=$1
   shift
-  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_TEST_USER=$TEST_USER \
+  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_TEST_USER=$TEST_USER \
     PYTHONDONTWRITEBYTECODE=1 "$@"
 }
 scenarios() {
@@ -93,6 +95,7 @@ if wants server; then
   for major in "${majors[@]}"; do
     tools/setup.sh server "$major"
     step command "build for PostgreSQL $major" tools/build.sh test "$major" || continue
+    built+=("$major=$(pg_tree "$major")/bin")
     mkdir -p "$RUN_ROOT/t/$major"
     step regress "regression tests on PostgreSQL $major" server_env "$major" "$VENV/bin/python" pg_test/regress.py || true
     step pytest "scenario tests on PostgreSQL $major" scenarios "$major" || true

@@ -39,9 +39,9 @@ BASE_CONF = {
 }
 
 
-def major() -> int:
-    """Major version of the server under test."""
-    out = subprocess.run([BIN / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+def major(programs: Path = BIN) -> int:
+    """Major version of the server under test, or of the one with these programs."""
+    out = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     return int(out.split("PostgreSQL) ")[1].split()[0].split(".")[0])
 
 
@@ -75,12 +75,12 @@ def _own_folder(path: Path) -> Path:
     return path
 
 
-def _template() -> Path:
+def _template(programs: Path) -> Path:
     """An empty cluster; initdb takes seconds, a copy of its result does not."""
-    folder = RUN_DIR / "template"
+    folder = RUN_DIR / ("template" if programs == BIN else f"template_{major(programs)}")
     if not (folder / "done").exists():
         _own_folder(folder)
-        run([BIN / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N",
+        run([programs / "initdb", "-D", folder / "data", "-U", "postgres", "-A", "trust", "-N",
              "--encoding=UTF8", "--locale=C", "--no-instructions"])
         (folder / "done").touch()
     return folder / "data"
@@ -111,17 +111,18 @@ def _wait_gone(pids, seconds: float) -> list[int]:
 class Server:
     """One cluster in RUN_DIR/<name>, its socket, its log."""
 
-    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None):
-        """Makes the cluster: a fresh one, or with `source` a streaming standby of it."""
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, programs: Path = BIN):
+        """Makes the cluster: a fresh one, or with `source` a streaming standby of it. `programs`: those of another major than the one under test."""
+        self.programs = programs
         self.dir = RUN_DIR / name
         self.data = self.dir / "data"
         self.log = self.dir / "log"
         self._end_leftover()
         _own_folder(self.dir)
         if source is None:
-            run(["cp", "-a", _template(), self.data])
+            run(["cp", "-a", _template(programs), self.data])
         else:
-            run([BIN / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
+            run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
                  "-h", source.dir, "-p", PORT, "-U", "postgres"])
         self.configure(BASE_CONF | {"unix_socket_directories": self.dir} | (conf or {}))
 
@@ -143,12 +144,18 @@ class Server:
     def start(self, **variables) -> "Server":
         """Starts the server, with these environment variables, and waits until it accepts connections (recovery included)."""
         try:
-            subprocess.run(as_user([BIN / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start"]),
+            subprocess.run(as_user([self.programs / "pg_ctl", "-D", self.data, "-l", self.log, "-w", "-t", "120", "start"]),
                            check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
                            env=environment() | variables)
         except subprocess.CalledProcessError as e:
             raise RuntimeError(f"the server in {self.dir} did not start:\n{self.log_text()[-3000:]}") from e
         return self
+
+    def set_checksums(self, on: bool):
+        """Makes a stopped server keep checksums of its pages, or not: by default it does from PostgreSQL 18 on."""
+        said = run([self.programs / "pg_controldata", self.data]).stdout
+        if ("Data page checksum version:           0" not in said) != on:
+            run([self.programs / "pg_checksums", "--enable" if on else "--disable", "-D", self.data])
 
     def pid(self) -> int | None:
         """The postmaster's process id, None when it is not running."""
@@ -160,7 +167,7 @@ class Server:
     def stop(self, mode: str = "fast"):
         """Stops the server: fast, or immediate (no checkpoint: the next start recovers)."""
         if self.pid() is not None:
-            run([BIN / "pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop"])
+            run([self.programs / "pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop"])
 
     def kill(self):
         """Kills the postmaster with -9 and waits for its children, which notice by themselves."""
@@ -196,7 +203,7 @@ class Server:
 
     def program(self, name: str, *args, dbname: str = "postgres", **kwargs) -> str:
         """Standard output of a client program (psql, pg_dump, ...) connected to this server."""
-        return run([BIN / name, "-h", self.dir, "-p", PORT, "-U", "postgres", "-d", dbname, *args], **kwargs).stdout
+        return run([self.programs / name, "-h", self.dir, "-p", PORT, "-U", "postgres", "-d", dbname, *args], **kwargs).stdout
 
     def log_text(self) -> str:
         """The server's log so far."""

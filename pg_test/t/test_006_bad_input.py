@@ -1,4 +1,4 @@
-"""Odd tables, odd vectors and broken pages: a right answer or a clear error, never a crash or a lost row."""
+"""Odd tables, odd vectors and files that are no index: a right answer or a clear error, never a crash or a lost row."""
 
 import numpy as np
 import psycopg
@@ -6,8 +6,6 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, assert_same, index_status, knn, make_database, make_index, make_table, put
-
-PAGE = 8192
 
 
 def all_ids(conn, metric="l2", dim=3):
@@ -157,39 +155,3 @@ def test_wrong_magic_or_version(make_server, rng, offset, value, message):
         assert len(conn.execute("SELECT id FROM t ORDER BY v <-> '[1,1,1,1,1,1,1,1]' LIMIT 1").fetchall()) == 1
         conn.execute("REINDEX INDEX t_v_idx; SET enable_indexscan = on; SET enable_seqscan = off")
         assert len(knn(conn, "l2", np.ones(8), 5)) == 5
-
-
-def test_damaged_pages_do_not_crash(make_server, rng):
-    """Random bytes in any page of the index: an error or an answer, but the server lives."""
-    server = make_server("damage")
-    db = make_database(server, "damage")
-    with db.connect() as conn:
-        make_table(conn, vectors.clustered(rng, 2000, 32))
-        make_index(conn, lists=20)
-        file = server.data / conn.execute("SELECT pg_relation_filepath('t_v_idx')").fetchone()[0]
-    server.stop()
-    whole = file.read_bytes()
-    for _ in range(12):
-        with open(file, "r+b") as f:
-            f.write(whole)
-            for _ in range(8):
-                f.seek(int(rng.integers(len(whole) // PAGE)) * PAGE + int(rng.integers(16, PAGE // 4 - 16)) * 4)
-                # Half of them are numbers that could be blocks: beyond the file, beyond a file's segment, P_NEW.
-                numbers = np.array([len(whole) // PAGE, 1 << 17, 3482793140, 2**32 - 1], "<u4")
-                f.write(rng.choice(numbers, 4).tobytes() if rng.random() < 0.5 else rng.bytes(int(rng.integers(1, 40))))
-        server.start()
-        with db.connect(**BY_INDEX, omen__probes=20) as conn:
-            for query in vectors.clustered(rng, 4, 32):
-                try:
-                    knn(conn, "l2", query, 10)
-                    conn.execute("SELECT * FROM omen_search('t_v_idx', ARRAY[%s::vector], 10)", (vectors.text(query),)).fetchall()
-                    conn.execute("INSERT INTO t VALUES (-1, %s)", (vectors.text(query),))
-                    conn.execute("VACUUM t")
-                except psycopg.Error as error:
-                    # Damaged norms look like any others: the executor sees that the order they give is wrong.
-                    in_wrong_order = "index returned tuples in wrong order" in str(error)
-                    assert in_wrong_order or error.sqlstate in ("XX001", "XX002"), f"{error.sqlstate}: {error} {error.diag.source_file}:{error.diag.source_line}"
-        assert "terminated by signal" not in server.log_text() and "PANIC" not in server.log_text()
-        server.stop()
-        assert file.stat().st_size <= len(whole) + 64 * PAGE, "reading does not extend the index"
-    server.start()

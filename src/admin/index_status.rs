@@ -122,13 +122,19 @@ fn read(named: &NamedIndex) -> Result<Row> {
         counts.frozen_dead as i64,
         i64::from(pages.n_blocks()?) * PAGE_BYTES as i64,
         codes_of(&index).to_owned(),
-        TimestampWithTimeZone::try_from(index.meta.built_at - POSTGRES_EPOCH).ok(),
+        built_at(&index),
         built as i64,
         (built > 0).then(|| (counts.live() as f64 - built as f64) / built as f64),
         index.meta.calibration_queries as i32,
         tier_bytes as i64,
         tier_state,
     ))
+}
+
+/// When the index was built; `None` if its metapage has no time that Postgres could show.
+fn built_at(index: &Index) -> Option<TimestampWithTimeZone> {
+    let micros = index.meta.built_at.checked_sub(POSTGRES_EPOCH)?;
+    TimestampWithTimeZone::try_from(micros).ok()
 }
 
 /// What the filter reads.

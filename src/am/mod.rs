@@ -39,7 +39,7 @@ use pgrx::prelude::*;
 static ROUTINE: pg_sys::IndexAmRoutine = pg_sys::IndexAmRoutine {
     type_: pg_sys::NodeTag::T_IndexAmRoutine,
     amstrategies: opclass::STRATEGY,
-    amsupport: opclass::SUPPORT_PROC,
+    amsupport: crate::storage::SUPPORT_PROC,
     amoptsprocnum: 0,
     amcanorder: false,
     amcanorderbyop: true,
@@ -128,11 +128,8 @@ unsafe extern "C-unwind" fn amoptions(
 /// # Safety
 /// `index` is open.
 pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
-    let (mut type_id, mut typmod, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
-    // SAFETY: an index has a first column; the catalog row exists while the index is open.
-    unsafe {
-        pg_sys::get_atttypetypmodcoll((*index).rd_id, 1, &mut type_id, &mut typmod, &mut collation);
-    }
+    // SAFETY: by this function's contract.
+    let typmod = unsafe { crate::storage::column_typmod(index) };
     if typmod >= 1 && typmod as u32 <= omen_ivf::params::MAX_DIM {
         return Ok(typmod as u32);
     }

@@ -7,14 +7,12 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::datatype::vector::VectorRef;
 use crate::error::{PgError, Result};
+use crate::storage::{UNITS, opclass_code};
 
-/// Number of the support function: `(internal) returns integer`, 100 * type + metric.
-pub(super) const SUPPORT_PROC: u16 = 1;
 /// Number of the ordering operator of each class.
 pub(super) const STRATEGY: u16 = 1;
 
 const TYPE_VECTOR: i32 = 1;
-const UNITS: i32 = 100;
 
 /// Metric and element type of an index.
 #[derive(Debug, Clone, Copy)]
@@ -29,13 +27,8 @@ impl OpClass {
     /// # Safety
     /// `index` is an open index of this access method.
     pub(crate) unsafe fn of(index: pg_sys::Relation) -> Result<Self> {
-        // SAFETY: by this function's contract; the handler announces one support function, so it is there. Its
-        // argument is ignored.
-        let code = unsafe {
-            let function = pg_sys::index_getprocinfo(index, 1, SUPPORT_PROC);
-            let none = pg_sys::Datum::from(0);
-            pg_sys::FunctionCall1Coll(function, pg_sys::InvalidOid, none).value() as i32
-        };
+        // SAFETY: by this function's contract.
+        let code = unsafe { opclass_code(index) };
         match (code / UNITS, Metric::from_u32((code % UNITS) as u32)) {
             (TYPE_VECTOR, Some(metric)) => Ok(Self { metric }),
             _ => Err(PgError::new(

@@ -4,7 +4,8 @@
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use super::opclass::{STRATEGY, SUPPORT_PROC};
+use super::opclass::STRATEGY;
+use crate::storage::SUPPORT_PROC;
 
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn amvalidate(opclass: pg_sys::Oid) -> bool {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use omen_ivf::index::Index;
 use pgrx::pg_sys;
 
-use super::IndexPages;
+use super::{IndexPages, catalog};
 use crate::compat::{self, FileId};
 use crate::error::Result;
 
@@ -38,7 +38,7 @@ pub(crate) fn relation_changes() -> u64 {
     CHANGES.get()
 }
 
-/// The index in `pages`. Errors: no index of ours, damaged, or of another format version.
+/// The index in `pages`. Errors: no index of ours, damaged, not of the column's dimension and metric, or of another format version.
 pub(crate) fn open_index(pages: &IndexPages) -> Result<Rc<Index>> {
     let (file, relation) = (pages.file(), pages.relation());
     let cached = CACHE.with_borrow(|cache| cache.indexes.get(&file).map(|c| c.index.clone()));
@@ -46,6 +46,8 @@ pub(crate) fn open_index(pages: &IndexPages) -> Result<Rc<Index>> {
         return Ok(index);
     }
     let index = Rc::new(Index::open(pages)?);
+    // SAFETY: `pages` are those of an open index of ours.
+    unsafe { catalog::check(pages.rel(), &index)? };
     CACHE.with_borrow_mut(|cache| {
         if !cache.listening {
             // SAFETY: main thread; the callback lives as long as the process.

@@ -11,6 +11,7 @@
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged as it is written |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
+//! | `catalog.rs` | what the catalog says of an index |
 //! | `cache.rs` | metapages already read by this session |
 //!
 //! There are no guards that unlock on drop. A page is locked and unlocked within one function; if an error is raised
@@ -21,6 +22,7 @@ mod ahead;
 mod buffer;
 mod bulk;
 mod cache;
+mod catalog;
 mod lock;
 mod pins;
 mod probed;
@@ -30,6 +32,7 @@ mod temp;
 
 pub(crate) use bulk::BulkPages;
 pub(crate) use cache::{forget_index, open_index, relation_changes};
+pub(crate) use catalog::{SUPPORT_PROC, UNITS, column_typmod, opclass_code};
 pub(crate) use probed::ProbedPages;
 pub(crate) use relation::{IndexPages, misses};
 pub(crate) use temp::TempFile;

@@ -4,7 +4,7 @@
 use core::ffi::c_int;
 use std::cell::Cell;
 
-use omen_ivf::layout::page::{init_free, is_free};
+use omen_ivf::layout::page::{check_header, init_free, is_free};
 use omen_ivf::store::{ListLock, MAX_UPDATE_PAGES, PageStore, PageStoreMut};
 use omen_ivf::{IvfError, Result};
 use pgrx::pg_sys;
@@ -333,6 +333,15 @@ impl PageStoreMut for IndexPages {
         unsafe {
             for &buf in &buffers[..n] {
                 buffer::lock_exclusive(buf);
+            }
+            let mut headers = blocks.iter().zip(&buffers[..n]);
+            let checked =
+                headers.try_for_each(|(&block, &buf)| check_header(buffer::bytes(buf), block));
+            if let Err(error) = checked {
+                for &buf in &buffers[..n] {
+                    pg_sys::UnlockReleaseBuffer(buf);
+                }
+                return Err(error);
             }
             let record = pg_sys::GenericXLogStart(self.rel);
             let mut images: [&mut [u8]; MAX_UPDATE_PAGES] = Default::default();

@@ -1,5 +1,7 @@
 //! What the tests across the crates share.
 
+pub mod fuzz;
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -249,6 +249,9 @@ impl PageStoreMut for MemStore {
             .iter()
             .map(|c| c.write().unwrap_or_else(PoisonError::into_inner))
             .collect();
+        for (&block, guard) in blocks.iter().zip(&guards) {
+            page::check_header(bytemuck::cast_slice(guard.as_slice()), block)?;
+        }
         let mut images: Vec<Image> = guards.iter().map(|image| ***image).collect();
         let mut pages: Vec<&mut [u8]> = images
             .iter_mut()

@@ -76,7 +76,7 @@ pub unsafe trait PinStore: PageStore {
 pub trait PageStoreMut: PageStore {
     /// Locks `blocks` exclusively in the order given (1 to `MAX_UPDATE_PAGES`, all different) and calls `f` with their
     /// images in the same order. If `f` returns true the new images are logged as one record and become visible
-    /// together; if false nothing changes. Returns what `f` returned.
+    /// together; if false nothing changes. Returns what `f` returned. Errors: the header of one is not sound (`layout::page::check_header`).
     fn update(&self, blocks: &[u32], f: impl FnOnce(&mut [&mut [u8]]) -> bool) -> Result<bool>;
 
     /// Takes a free page (recycled or new), fills it by `init`, which gets a zeroed page, logs it, and returns its block.

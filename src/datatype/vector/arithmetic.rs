@@ -1,10 +1,11 @@
 //! New vectors from vectors: elementwise arithmetic, concatenation, parts, normal form, bits.
 
 use super::distance::norm;
-use super::{VectorBuf, check_same_dim, no_dimension};
+use super::{VectorBuf, check_same_dim};
 use crate::datatype::function::pg_functions;
 use crate::datatype::varlena::{HEADER_BYTES, new_varlena};
 use crate::error::{PgError, Result};
+use omen_vector::InputError;
 use pgrx::PgSqlErrorCode;
 
 pg_functions! {
@@ -62,12 +63,12 @@ pg_functions! {
         let (start, count) = (i64::from(args.int(1)), i64::from(args.int(2)));
         let dim = vector.dim() as i64;
         if count < 1 || start > dim {
-            return Err(no_dimension());
+            return Err(InputError::NoDimension.into());
         }
         let first = start.max(1);
         let end = (start + count).min(dim + 1);
         if end <= first {
-            return Err(no_dimension());
+            return Err(InputError::NoDimension.into());
         }
         let part = &vector.x()[first as usize - 1..end as usize - 1];
         VectorBuf::from_fn(part.len(), |i| part[i])

@@ -1,52 +1,38 @@
-//! Binary form: `dim: u16, unused: u16 = 0, x: [f32; dim]`, big-endian; and the type modifier, which is the dimension.
+//! Binary form, as `omen_vector` reads and writes it; and the type modifier, which is the dimension.
 
-use super::{MAX_DIM, VectorBuf, check_dim, check_finite, check_typmod};
+use super::{VectorBuf, check_typmod};
 use crate::datatype::function::pg_functions;
 use crate::datatype::varlena::{HEADER_BYTES, new_varlena};
 use crate::error::PgError;
 use core::ffi::c_int;
+use omen_vector::{HEAD_BYTES, InputError, MAX_DIM, put_binary, read_binary};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 pg_functions! {
     /// Binary input: `vector_recv(internal, oid, integer)`.
     fn vector_recv(args) -> VectorBuf {
         let message = args.pointer(0);
-        let dim = usize::from(read_u16(message));
-        let unused = read_u16(message);
-        check_dim(dim)?;
-        check_typmod(args.int(2), dim)?;
-        if unused != 0 {
-            return Err(PgError::new(
-                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-                format!("expected unused to be 0, not {unused}"),
-            ));
-        }
-        let mut vector = VectorBuf::zeroed(dim)?;
-        // Without a way out of the loop the compiler makes it several numbers at a time.
-        let mut are_finite = true;
-        for (x, bytes) in vector.x_mut().iter_mut().zip(read_floats(message, dim)) {
-            *x = f32::from_be_bytes(*bytes);
-            are_finite &= x.is_finite();
-        }
-        if !are_finite {
-            vector.x().iter().try_for_each(|&x| check_finite(x))?;
-        }
+        let binary = match read_binary(rest_of(message)) {
+            Ok(binary) => binary,
+            Err(InputError::Short { needed }) => return Err(too_short(message, needed)),
+            Err(error) => return Err(error.into()),
+        };
+        check_typmod(args.int(2), binary.dim())?;
+        let mut vector = VectorBuf::zeroed(binary.dim())?;
+        binary.read_to(vector.x_mut())?;
+        take(message, binary.n_bytes());
         Ok(vector)
     }
 
     /// Binary output: `vector_send(vector)`, a bytea.
     fn vector_send(args) -> *mut u8 {
         let vector = args.vector(0)?;
-        let n_bytes = HEADER_BYTES + 4 + 4 * vector.dim();
+        let n_bytes = HEADER_BYTES + HEAD_BYTES + 4 * vector.dim();
         let bytea = new_varlena(n_bytes);
         #[allow(unsafe_code)]
         // SAFETY: `new_varlena` gave `n_bytes` initialised bytes that nothing else refers to.
         let bytes = unsafe { core::slice::from_raw_parts_mut(bytea, n_bytes) };
-        bytes[4..6].copy_from_slice(&(vector.dim() as u16).to_be_bytes());
-        bytes[6..8].copy_from_slice(&vector.unused().to_be_bytes());
-        for (out, x) in bytes[8..].chunks_exact_mut(4).zip(vector.x()) {
-            out.copy_from_slice(&x.to_be_bytes());
-        }
+        put_binary(vector.unused(), vector.x(), &mut bytes[HEADER_BYTES..]);
         Ok(bytea)
     }
 
@@ -63,22 +49,28 @@ pg_functions! {
     }
 }
 
-/// The next two bytes of a message. Raises Postgres' error when it is too short.
+/// What of a message has not been taken.
 #[allow(unsafe_code)]
-fn read_u16(message: pg_sys::StringInfo) -> u16 {
-    // SAFETY: `message` is the argument that Postgres declares as a StringInfo.
-    unsafe { pg_sys::pq_getmsgint(message, 2) as u16 }
+fn rest_of<'a>(message: pg_sys::StringInfo) -> &'a [u8] {
+    // SAFETY: `message` is the argument that Postgres declares as a StringInfo: `cursor` is at most `len`, the bytes outlive the call.
+    unsafe {
+        let (cursor, len) = ((*message).cursor as usize, (*message).len as usize);
+        core::slice::from_raw_parts((*message).data.add(cursor).cast(), len - cursor)
+    }
 }
 
-/// The next `n_floats` floats of a message, not swapped. Raises Postgres' error when it is too short.
+/// Takes `n_bytes` of a message. Raises Postgres' error when it is too short.
 #[allow(unsafe_code)]
-fn read_floats<'a>(message: pg_sys::StringInfo, n_floats: usize) -> &'a [[u8; 4]] {
-    // SAFETY: `message` as above; pq_getmsgbytes returns that many bytes of the message, which outlives the call,
-    // or raises an error. `n_floats` is at most MAX_DIM.
-    unsafe {
-        let bytes = pg_sys::pq_getmsgbytes(message, 4 * n_floats as c_int);
-        core::slice::from_raw_parts(bytes.cast(), n_floats)
-    }
+fn take(message: pg_sys::StringInfo, n_bytes: usize) {
+    // SAFETY: `message` as above. A vector has at most MAX_DIM coordinates.
+    unsafe { pg_sys::pq_getmsgbytes(message, n_bytes as c_int) };
+}
+
+/// A message of less than `n_bytes`: Postgres' own error, raised here.
+#[cold]
+fn too_short(message: pg_sys::StringInfo, n_bytes: usize) -> PgError {
+    take(message, n_bytes);
+    unreachable!("a message had bytes that it does not have")
 }
 
 /// The numbers in a cstring[] of modifiers. Raises Postgres' error for what is no integer.

@@ -12,7 +12,7 @@
 //! | `aggregate.rs` | transition, combine and final functions |
 //!
 //! Layout, as pgvector's: `{ length word: i32, dim: u16, unused: u16 = 0, x: [f32; dim] }`, aligned to four bytes.
-//! Coordinates are finite; 1 <= dim <= [`MAX_DIM`].
+//! Coordinates are finite; 1 <= dim <= [`omen_vector::MAX_DIM`].
 
 mod aggregate;
 mod arithmetic;
@@ -29,10 +29,8 @@ pub(crate) use distance::distance;
 use super::function::Returned;
 use super::varlena::{Detoasted, HEADER_BYTES, new_varlena, set_n_bytes};
 use crate::error::{PgError, Result};
+use omen_vector::{InputError, check_dim, check_finite};
 use pgrx::{PgSqlErrorCode, pg_sys};
-
-/// Most dimensions of a vector.
-pub(crate) const MAX_DIM: usize = 16_000;
 
 /// What precedes the coordinates.
 #[repr(C)]
@@ -176,17 +174,6 @@ impl Returned for VectorBuf {
     }
 }
 
-/// Errors: no dimension, or more than [`MAX_DIM`].
-fn check_dim(dim: usize) -> Result<()> {
-    if dim < 1 {
-        return Err(no_dimension());
-    }
-    if dim > MAX_DIM {
-        return Err(too_many_dimensions());
-    }
-    Ok(())
-}
-
 /// Errors: `dim` is not what the type modifier says; a modifier of -1 allows any.
 fn check_typmod(typmod: i32, dim: usize) -> Result<()> {
     if typmod != -1 && i64::from(typmod) != dim as i64 {
@@ -210,33 +197,28 @@ fn check_same_dim(a: &VectorRef, b: &VectorRef) -> Result<()> {
     Ok(())
 }
 
-/// Errors: `x` is NaN or infinite.
-#[inline]
-fn check_finite(x: f32) -> Result<()> {
-    if x.is_finite() {
-        return Ok(());
+/// Why something is no vector, as the user sees it.
+impl From<InputError> for PgError {
+    #[cold]
+    fn from(error: InputError) -> Self {
+        let code = match &error {
+            InputError::Syntax { .. } => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+            InputError::OutOfRange(_) => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            InputError::TooManyDimensions => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            InputError::Short { .. } => PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
+            InputError::NotFinite(_) | InputError::NoDimension | InputError::Unused(_) => {
+                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION
+            }
+        };
+        let report = Self::new(code, error.to_string());
+        match error {
+            InputError::Syntax {
+                detail: Some(detail),
+                ..
+            } => report.with_detail(detail),
+            _ => report,
+        }
     }
-    let what = if x.is_nan() { "NaN" } else { "infinite value" };
-    Err(PgError::new(
-        PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-        format!("{what} not allowed in vector"),
-    ))
-}
-
-#[cold]
-fn no_dimension() -> PgError {
-    PgError::new(
-        PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-        "vector must have at least 1 dimension",
-    )
-}
-
-#[cold]
-fn too_many_dimensions() -> PgError {
-    PgError::new(
-        PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-        format!("vector cannot have more than {MAX_DIM} dimensions"),
-    )
 }
 
 #[cold]

@@ -161,9 +161,18 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
         bad("number of centroids", &meta.root.frozen_count)
     } else if meta.calibration_points as usize > MAX_CALIBRATION {
         bad("calibration_points", &meta.calibration_points)
+    } else if let Some(recall) = recall_without_number(meta) {
+        bad("recall of a calibration point", &recall)
     } else {
         None
     }
+}
+
+/// The first recall of the calibration that is no finite number.
+fn recall_without_number(meta: &MetaPage) -> Option<f32> {
+    let points = &meta.calibration[..meta.calibration_points as usize];
+    let mut recalls = points.iter().flat_map(|p| [p.recall_10, p.recall_100]);
+    recalls.find(|recall| !recall.is_finite())
 }
 
 const _: () = assert!(size_of::<MetaPage>() <= CONTENT_BYTES);

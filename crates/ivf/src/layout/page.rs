@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::store::{NO_BLOCK, PAGE_BYTES};
+use crate::{IvfError, Result};
 
 /// Content starts here, on a cache line: the 24 bytes of Postgres's header and 40 unused ones lie before it.
 pub const CONTENT_START: usize = 64;
@@ -196,6 +197,22 @@ pub fn content_bytes(page: &[u8]) -> usize {
     } else {
         0
     }
+}
+
+/// Errors: the header is not as [`init_page`] and [`set_content_bytes`] leave one. Stores look before they change a page: what lies between
+/// pd_lower and pd_upper is cleared when a change is logged, which must be neither content nor, where the one is above the other, all of memory.
+pub fn check_header(page: &[u8], block: u32) -> Result<()> {
+    let [lower, upper, special] = [PD_LOWER, PD_UPPER, PD_SPECIAL].map(|at| get_u16(page, at));
+    let tail_start = TAIL_START as u16;
+    let is_sound = (CONTENT_START as u16..=tail_start).contains(&lower)
+        && (upper, special) == (tail_start, tail_start);
+    if is_sound {
+        return Ok(());
+    }
+    Err(IvfError::corrupt(
+        block,
+        format!("its header says lower {lower}, upper {upper}, special {special}"),
+    ))
 }
 
 const _: () = assert!(size_of::<PageTail>() == PAGE_BYTES - TAIL_START);

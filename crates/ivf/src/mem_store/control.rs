@@ -99,6 +99,13 @@ impl MemStore {
         ));
     }
 
+    /// Cuts the file off.
+    pub fn truncate(&self, n_blocks: u32) {
+        let mut cells = self.pages.write().unwrap_or_else(PoisonError::into_inner);
+        cells.truncate(n_blocks as usize);
+        lock(&self.free).retain(|&block| block < n_blocks);
+    }
+
     /// List locks held by any thread.
     pub fn n_locks(&self) -> usize {
         self.locks.n_held()
