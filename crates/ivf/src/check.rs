@@ -243,7 +243,7 @@ impl<S: PageStore> Checker<'_, S> {
                     errs.push(err);
                     rows.extend_from_slice(row);
                 })?;
-            let crate::list_reader::PageVisit::Next(next) = visit else {
+            let crate::list_reader::PageVisit::Next { next, .. } = visit else {
                 self.problem(format!(
                     "append page {} or an overflow page of it is not its own",
                     at.block
