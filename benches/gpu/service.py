@@ -1,11 +1,11 @@
 """Many clients on the shared GPU service: a server that libpq's environment names, with the library preloaded, after `sql.py` made its table.
 
-  service.py DIR [--limit 240] [--seconds 4] [--clients 1,8,32,64] [--many 300] [--recall 0.957]
+  service.py DIR [--limit 240] [--seconds 4] [--clients 1,8,32,64] [--many 300] [--recall 0.957] [--parts rates,many,writing,refresh]
 
 pgbench, prepared, `SELECT id FROM bench ORDER BY embedding <-> q LIMIT 10` where q is read from a table of the queries by its number
 (pgbench has no binary parameters), on the service, on the CPU, and from one client on a GPU context of its own; beside it two limits:
 `pgbench -S`, and the read of ten rows by key with their vectors detoasted. Then more clients than the machine has memory for contexts,
-a search while four clients insert and VACUUM runs, and how long it takes until lists with deleted rows are on the device again.
+searches while four clients insert, VACUUM runs, or both, with the cores that each takes; and how long it takes until lists with deleted rows are on the device again.
 Prints JSON lines.
 """
 
@@ -16,6 +16,7 @@ import re
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +27,36 @@ from sql import K, Vector, connect
 SEARCH = "\\set i random(0, {last})\nSELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = :i) LIMIT 10;\n"
 KEYS = ", ".join(f":k{i}" for i in range(10))
 TEN_ROWS = "".join(f"\\set k{i} random(0, {{rows}})\n" for i in range(10)) + f"SELECT sum(vector_norm(embedding)) FROM bench WHERE id IN ({KEYS});\n"
-INSERT = "\\set i random(0, {last})\nINSERT INTO bench SELECT nextval('bench_new'), query FROM bench_single WHERE i = :i;\n"
+INSERT = "\\set i random(0, {rows})\nINSERT INTO bench SELECT nextval('bench_new'), embedding FROM bench WHERE id = :i;\n"
 
 # Ids of rows that are inserted, from here on.
 NEW = 1_000_000_000
 # Without, VACUUM leaves few dead rows to a later one.
 VACUUM = "VACUUM (INDEX_CLEANUP ON) bench"
+
+
+class Cores:
+    """Processor time of the server's processes by what they do."""
+
+    def __init__(self):
+        self.first, self.last, self.what, self.began = {}, {}, {}, time.monotonic()
+
+    def look(self, conn):
+        for pid, what in conn.execute("SELECT pid, CASE WHEN backend_type <> 'client backend' THEN backend_type ELSE split_part(query, ' ', 1) END FROM pg_stat_activity"):
+            with suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+                # utime and stime; a process that was not there at first has begun since.
+                self.last[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+                self.first.setdefault(pid, self.last[pid] if time.monotonic() - self.began < 1.5 else 0.0)
+                self.what[pid] = what or "client"
+        self.seconds = time.monotonic() - self.began
+
+    def used(self) -> dict:
+        """Cores that each kind of process has kept busy."""
+        cores = {}
+        for pid, last in self.last.items():
+            cores[self.what[pid]] = cores.get(self.what[pid], 0) + (last - self.first[pid]) / self.seconds
+        return {what: round(n, 2) for what, n in sorted(cores.items()) if n >= 0.01}
 
 
 class Service:
@@ -148,21 +173,29 @@ class Service:
         self.line("clients_many", clients=self.args.many, device_mb_before=before, device_mb_during=during, **self.outcome(run), **stats)
 
     def while_writing(self, clients: int):
-        """Searches alone, then while four clients insert and VACUUM runs again and again."""
+        """Searches alone, then while four clients insert, while VACUUM runs again and again, and both."""
         seconds = max(8, 2 * self.args.seconds)
-        alone = self.search(clients, seconds, **{"omen.engine": "gpu"})
-        inserts = self.pgbench("-f", str(self.scripts / "insert"), clients=4, seconds=seconds)
+        alone = self.search(clients, seconds, **{"omen.engine": "gpu"})["tps"]
+        for inserters, vacuums in ((0, True), (4, False), (4, True)):
+            self.beside_writers(clients, alone, inserters, vacuums, seconds)
+
+    def beside_writers(self, clients: int, alone: float | None, inserters: int, vacuums: bool, seconds: int):
         with connect() as conn:
             conn.execute("SELECT omen_stat_reset()")
+            inserts = self.pgbench("-f", str(self.scripts / "insert"), clients=inserters, seconds=seconds) if inserters else None
             run = self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings={"omen.engine": "gpu"}, seconds=seconds)
-            n_vacuums = 0
+            n_vacuums, cores = 0, Cores()
             while run.poll() is None:
-                conn.execute(f"DELETE FROM bench WHERE id IN (SELECT id FROM bench WHERE id >= {NEW} ORDER BY id LIMIT 500)")
-                conn.execute(VACUUM)
-                n_vacuums += 1
-            written, found, stats = self.outcome(inserts), self.outcome(run), self.stats(conn)
-        self.line("clients_writing", clients=clients, alone=alone["tps"], share=found["tps"] and alone["tps"] and found["tps"] / alone["tps"],
-                  inserts=written, vacuums=n_vacuums, **found, **stats)
+                if vacuums:
+                    conn.execute(f"DELETE FROM bench WHERE id IN (SELECT id FROM bench WHERE id >= {NEW if inserters else 0} ORDER BY id LIMIT 500)")
+                    conn.execute(VACUUM)
+                    n_vacuums += 1
+                else:
+                    time.sleep(0.2)
+                cores.look(conn)
+            written, found, stats = inserts and self.outcome(inserts), self.outcome(run), self.stats(conn)
+        self.line("clients_writing", clients=clients, alone=alone, share=found["tps"] and alone and found["tps"] / alone,
+                  inserters=inserters, inserts=written, vacuums=n_vacuums, cores=cores.used(), **found, **stats)
 
     def refresh(self, share: float = 0.01):
         """Some rows of nearly every list die: how long until the tier is as the index is, and what searches do meanwhile."""
@@ -191,13 +224,16 @@ def main():
     parser.add_argument("--clients", default="1,8,32,64")
     parser.add_argument("--many", type=int, default=300)
     parser.add_argument("--recall", type=float, default=0.957, help="omen.recall")
+    parser.add_argument("--parts", default="rates,many,writing,refresh")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scripts:
         service = Service(Folder(args.folder), args, Path(scripts))
         service.prepare()
         service.recall()
         counts = [int(n) for n in args.clients.split(",")]
-        for what in (*(lambda n=n: service.rates(n) for n in counts), service.many, lambda: service.while_writing(counts[-1]), service.refresh):
+        parts = {"rates": [lambda n=n: service.rates(n) for n in counts], "many": [service.many],
+                 "writing": [lambda: service.while_writing(counts[-1])], "refresh": [service.refresh]}
+        for what in (what for part in args.parts.split(",") for what in parts[part]):
             if service.until - time.monotonic() < 8 * args.seconds:
                 service.line("note", text="clients: no time for the rest")
                 break

@@ -78,6 +78,46 @@ def test_much_changes(first, rng):
         assert LISTS // 2 <= hot[0] and hot[1:] == (0, LISTS, 1), hot
 
 
+def on_pages(conn, rows) -> int:
+    """Appended entries that a search of all lists reads from pages."""
+    knn(conn, "l2", rows[1], 10)
+    scan = last_scan(conn)
+    assert scan["engine"] == "gpu"
+    return scan["candidates"] - scan["reranked"]
+
+
+def test_appended_rows_come_to_the_device(first, rng):
+    """Rows that were inserted are searched on pages until the lists are written again with them; what becomes of them later shows too."""
+    rows = vectors.clustered(rng, 3000, DIM)
+    with first.connect(**BY_INDEX, **GPU, omen__probes=LISTS) as conn, first.connect(**BY_SORT) as exact:
+        make_hot(conn, rows)
+        # Too few to fold a list.
+        n_new = 500
+        new = vectors.clustered(rng, n_new + 1, DIM)
+        vectors.copy_rows(conn, "t", np.arange(10_000, 10_000 + n_new), new[:n_new])
+        assert on_pages(conn, rows) > n_new // 2, "inserts fold lists earlier than the test takes them to"
+        wait_until(lambda: on_pages(conn, rows) < n_new // 4 and not loaders(conn), "appended rows stay on pages", WAIT)
+        check(conn, exact, rows)
+        row = stat(conn)
+        assert row["loads"] == 1 and row["refreshes"] >= 1 and row["failed_loads"] == 0, row
+        index = conn.execute("SELECT hot_lists, stale_lists FROM omen_stat_index").fetchone()
+        assert index == (LISTS, 0), index
+
+        # One more row is found at once, on a page; one less is gone, though the device has it.
+        vectors.copy_rows(conn, "t", np.array([20_000]), new[n_new:])
+        assert knn(conn, "l2", new[n_new], 1)[0][0] == 20_000
+        conn.execute("DELETE FROM t WHERE id = 10077")
+        conn.execute("VACUUM t")
+        # The heap's slot is another row's now, which lies elsewhere.
+        vectors.copy_rows(conn, "t", np.arange(30_000, 30_050), 50 + vectors.clustered(rng, 50, DIM))
+        assert 10_077 not in [i for i, _ in knn(conn, "l2", new[77], 5)]
+        check(conn, exact, np.concatenate([rows, new]))
+        stale = "SELECT stale_lists FROM omen_stat_index"
+        wait_until(lambda: on_pages(conn, rows) >= 0 and stat(conn)["refreshes"] > row["refreshes"] and conn.execute(stale).fetchone() == (0,),
+                   "a list with a dead appended row stays out of date", WAIT)
+        check(conn, exact, np.concatenate([rows, new]))
+
+
 def test_more_than_there_is_room_for(first, rng):
     """Where the index has outgrown its tier, all of it is loaded anew."""
     rows = vectors.clustered(rng, 2000, DIM)

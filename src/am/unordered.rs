@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use omen_ivf::Tid;
 use omen_ivf::index::{Index, read_entry, reread_entry};
 use omen_ivf::layout::group::GROUP;
-use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::store::PageStore;
 
 use crate::error::Result;
@@ -49,11 +49,17 @@ impl UnorderedScan {
                     ControlFlow::Continue(())
                 })?;
             if frozen == Visit::Done {
-                let appended =
-                    self.reader
-                        .for_each_appended(pages, index, list, &entry, |tid, _, _| {
-                            tids.push(tid);
-                        })?;
+                let known = AppendedTo::NOTHING;
+                let appended = self.reader.for_each_appended(
+                    pages,
+                    index,
+                    list,
+                    &entry,
+                    &known,
+                    |tid, _, _| {
+                        tids.push(tid);
+                    },
+                )?;
                 if appended == Visit::Done {
                     return Ok(());
                 }

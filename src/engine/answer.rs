@@ -1,17 +1,15 @@
 //! What a device answers to a query, be it this session's or the shared service's, and what pages hold beside it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use omen_gpu::{BatchFound, Tier};
 use omen_ivf::index::Index;
-use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
-use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::merge;
 use super::named_slots::NamedSlots;
-use super::pages::{scan_all_appended, scan_stale};
+use super::pages::{Searched, scan_all_appended, scan_stale};
 use super::shared::candidates_from;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
@@ -65,18 +63,25 @@ impl OnDevice {
 /// The lists of a query by who has their frozen part.
 #[derive(Default)]
 pub(super) struct Lists<'a> {
-    /// The device, which has searched them, as of these directory entries.
-    pub searched: Vec<(u32, &'a ListEntry)>,
+    /// The device, which has searched them.
+    pub searched: Vec<Searched<'a>>,
     /// The pages alone: lists that the device lacks, or has of old.
     pub absent: Vec<u32>,
 }
 
 impl Lists<'_> {
     /// Whether pages hold anything beside what the device has searched.
-    pub(super) fn want_pages(&self) -> bool {
-        let mut searched = self.searched.iter();
-        !self.absent.is_empty() || searched.any(|(_, entry)| entry.append_head != NO_BLOCK)
+    pub(super) fn want_pages(&self, index: &Index) -> bool {
+        !self.absent.is_empty() || self.searched.iter().any(|list| list.may_lack(index))
     }
+}
+
+/// A device's answer with what pages hold beside it.
+pub(super) struct Completed {
+    pub found: Candidates,
+    /// Appended entries that were looked at because the device lacks them, and how long that took.
+    pub n_appended: u64,
+    pub appended_time: Duration,
 }
 
 /// Adds to what a device found what pages hold beside it, and to `stale_time` what lists took that it has not. `None`: a list was rewritten
@@ -88,7 +93,7 @@ pub(super) fn complete(
     lists: &Lists,
     stale_time: &mut Duration,
     record: &mut ScanRecord,
-) -> Result<Option<Candidates>, Stop> {
+) -> Result<Option<Completed>, Stop> {
     let Round {
         pages,
         index,
@@ -97,10 +102,12 @@ pub(super) fn complete(
     } = *round;
     let Lists { searched, absent } = lists;
     let mut top = TopK::new(k);
-    let appended = searched.iter().copied();
-    if !scan_all_appended(pages, index, query, appended, &mut top, record)? {
+    let began = Instant::now();
+    let scanned = scan_all_appended(pages, index, query, searched, &mut top, record)?;
+    let Some(n_appended) = scanned else {
         return Ok(None);
-    }
+    };
+    let appended_time = began.elapsed();
     let entries = match found {
         OnDevice::Entries(entries) => Some(entries),
         OnDevice::Named(named) => {
@@ -110,8 +117,12 @@ pub(super) fn complete(
     };
     *stale_time += scan_stale(pages, index, query, absent, exact, &mut top, record)?;
     let on_pages = top.into_candidates();
-    Ok(Some(match entries {
-        Some(entries) => merge(entries, on_pages),
-        None => on_pages,
+    Ok(Some(Completed {
+        found: match entries {
+            Some(entries) => merge(entries, on_pages),
+            None => on_pages,
+        },
+        n_appended,
+        appended_time,
     }))
 }

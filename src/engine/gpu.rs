@@ -9,14 +9,14 @@ use omen_gpu::{GpuError, Lists, TierQuery};
 use omen_ivf::coarse::Probe;
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::Visit;
+use omen_ivf::list_reader::{AppendedTo, Visit};
 use omen_ivf::probes::Reach;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
-use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::answer::Round;
 use super::fallback::{Attempt, try_gpu, try_service};
+use super::refresh::Behind;
 use super::residence::load_tier;
 use super::service_tiers::{Serving, who_serves};
 use super::shared::one::{Answer, Which};
@@ -157,15 +157,20 @@ pub(super) fn load_now(
 
 /// Lists of a round by who has their frozen part.
 struct Split {
-    /// On the device, current.
-    fresh: Vec<(Probe, ListEntry)>,
+    /// On the device, current, with what it has of the entries appended to them.
+    fresh: Vec<(Probe, ListEntry, AppendedTo)>,
     /// On pages.
     stale: Vec<Probe>,
 }
 
 /// Whether the last search, of whose `n_lists` lists `n_stale` were out of date, shows that the tier should be loaded again.
-pub(super) fn is_outdated(loaded: &LoadedTier, n_stale: usize, n_lists: usize) -> bool {
-    n_stale * STALE_SHARE > n_lists || misses_often(loaded)
+pub(super) fn is_outdated(
+    loaded: &LoadedTier,
+    n_stale: usize,
+    n_lists: usize,
+    behind: Behind,
+) -> bool {
+    n_stale * STALE_SHARE > n_lists || behind.is_much() || misses_often(loaded)
 }
 
 /// Whether a tier that has no room for all lists lacks so many of those searched that it is time to choose again.
@@ -174,18 +179,20 @@ fn misses_often(loaded: &LoadedTier) -> bool {
         && loaded.loaded_at.elapsed() > loaded.load_time * REFRESH_FACTOR
 }
 
-/// Counts a search of `n_lists` lists, of which `stale` are not on the device as the index has them now.
+/// Counts a search of `n_lists` lists, of which `stale` are not on the device as the index has them now, and which has looked at what the others
+/// lack.
 pub(super) fn note_lists(
     loaded: &mut LoadedTier,
     n_lists: usize,
     stale: impl Iterator<Item = u32>,
+    behind: Behind,
 ) {
     // Lists that did not fit are not out of date.
     let is_absent = |list: u32| !loaded.is_whole && loaded.tier.lists()[list as usize].is_none();
     let (absent, stale): (Vec<u32>, Vec<u32>) = stale.partition(|&list| is_absent(list));
     loaded.n_probes += n_lists as u64;
     loaded.n_absent += absent.len() as u64;
-    loaded.stale = is_outdated(loaded, stale.len(), n_lists);
+    loaded.stale = is_outdated(loaded, stale.len(), n_lists, behind);
 }
 
 /// Counts what the tier looks at to search these lists: by their vectors, unless it has codes alone.
@@ -226,24 +233,20 @@ fn search_tier(
         stale: Vec::new(),
     };
     for (probe, entry) in request.lists.iter().zip(entries) {
-        if loaded
-            .tier
-            .is_current(probe.list, entry.layout_gen, entry.delete_gen)
-        {
-            split.fresh.push((*probe, entry));
-        } else {
-            split.stale.push(*probe);
+        match loaded.tier.current(probe.list, &entry) {
+            Some(here) => split.fresh.push((*probe, entry, here.appended)),
+            None => split.stale.push(*probe),
         }
     }
     // What was appended, while the lists are as just read: a fold moves appended entries to where the tier lacks them.
     let mut top = TopK::new(request.k);
     let mut did = SearchStats::default();
     let mut fresh = Vec::with_capacity(split.fresh.len());
-    for (probe, entry) in &split.fresh {
-        let visit = if entry.append_head == NO_BLOCK {
-            Visit::Done
+    for (probe, entry, known) in &split.fresh {
+        let visit = if known.may_lack(index, entry) {
+            scan_appended(pages, index, query, probe, entry, known, &mut top, &mut did)?
         } else {
-            scan_appended(pages, index, query, probe, entry, &mut top, &mut did)?
+            Visit::Done
         };
         match visit {
             Visit::Done => fresh.push(probe.list),
@@ -252,7 +255,12 @@ fn search_tier(
     }
     record.add(&did);
     let stale = split.stale.iter().map(|probe| probe.list);
-    note_lists(loaded, request.lists.len(), stale);
+    let behind = Behind {
+        n_appended: did.candidates,
+        n_slots: n_slots_of(loaded, fresh.iter().copied()),
+        ..Behind::default()
+    };
+    note_lists(loaded, request.lists.len(), stale, behind);
     if fresh.is_empty() {
         return Ok(None);
     }

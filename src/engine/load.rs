@@ -5,6 +5,7 @@ use std::time::Instant;
 use omen_gpu::memory::{LadderShape, Parts, Rung, TierPlan, rung, with_room, with_spare};
 use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::list_reader::AppendedTo;
 
 use super::refresh::{MAX_ROUNDS, write_stale};
 use super::tiers::{Device, LoadedTier, Stop};
@@ -28,6 +29,8 @@ pub(crate) struct Choice {
     pub(crate) lists: Vec<u32>,
     /// What that takes.
     pub(crate) plan: TierPlan,
+    /// Whether that is with room for lists to be refreshed.
+    pub(crate) has_room: bool,
 }
 
 impl Choice {
@@ -47,7 +50,7 @@ impl Choice {
         let lists = heat::hottest_first(pages.file(), index.n_lists());
         let sizes: Vec<u32> = read_entries(pages, index, &lists)?
             .iter()
-            .map(|entry| entry.frozen_count)
+            .map(|entry| entry.frozen_count + AppendedTo::NOTHING.n_lacking(index, entry))
             .collect();
         let shape = LadderShape {
             spec,
@@ -67,11 +70,12 @@ impl Choice {
         };
         let plenty = limit.saturating_sub(taken) / ROOMY_SHARE;
         let roomy = with_room(n_slots, spec.n_lists);
-        let plan = match TierPlan::new(&spec, parts, roomy) {
-            Ok(plan) if is_whole && plan.bytes_needed() <= plenty => plan,
-            _ => TierPlan::new(&spec, parts, with_spare(n_slots))?,
+        let (plan, has_room) = match TierPlan::new(&spec, parts, roomy) {
+            Ok(plan) if is_whole && plan.bytes_needed() <= plenty => (plan, true),
+            _ => (TierPlan::new(&spec, parts, with_spare(n_slots))?, false),
         };
         Ok(Self {
+            has_room,
             plan,
             spec,
             parts,
@@ -143,12 +147,16 @@ impl Device {
             parts,
             lists,
             plan,
+            has_room,
         } = Choice::new(pages, index, limit, self.tier_bytes())?;
         // Of an index of which nothing fits this says how much would be needed.
         let limit = self.make_room(&gpu, plan.bytes_needed())?;
         let copiers = copiers_for(&plan);
         let n_slots = plan.n_slots as u64;
         let mut builder = TierBuilder::with_parts(&gpu, spec, parts, n_slots, limit, copiers)?;
+        if has_room {
+            builder.align_lists();
+        }
         // Should the user cancel within, the builder ends its threads and gives the memory back.
         builder.load_centroids(pages, index)?;
         builder.load_lists(pages, index, &lists)?;
@@ -179,10 +187,10 @@ impl Device {
             let round = write_stale(&mut builder, pages, index)?;
             loaded.tier.end_refresh(builder.end()?.lists)?;
             loaded.note_refreshed();
-            if round.n_lacking() == 0 {
+            if round.is_over() || round.n_lacking() == 0 && !round.has_written() {
                 return Ok(true);
             }
-            if round.n_written == 0 {
+            if !round.has_written() {
                 return Ok(false);
             }
         }

@@ -11,7 +11,7 @@ use omen_ivf::scan_list::SearchStats;
 use omen_ivf::topk::TopK;
 
 use super::answer::Round;
-use super::pages::unranked;
+use super::pages::{Searched, unranked};
 use super::stats::ScanRecord;
 use super::tiers::Stop;
 
@@ -75,11 +75,11 @@ impl NamedSlots {
         &self,
         round: &Round,
         query: &Query,
-        searched: &[(u32, &ListEntry)],
+        searched: &[Searched<'_>],
         top: &mut TopK,
         record: &mut ScanRecord,
     ) -> Result<(), Stop> {
-        let by_number = |&(list, entry): &(u32, &ListEntry)| (unranked(list), *entry);
+        let by_number = |searched: &Searched| (unranked(searched.list), *searched.entry);
         let mut lists: Vec<(Probe, ListEntry)> = searched.iter().map(by_number).collect();
         lists.sort_unstable_by_key(|(probe, _)| probe.list);
         let mut candidates = Vec::with_capacity(self.slots.len());

@@ -17,6 +17,7 @@ use super::answer::Round;
 use super::fallback::{Attempt, try_gpu, try_service};
 use super::gpu::{load_now, wants_loading};
 use super::lists::entries_of;
+use super::refresh::Behind;
 use super::service_tiers::{Serving, who_serves};
 use super::shared::one::{Answer, Which};
 use super::stats::{Engine, ScanRecord};
@@ -62,6 +63,8 @@ pub(crate) struct Nearest {
     pub is_ranked: bool,
     /// Live frozen entries of the lists.
     pub n_entries: u64,
+    /// What was looked at on pages because a device lacks it, though it keeps such entries.
+    pub behind: Behind,
     /// The nearest of their entries.
     pub found: Candidates,
 }
@@ -126,6 +129,7 @@ pub(crate) fn search_nearest(
         n_entries: entries_of(&entries),
         lists,
         is_ranked: true,
+        behind: Behind::default(),
         found,
     })
 }

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use omen_ivf::coarse::{Probe, probes_of};
 use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::Visit;
+use omen_ivf::list_reader::{AppendedTo, Visit};
 use omen_ivf::query::Query;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
 use omen_ivf::scan_lists::scan_lists;
-use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::TopK;
 
 use super::stats::ScanRecord;
@@ -25,30 +24,54 @@ pub(super) fn unranked(list: u32) -> Probe {
     }
 }
 
-/// Scans what was appended to `lists`, as of their directory entries. `false`: one of them was rewritten, and has it where the device lacks it.
+/// A list that a device has searched.
+#[derive(Clone, Copy)]
+pub(super) struct Searched<'a> {
+    pub(super) list: u32,
+    /// Its directory entry, with which the tier is current.
+    pub(super) entry: &'a ListEntry,
+    /// What the tier has of the entries appended to it.
+    pub(super) appended: AppendedTo,
+}
+
+impl Searched<'_> {
+    /// Whether more may have been appended to it.
+    pub(super) fn may_lack(&self, index: &Index) -> bool {
+        self.appended.may_lack(index, self.entry)
+    }
+}
+
+/// Scans what was appended to `lists` beyond what the device has, as of their directory entries; how many entries that are. `None`: one of the
+/// lists was rewritten, and has them where the device lacks them.
 pub(super) fn scan_all_appended<'a>(
     pages: &IndexPages,
     index: &Index,
     query: &Query,
-    lists: impl IntoIterator<Item = (u32, &'a ListEntry)>,
+    lists: impl IntoIterator<Item = &'a Searched<'a>>,
     top: &mut TopK,
     record: &mut ScanRecord,
-) -> Result<bool> {
+) -> Result<Option<u64>> {
     let mut did = SearchStats::default();
     let mut is_done = true;
-    for (list, entry) in lists {
-        if entry.append_head == NO_BLOCK {
+    for searched in lists {
+        if !searched.may_lack(index) {
             continue;
         }
+        let Searched {
+            list,
+            entry,
+            appended,
+        } = searched;
         // Appended entries have no codes, and their keys need no centroid.
-        let probe = unranked(list);
-        if scan_appended(pages, index, query, &probe, entry, top, &mut did)? == Visit::Changed {
+        let probe = unranked(*list);
+        let visit = scan_appended(pages, index, query, &probe, entry, appended, top, &mut did)?;
+        if visit == Visit::Changed {
             is_done = false;
             break;
         }
     }
     record.add(&did);
-    Ok(is_done)
+    Ok(is_done.then_some(did.candidates))
 }
 
 /// Scans `lists` on pages, for a query that need not have a code and may get one; how long that took.

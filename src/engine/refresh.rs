@@ -1,10 +1,22 @@
-//! Bringing a hot tier up to date: the lists that the index has otherwise by now are written again, beside the others.
+//! Bringing a hot tier up to date: the lists that the index has otherwise by now, or that much was appended to, are written again, beside the
+//! others.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use omen_gpu::engine::TierWriter;
-use omen_gpu::{LoadError, TierBuilder};
+use omen_gpu::{LoadError, TierBuilder, TierList};
 use omen_ivf::index::{Index, read_entries};
+use omen_ivf::layout::directory::ListEntry;
 
 use crate::storage::IndexPages;
+
+/// A tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: these cost the CPU
+/// some 50 ns each.
+const MUCH_SHARE: u64 = 32;
+const MUCH_AT_LEAST: u64 = 64;
+/// A list is then written again if it lacks one for so many: some of the lists of such a search do.
+const LIST_SHARE: u64 = 64;
 
 /// Rounds of a refresh: each has the room that those before gave back.
 pub(crate) const MAX_ROUNDS: usize = 16;
@@ -16,6 +28,10 @@ pub(crate) struct Round {
     pub(crate) n_stale: usize,
     /// Those of them that were written.
     pub(crate) n_written: usize,
+    /// Lists that many entries had been appended to since they were written.
+    pub(crate) n_behind: usize,
+    /// Those of them that were written.
+    pub(crate) n_extended: usize,
     /// Lists with entries that are not in the tier.
     pub(crate) n_absent: usize,
 }
@@ -25,9 +41,42 @@ impl Round {
     pub(crate) fn n_lacking(&self) -> usize {
         self.n_stale - self.n_written + self.n_absent
     }
+
+    /// Whether all has been done that is to be.
+    pub(crate) fn is_over(&self) -> bool {
+        self.n_lacking() == 0 && self.n_extended == self.n_behind
+    }
+
+    /// Whether anything was written.
+    pub(crate) fn has_written(&self) -> bool {
+        self.n_written + self.n_extended > 0
+    }
 }
 
-/// Writes lists of a tier again that are out of date, as far as there is room; in the order of their slots, so that what they leave is in one
+/// What searches have looked at on pages for want of it in a tier.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Behind {
+    /// Entries that were appended since to lists that the tier has, and all entries that it has of these lists.
+    pub(crate) n_appended: u64,
+    pub(crate) n_slots: u64,
+    /// How long that took, and lists that are out of date.
+    pub(crate) time: Duration,
+}
+
+impl Behind {
+    /// Whether it is time to bring the tier up to date.
+    pub(crate) fn is_much(self) -> bool {
+        self.n_appended >= MUCH_AT_LEAST && self.n_appended * MUCH_SHARE > self.n_slots
+    }
+}
+
+/// Whether a list is written again for what was appended to it.
+fn lacks_many(here: &TierList, index: &Index, entry: &ListEntry) -> bool {
+    let lacking = u64::from(here.appended.n_lacking(index, entry));
+    lacking > 0 && lacking * LIST_SHARE > u64::from(here.n_slots)
+}
+
+/// Writes lists of a tier again that are out of date, as far as there is room; in place where entries have but died; in the order of their slots, so that what they leave is in one
 /// piece.
 pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     builder: &mut TierBuilder<W>,
@@ -39,11 +88,26 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     let before = builder.lists().to_vec();
     let is_stale = |&list: &u32| {
         let entry = &entries[list as usize];
-        before[list as usize].is_some_and(|l| !l.is_current(entry.layout_gen, entry.delete_gen))
+        before[list as usize].is_some_and(|here| !here.is_current(entry))
     };
-    let mut stale: Vec<u32> = numbers.into_iter().filter(is_stale).collect();
-    stale.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
-    builder.load_lists(pages, index, &stale)?;
+    // Of a tier of codes alone nobody reads appended ones.
+    let keeps_appended = builder.parts().rows();
+    let is_behind = |&list: &u32| {
+        let entry = &entries[list as usize];
+        keeps_appended && before[list as usize].is_some_and(|here| lacks_many(&here, index, entry))
+    };
+    let by_slot = |lists: &mut Vec<u32>| {
+        lists.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
+    };
+    let mut stale: Vec<u32> = numbers.iter().copied().filter(is_stale).collect();
+    by_slot(&mut stale);
+    let rewritten = builder.renew_lists(pages, index, &stale)?;
+    builder.load_lists(pages, index, &rewritten)?;
+    let mut behind: Vec<u32> = numbers.into_iter().filter(is_behind).collect();
+    let rewritten: HashSet<u32> = rewritten.into_iter().collect();
+    behind.retain(|list| !rewritten.contains(list));
+    by_slot(&mut behind);
+    builder.load_lists(pages, index, &behind)?;
     let is_written = |list: &&u32| {
         let at = **list as usize;
         builder.lists()[at] != before[at]
@@ -54,5 +118,7 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         n_absent: absent.count(),
         n_stale: stale.len(),
         n_written: stale.iter().filter(is_written).count(),
+        n_behind: behind.len(),
+        n_extended: behind.iter().filter(is_written).count(),
     })
 }

@@ -93,8 +93,10 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
         let is_current = device.tier(file, index).is_some_and(|loaded| {
             let mut current = lists.iter().zip(&entries);
             loaded.tier.parts().rows()
-                && current
-                    .all(|(&list, e)| loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
+                && current.all(|(&list, entry)| {
+                    let here = loaded.tier.current(list, entry);
+                    here.is_some_and(|here| here.appended.n_lacking(index, entry) == 0)
+                })
         });
         if !is_current {
             device.renew_mapped(pages, index, LONGEST_WAIT)?;

@@ -8,6 +8,7 @@ use omen_service::message::TierKey;
 
 use super::choice;
 use super::gpu::{REFRESH_FACTOR, STALE_SHARE};
+use super::refresh::Behind;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
 use crate::gpu_service::loading::{self, Fit};
@@ -132,6 +133,8 @@ pub(super) struct Lacks {
     pub(super) n_stale: usize,
     /// Lists that are not there.
     pub(super) n_absent: usize,
+    /// What was looked at on pages because it was appended since.
+    pub(super) behind: Behind,
 }
 
 /// Has the tier of an index brought up to date, of which a search of `n_lists` lists lacked some: in the background, where not all of it fits by
@@ -145,10 +148,12 @@ pub(super) fn load_again(
     record: &mut ScanRecord,
 ) {
     let is_much = (lacks.n_stale + lacks.n_absent) * STALE_SHARE > n_lists;
-    if lacks.n_stale == 0 && !is_much {
+    if lacks.n_stale == 0 && !is_much && !lacks.behind.is_much() {
         return;
     }
-    if let Err(Stop::Query(error)) = load_again_now(service, pages, index, key, is_much, record) {
+    let behind = lacks.behind;
+    let outcome = load_again_now(service, pages, index, key, (is_much, behind), record);
+    if let Err(Stop::Query(error)) = outcome {
         // Of a page that the search need not have visited.
         let error = GpuError::Other(error.to_string());
         loader::note_load(service, pages, Some(&error));
@@ -160,10 +165,10 @@ fn load_again_now(
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
-    is_much: bool,
+    (is_much, behind): (bool, Behind),
     record: &mut ScanRecord,
 ) -> std::result::Result<(), Stop> {
-    if !loader::may_start(service, pages) {
+    if !loader::may_start_again(service, pages, behind.time) {
         return Ok(());
     }
     if !is_much || loading::fits_whole(service, pages, index)? {

@@ -27,9 +27,11 @@ const NO_PROCESS_PAUSE: Duration = Duration::from_secs(10);
 const SHORT_REST: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(30);
 const LAST_REST: Duration = Duration::from_secs(3600);
-/// After a refresh, an index rests so many times what that took, and so long at least.
+/// After a refresh, an index rests so many times what that took, and a second at least; only for the pause if searches have lost as much time by
+/// what its tier lacks: so refreshes never take more than what they save.
 const REFRESH_SHARE: u32 = 20;
-const REFRESH_PAUSE: Duration = Duration::from_secs(1);
+const REFRESH_REST: Duration = Duration::from_secs(1);
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 /// Indexes that rest, at most.
 const N_RESTS: usize = 64;
 
@@ -142,6 +144,10 @@ struct Rest {
     until: AtomicI64,
     /// Loads that failed, one after the other.
     failures: AtomicU32,
+    /// After a refresh: until when it is not done again for little, how long it took, and what searches have lost since, in microseconds.
+    refresh_until: AtomicI64,
+    refresh_us: AtomicU64,
+    lost_us: AtomicU64,
 }
 
 impl Rest {
@@ -171,6 +177,20 @@ impl Loaders {
             rest.is_of(index, file) && now() < rest.until.load(Ordering::Relaxed)
         };
         self.is_free(self.claim.load(Ordering::Acquire)) && !rests()
+    }
+
+    /// Whether an index with this file, the tier of which is there, could be brought up to date now, and is worth it; a search has lost so much
+    /// time by what the tier lacks.
+    pub(super) fn may_refresh(&self, index: IndexId, file: u32, lost: Duration) -> bool {
+        let rest = match self.rest_of(index) {
+            rest if rest.is_of(index, file) => rest,
+            _ => self.place_for(index, file),
+        };
+        let lost = micros(lost) as u64;
+        let lost = rest.lost_us.fetch_add(lost, Ordering::Relaxed) + lost;
+        let is_time = now() >= rest.refresh_until.load(Ordering::Relaxed);
+        let is_much = lost >= rest.refresh_us.load(Ordering::Relaxed);
+        (is_time || is_much) && self.may_claim(index, file)
     }
 
     fn is_free(&self, word: u64) -> bool {
@@ -251,9 +271,15 @@ impl Loaders {
 
     /// An index with this file has just been brought up to date, in this time: that is not done again before it is but a small part of the time.
     pub(super) fn rest_after_refresh(&self, index: IndexId, file: u32, took: Duration) {
-        let pause = (took * REFRESH_SHARE).clamp(REFRESH_PAUSE, LAST_REST);
-        let rest = self.place_for(index, file);
-        rest.until.store(now() + micros(pause), Ordering::Relaxed);
+        let pause = (took * REFRESH_SHARE).clamp(REFRESH_REST, LAST_REST);
+        let (rest, now) = (self.place_for(index, file), now());
+        rest.refresh_us
+            .store(micros(took) as u64, Ordering::Relaxed);
+        rest.lost_us.store(0, Ordering::Relaxed);
+        rest.refresh_until
+            .store(now + micros(pause), Ordering::Relaxed);
+        rest.until
+            .store(now + micros(REFRESH_PAUSE), Ordering::Relaxed);
     }
 
     /// The place of an index, made its own. Of two that write at once, one may rest for the other's time.
@@ -262,6 +288,9 @@ impl Loaders {
         if !rest.is_of(index, file) {
             rest.failures.store(0, Ordering::Relaxed);
             rest.until.store(0, Ordering::Relaxed);
+            rest.refresh_until.store(0, Ordering::Relaxed);
+            rest.refresh_us.store(0, Ordering::Relaxed);
+            rest.lost_us.store(0, Ordering::Relaxed);
         }
         rest.index.store(index.word(), Ordering::Relaxed);
         rest.file.store(file, Ordering::Relaxed);

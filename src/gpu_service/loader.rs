@@ -88,6 +88,13 @@ pub(crate) fn may_start(service: &Service, pages: &IndexPages) -> bool {
     loaders.may_claim(IndexId::of(pages), pages.file().number)
 }
 
+/// Whether the tier of the index in `pages`, for want of which a search took so long, could be brought up to date now, and is to be: when
+/// searches have lost as much by what it lacks as that took the last time.
+pub(crate) fn may_start_again(service: &Service, pages: &IndexPages, lost: Duration) -> bool {
+    let loaders = &service.control.loaders;
+    loaders.may_refresh(IndexId::of(pages), pages.file().number, lost)
+}
+
 /// Whether the index in `pages` rests because its load failed.
 pub(crate) fn failed_lately(service: &Service, pages: &IndexPages) -> bool {
     let loaders = &service.control.loaders;

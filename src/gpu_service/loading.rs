@@ -133,6 +133,7 @@ fn load_once(
         parts,
         lists,
         plan,
+        has_room,
     } = choice;
     let wanted = Wanted {
         key: *key,
@@ -153,6 +154,9 @@ fn load_once(
     let (copiers, me) = (copiers_for(&plan), wake::my_number());
     let mut builder = begin(&service.load, me, wanted, copiers, check())?;
     inject_faults()?;
+    if has_room {
+        builder.align_lists();
+    }
     // Should reading end in an error of Postgres, the builder is dropped as the stack unwinds, which cancels the load.
     builder.load_centroids(pages, index)?;
     builder.load_lists(pages, index, &lists)?;
@@ -198,7 +202,7 @@ pub(crate) fn refresh(
     if service.may_be_mapped(key) {
         return Ok(Refreshed::Mapped);
     }
-    let spec = spec_of(index);
+    let (spec, mut n_lacking) = (spec_of(index), 0);
     for _ in 0..MAX_ROUNDS {
         let (copiers, me) = (Copiers::none(), wake::my_number());
         let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
@@ -216,21 +220,24 @@ pub(crate) fn refresh(
             Err(LoadError::Gpu(GpuError::OutOfMemory { .. })) => return Ok(Refreshed::Not),
             round => round?,
         };
-        if round.n_written > 0 {
+        if round.has_written() {
             match finish(builder) {
                 Err(GpuError::OutOfMemory { .. }) => return Ok(Refreshed::Not),
                 finished => drop(finished?),
             }
             service.wake_worker();
         }
-        if round.n_lacking() == 0 {
-            return Ok(Refreshed::Whole);
-        }
-        if round.n_written == 0 {
+        n_lacking = round.n_lacking();
+        if round.is_over() || !round.has_written() {
             break;
         }
     }
-    Ok(Refreshed::Lacking)
+    // What was appended meanwhile is searched on pages.
+    Ok(if n_lacking == 0 {
+        Refreshed::Whole
+    } else {
+        Refreshed::Lacking
+    })
 }
 
 /// What the service's tier of an index is mapped by, and that this session maps it, to be kept for as long as it does. Errors: `Busy` while

@@ -14,7 +14,7 @@ use crate::guc;
 /// Name of the memory among those of the server.
 const NAME: &core::ffi::CStr = c"pg_omen GPU service";
 /// Bytes of a slot: a query of the most dimensions, or an answer of some thousand candidates and lists.
-const SLOT_BYTES: usize = 128 << 10;
+const SLOT_BYTES: usize = 192 << 10;
 /// Most slots, if the setting does not say.
 const MAX_SLOTS: usize = 1024;
 /// Areas through which tiers are loaded.

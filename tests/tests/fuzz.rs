@@ -5,6 +5,7 @@ mod watch;
 
 use omen_gpu::NearSlot;
 use omen_gpu::params::Found;
+use omen_ivf::list_reader::AppendedTo;
 use omen_service::load::LoadRegion;
 use omen_service::message::{Answer, ChosenList, OfQuery, Request, StaleList};
 use omen_tests::fuzz::{messages, pages, vectors};
@@ -130,6 +131,7 @@ fn answer(rng: &mut ChaCha8Rng) -> Vec<u8> {
             delete_gen: 0,
             n_slots: rng.random_range(0..9),
             first_slot: 10 * list,
+            appended: AppendedTo::NOTHING,
         })
         .collect();
     let (n_queries, n_found) = (rng.random_range(0..4), rng.random_range(0..9));

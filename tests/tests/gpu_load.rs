@@ -20,6 +20,7 @@ use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entries, read_entry};
 use omen_ivf::insert::insert;
 use omen_ivf::layout::group::Filter;
+use omen_ivf::list_reader::ListReader;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::rabitq::Encoder;
 use rand::rngs::StdRng;
@@ -86,6 +87,23 @@ fn check(world: &World, tier: &Tier, n: usize, what: &str) {
     assert_eq!(found, n, "{what}: lists");
 }
 
+/// Whether the tier holds all that was appended to its lists.
+fn has_all_appended(world: &World, tier: &Tier) -> bool {
+    let all = (0..).zip(tier.lists());
+    let mut loaded = all.filter_map(|(list, loaded)| Some((list, (*loaded)?)));
+    loaded.all(|(list, loaded)| {
+        let entry = read_entry(&world.store, &world.index, list).unwrap();
+        let (mut n, all) = (0, usize::MAX);
+        let (store, index) = (&world.store, &world.index);
+        let known = ListReader::new()
+            .appended_up_to(store, index, list, &entry, all, |_, _, _, _| n += 1)
+            .unwrap();
+        assert_eq!(known, Some(loaded.appended));
+        assert_eq!(loaded.appended.n_lacking(index, &entry), 0);
+        loaded.n_slots == entry.frozen_count + n
+    })
+}
+
 #[test]
 fn the_tier_holds_what_the_pages_hold() {
     let seed = seed();
@@ -128,7 +146,10 @@ fn the_tier_holds_what_the_pages_hold() {
                     let mut lists: Vec<u32> = (0..n_lists).collect();
                     lists.shuffle(&mut rng);
                     lists.truncate(rng.random_range(1..=n_lists as usize));
-                    let mut builder = builder(&gpu, &world.index, parts, entries(&world), threads);
+                    // Without room for what was appended, a list is there without it.
+                    let room: u64 = if rng.random() { u64::from(n) } else { 0 };
+                    let n_slots = entries(&world) + room;
+                    let mut builder = builder(&gpu, &world.index, parts, n_slots, threads);
                     if rng.random() {
                         builder.set_load_shape(LoadShape {
                             n_areas: rng.random_range(1..5),
@@ -144,6 +165,8 @@ fn the_tier_holds_what_the_pages_hold() {
                     let tier = builder.finish().unwrap();
                     assert!(tier.has_centroids());
                     check(&world, &tier, lists.len(), &what);
+                    let wants_all = parts.rows() && (room > 0 || round == 0);
+                    assert!(!wants_all || has_all_appended(&world, &tier), "{what}");
                     check_centroids(&world.store, &world.index, &tier);
                 }
             }
@@ -247,7 +270,7 @@ fn lists_rewritten_meanwhile_are_those_of_their_generations() {
             moved += u32::from(u64::from(last.unwrap_or(0)) > n_slots);
             for &list in &lists {
                 let now = read_entry(&world.store, &world.index, list).unwrap();
-                if tier.is_current(list, now.layout_gen, now.delete_gen) {
+                if tier.current(list, &now).is_some() {
                     current += 1;
                     let (store, index) = (&world.store, &world.index);
                     check_list(store, index, &tier, &image, list, "disturbed");

@@ -27,6 +27,12 @@ impl FreeSlots {
         }
     }
 
+    /// The same, from now on taken in whole words of live bits: then these can be written beside lists that are being searched.
+    pub(crate) fn in_whole_words(mut self) -> Self {
+        self.whole_words = true;
+        self
+    }
+
     /// What these lists leave of a tier's slots, in whole words of live bits. Errors: `Other` if two lists share slots, or one ends beyond the tier.
     pub fn beside(lists: &[Option<TierList>], n_slots: usize) -> Result<Self, GpuError> {
         let mut used: Vec<Range<usize>> = lists
@@ -111,6 +117,26 @@ impl FreeSlots {
     }
 }
 
+/// Per list, the words of live bits that are its alone: these can be written while it is searched. `None`: it has no slots, or others have a part
+/// of a word.
+pub fn own_words(lists: &[Option<TierList>]) -> Vec<Option<Range<usize>>> {
+    let mut by_slot: Vec<(Range<usize>, usize)> = (0..lists.len())
+        .filter_map(|at| Some((lists[at]?.slots(), at)))
+        .filter(|(slots, _)| !slots.is_empty())
+        .collect();
+    by_slot.sort_unstable_by_key(|(slots, _)| slots.start);
+    let mut own = vec![None; lists.len()];
+    let mut next_start = usize::MAX;
+    for (slots, at) in by_slot.into_iter().rev() {
+        let words = slots.start / WORD..slots.end.div_ceil(WORD);
+        if slots.start % WORD == 0 && words.end * WORD <= next_start {
+            own[at] = Some(words);
+        }
+        next_start = slots.start;
+    }
+    own
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +149,7 @@ mod tests {
             n_slots: n_slots as u32,
             layout_gen: 1,
             delete_gen: 1,
+            appended: Default::default(),
         })
     }
 
@@ -139,6 +166,40 @@ mod tests {
         let words = 0..4;
         assert_eq!(free.words_taken_from(&all), [words]);
         assert!(all.words_taken_from(&all).is_empty());
+    }
+
+    #[test]
+    fn words_of_one_list() {
+        let lists = [
+            list(0, 40),
+            list(64, 32),
+            list(96, 10),
+            list(106, 22),
+            list(128, 1),
+            list(200, 0),
+            None,
+            list(161, 3),
+        ];
+        let own = own_words(&lists);
+        let words = |first: usize, end: usize| Some(first..end);
+        // List 2 shares its word with list 3, which does not start with one, as list 7.
+        let expected = [
+            words(0, 2),
+            words(2, 3),
+            None,
+            None,
+            words(4, 5),
+            None,
+            None,
+            None,
+        ];
+        assert_eq!(own, expected);
+        let mut free = FreeSlots::all(100).in_whole_words();
+        assert_eq!(
+            [free.take(3), free.take(33), free.take(5)],
+            [Some(0), Some(32), None]
+        );
+        assert_eq!(free.take(4), Some(96));
     }
 
     #[test]

@@ -5,7 +5,9 @@
 //! whether it was the list's (`omen_ivf::export`). A list with a page that was not is read again, to other slots, when all others
 //! are through. So the calling thread never waits for one page, and memory of the device is written once.
 
+mod appended;
 mod batches;
+mod renew;
 mod times;
 
 use crate::copiers::Piece;
@@ -16,13 +18,15 @@ use crate::tier::{TierList, TierSpec};
 use crate::tier_builder::TierBuilder;
 use omen_ivf::IvfError;
 use omen_ivf::export::{ListPages, Stream, for_each_centroid};
-use omen_ivf::index::Index;
+use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
 use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
 use omen_ivf::layout::streams;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
 
+use appended::Appended;
 use batches::{Batch, Pinned};
 pub use times::LoadTimes;
 
@@ -51,7 +55,7 @@ impl From<GpuError> for LoadError {
 }
 
 impl<W: TierWriter + ?Sized> TierBuilder<W> {
-    /// Loads the frozen parts of `lists` (none loaded before) of an index with the builder's metric, dimension and lists. A list
+    /// Loads `lists` (none loaded before), and what was appended to them, as far as there is room for that, of an index with the builder's metric, dimension and lists. A list
     /// for which there is no room left, because lists have grown since the builder was made, or that is rewritten again and
     /// again, is left out. The host may cancel at any time (`check_interrupts`), also by unwinding.
     pub fn load_lists<S: PinStore>(
@@ -75,6 +79,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             n_pinned: 0,
             max_pins: s.max_pins().max(1),
             batch_bytes,
+            n_to_come: 0,
         };
         let outcome = loader.load(lists);
         loader.release_all();
@@ -107,6 +112,9 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
 struct Reading {
     pages: ListPages,
     first_slot: usize,
+    n_slots: usize,
+    /// What was appended to it and has slots behind the others.
+    appended: AppendedTo,
     changed: bool,
 }
 
@@ -128,11 +136,16 @@ struct Loader<'a, S: PinStore, W: TierWriter + ?Sized> {
     max_pins: usize,
     /// A batch is handed to the copiers when it has so many bytes.
     batch_bytes: usize,
+    /// Frozen entries of the lists to come: these go before what was appended to others.
+    n_to_come: usize,
 }
 
 impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     fn load(&mut self, lists: &[u32]) -> Result<(), LoadError> {
-        for &list in lists {
+        let sizes = read_entries(self.s, self.index, lists)?;
+        self.n_to_come = sizes.iter().map(|entry| entry.frozen_count as usize).sum();
+        for (&list, size) in lists.iter().zip(&sizes) {
+            self.n_to_come -= size.frozen_count as usize;
             let pages = ListPages::read(self.s, self.index, list)?;
             self.list(pages)?;
         }
@@ -164,9 +177,22 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     /// Reads a list to the next slots.
     fn list(&mut self, pages: ListPages) -> Result<(), LoadError> {
         let n = pages.entry.frozen_count as usize;
-        let Some(first_slot) = self.builder.take_slots(n) else {
+        let mut appended = self.appended(&pages)?;
+        let n_appended = appended.as_ref().map_or(0, |appended| appended.entries.n());
+        let mut n_slots = n + n_appended;
+        let fits = n_slots + self.n_to_come <= self.builder.n_free();
+        let mut first_slot = fits.then(|| self.builder.take_slots(n_slots)).flatten();
+        if first_slot.is_none() && n_appended > 0 {
+            (appended, n_slots) = (Some(Appended::default()), n);
+        }
+        if first_slot.is_none() {
+            first_slot = self.builder.take_slots(n);
+        }
+        let Some(first_slot) = first_slot else {
             return Ok(());
         };
+        let changed = appended.is_none();
+        let appended = appended.unwrap_or_default();
         if self.s.wants_announcements() {
             let rows = self.builder.parts().rows().then_some(&pages.vector);
             let blocks = rows.into_iter().flatten().chain(&pages.code);
@@ -175,13 +201,19 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         self.lists.push(Reading {
             pages,
             first_slot,
-            changed: false,
+            n_slots,
+            appended: appended.to,
+            changed,
         });
+        if changed {
+            return Ok(());
+        }
         // In the order of the file, as lists are written.
         if self.builder.parts().rows() {
             self.stream(Stream::Vector, n)?;
         }
         self.stream(Stream::Code, n)?;
+        self.stage(&appended)?;
         // Of what may be thousands of lists only what a look at their pages needs is kept.
         if let Some(Reading { pages, .. }) = self.lists.last_mut() {
             (pages.code, pages.vector) = (Vec::new(), Vec::new());
@@ -266,9 +298,10 @@ impl Reading {
     fn tier_list(&self) -> TierList {
         TierList {
             first_slot: self.first_slot as u32,
-            n_slots: self.pages.entry.frozen_count,
+            n_slots: self.n_slots as u32,
             layout_gen: self.pages.entry.layout_gen,
             delete_gen: self.pages.entry.delete_gen,
+            appended: self.appended,
         }
     }
 }

@@ -279,6 +279,11 @@ impl Staging {
         Ok(())
     }
 
+    /// Says which entries of these words of live bits are live.
+    pub(crate) fn set_live_words(&mut self, first: usize, words: &[u32]) {
+        self.live[first..first + words.len()].copy_from_slice(words);
+    }
+
     /// Sends all that is left; returns the live bits.
     pub(crate) fn finish<W: TierWriter + ?Sized>(
         mut self,

@@ -1,4 +1,4 @@
-//! The hot tier of an index: frozen entries in device memory, searched in batches.
+//! The hot tier of an index: its entries in device memory, searched in batches.
 
 use crate::batch::{Batch, BatchFound, BatchSearch};
 use crate::context::Wait;
@@ -14,6 +14,9 @@ use crate::search::{Search, SearchTimes};
 use crate::staging::bounded;
 use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
+use bytemuck::{Pod, Zeroable};
+use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::topk::Candidates;
 use omen_ivf::{Metric, Tid};
 use std::collections::{HashMap, HashSet};
@@ -33,7 +36,8 @@ pub struct TierSpec {
 }
 
 /// A list in the tier, and the state of the index it was loaded from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct TierList {
     /// First slot.
     pub first_slot: u32,
@@ -43,6 +47,8 @@ pub struct TierList {
     pub layout_gen: u32,
     /// `ListEntry::delete_gen` when the list was read.
     pub delete_gen: u32,
+    /// The entries appended to the list that are here too, behind the frozen ones.
+    pub appended: AppendedTo,
 }
 
 impl TierList {
@@ -52,9 +58,10 @@ impl TierList {
         first..first + self.n_slots as usize
     }
 
-    /// Whether the list is as the index has it now; `layout_gen` and `delete_gen` as just read from its directory entry.
-    pub fn is_current(&self, layout_gen: u32, delete_gen: u32) -> bool {
-        (self.layout_gen, self.delete_gen) == (layout_gen, delete_gen)
+    /// Whether what is here of the list is as the index has it now, by the directory entry as just read; more may have been appended to it.
+    pub fn is_current(&self, entry: &ListEntry) -> bool {
+        (self.layout_gen, self.delete_gen) == (entry.layout_gen, entry.delete_gen)
+            && self.appended.is_current(entry)
     }
 }
 
@@ -124,15 +131,16 @@ impl Catalog {
         ends.max().unwrap_or(0)
     }
 
-    /// Whether every slot in use belongs to a list: a list that was rewritten while it was loaded leaves slots behind.
+    /// Whether every slot in use belongs to a list, or fills its last word of live bits, where none is live. (A list that was rewritten while
+    /// it was loaded leaves slots behind.)
     pub(crate) fn is_dense(&self) -> bool {
-        let listed: usize = self
-            .lists
-            .iter()
-            .flatten()
-            .map(|l| l.n_slots as usize)
-            .sum();
-        listed == self.n_slots()
+        let mut end = 0;
+        self.by_slot.iter().all(|&(first, number)| {
+            let first = first as usize;
+            let is_next = first == end || first == usize::next_multiple_of(end, 32);
+            end = first + self.lists[number as usize].map_or(0, |list| list.n_slots as usize);
+            is_next
+        })
     }
 
     /// The slots of all lists, none for those of `skipped`.
@@ -203,7 +211,7 @@ fn check_lists(
     FreeSlots::beside(lists, plan.n_slots).map(|_| ())
 }
 
-/// Frozen entries of some lists of an index, in the memory of one device. Made by [`crate::TierBuilder`].
+/// Entries of some lists of an index, in the memory of one device. Made by [`crate::TierBuilder`].
 pub struct Tier {
     catalog: Catalog,
     plan: TierPlan,
@@ -278,10 +286,10 @@ impl Tier {
         &self.catalog.lists
     }
 
-    /// Whether a list is here as the index has it now; `layout_gen` and `delete_gen` as just read from its directory entry.
-    pub fn is_current(&self, list: u32, layout_gen: u32, delete_gen: u32) -> bool {
-        let here = self.catalog.lists.get(list as usize).copied().flatten();
-        here.is_some_and(|l| l.is_current(layout_gen, delete_gen))
+    /// A list, if what is here of it is as the index has it now, by the directory entry as just read; more may have been appended to it.
+    pub fn current(&self, list: u32, entry: &ListEntry) -> Option<&TierList> {
+        let here = self.catalog.lists.get(list as usize)?.as_ref();
+        here.filter(|here| here.is_current(entry))
     }
 
     /// Searches a batch, exactly: for each query the nearest live entries of its lists.

@@ -1,18 +1,19 @@
 //! Builds a tier: from an index's pages (`load.rs`), or entry by entry (`entries.rs`).
 
-mod entries;
+pub(crate) mod entries;
 
 use crate::copiers::Copiers;
 use crate::device::Gpu;
 use crate::engine::{Engine, LoadShape, StageShape, TierWriter};
 use crate::error::GpuError;
-use crate::free_slots::FreeSlots;
+use crate::free_slots::{FreeSlots, own_words};
 use crate::load::LoadTimes;
 use crate::memory::{Parts, TierPlan};
 use crate::staging::{Staging, bounded};
 use crate::tier::{Refresh, Tier, TierList, TierSpec};
 use half::f16;
 use omen_ivf::rotation::Rotation;
+use std::ops::Range;
 
 use entries::OpenList;
 
@@ -49,6 +50,9 @@ pub struct TierBuilder<W: TierWriter + ?Sized = dyn Engine> {
     /// Slots to be filled, and those that were at the beginning.
     free: FreeSlots,
     free_at_first: FreeSlots,
+    /// Per list that was there at the beginning, the words of live bits that are its alone; and those of lists that were renewed.
+    pub(crate) own_words: Vec<Option<Range<usize>>>,
+    pub(crate) renewed: Vec<Range<usize>>,
 }
 
 impl TierBuilder<dyn Engine> {
@@ -106,6 +110,8 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             centroids: Default::default(),
             rotation: None,
             open: None,
+            own_words: vec![None; spec.n_lists],
+            renewed: Vec::new(),
             free_at_first: free.clone(),
             free,
             spec,
@@ -130,10 +136,17 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             return Err(GpuError::Other("the tier is for another index".into()));
         }
         let mut builder = Self::over(writer, spec, plan, byte_limit, copiers);
+        builder.own_words = own_words(&lists);
         builder.lists = lists;
         builder.free_at_first = free.clone();
         builder.free = free;
         Ok(builder)
+    }
+
+    /// Gives each list whole words of live bits, so that they can be renewed in place; for a plan with room for that, before lists are loaded.
+    pub fn align_lists(&mut self) {
+        self.free = self.free.clone().in_whole_words();
+        self.free_at_first = self.free.clone();
     }
 
     /// What the tier is for.
@@ -211,6 +224,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             rotation,
             free,
             free_at_first,
+            renewed,
             ..
         } = self;
         let LoadShape {
@@ -220,7 +234,8 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         } = staging.load_shape();
         let live = staging.finish(writer.as_mut())?;
         let has_centroids = !centroids.is_empty();
-        let words = free.words_taken_from(&free_at_first);
+        let mut words = free.words_taken_from(&free_at_first);
+        words.extend(merged(renewed));
         let live = words.into_iter().map(|words| {
             (
                 bytemuck::cast_slice::<u32, u8>(&live[words.clone()]),
@@ -251,6 +266,19 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             has_centroids,
         })
     }
+}
+
+/// Neighbouring ranges as one.
+fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => merged.push(range),
+        }
+    }
+    merged
 }
 
 /// Squared norm, summed in f64 in eight lanes: one after the other the additions would wait for each other.

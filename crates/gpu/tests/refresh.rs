@@ -36,6 +36,7 @@ fn lists_that_do_not_fit_are_not_taken_over() {
             n_slots,
             layout_gen: 2,
             delete_gen: 2,
+            appended: Default::default(),
         });
         assert!(tier.end_refresh(lists).is_err(), "list {list}");
         assert_eq!(tier.lists(), before);

@@ -6,6 +6,7 @@ use common::{Fixture, Flavour, METRICS, check, rng, search};
 use half::f16;
 use omen_gpu::memory::MIN_SCRATCH_BYTES;
 use omen_gpu::{Gpu, GpuError, TierBuilder, TierSpec};
+use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::{Metric, Tid};
 use rand::Rng;
 use std::time::Duration;
@@ -160,7 +161,12 @@ fn a_list_read_again_replaces_what_was_pushed() {
         builder.end_list(list.len() as u32, 3, 4).unwrap();
     }
     let tier = builder.finish().unwrap();
-    assert!(tier.is_current(0, 3, 4) && !tier.is_current(0, 3, 5) && !tier.is_current(2, 3, 4));
+    let at = |delete_gen: u32| ListEntry {
+        delete_gen,
+        ..ListEntry::empty(3)
+    };
+    assert!(tier.current(0, &at(4)).is_some());
+    assert!(tier.current(0, &at(5)).is_none() && tier.current(2, &at(4)).is_none());
     let queries = fixture.queries(&mut rng, 4, 10);
     check(
         &fixture,

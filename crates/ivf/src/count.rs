@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::index::{Index, read_entries, reread_entry};
-use crate::list_reader::{ListReader, Visit};
+use crate::list_reader::{AppendedTo, ListReader, Visit};
 use crate::store::PageStore;
 
 /// Counts over all lists.
@@ -33,7 +33,9 @@ pub fn count<S: PageStore>(s: &S, index: &Index) -> Result<Counts> {
     for (&list, mut entry) in lists.iter().zip(read_entries(s, index, &lists)?) {
         let appended = loop {
             let mut n = 0;
-            if reader.for_each_appended(s, index, list, &entry, |_, _, _| n += 1)? == Visit::Done {
+            let all = AppendedTo::NOTHING;
+            let visit = reader.for_each_appended(s, index, list, &entry, &all, |_, _, _| n += 1)?;
+            if visit == Visit::Done {
                 break n;
             }
             entry = reread_entry(s, index, list, &entry)?;

@@ -13,6 +13,7 @@ use crate::list_reader::{ListReader, Visit};
 use crate::store::PageStore;
 use crate::{IvfError, Result, Tid};
 
+pub use crate::frozen_writer::read_centroid;
 pub use pages::{ListPages, Stream, for_each_centroid};
 
 /// Most times a list may be rewritten while it is read.

@@ -216,7 +216,7 @@ fn for_each_live<S: PageStoreMut>(
             batch.push(tid, err, row)
         })? {
             PageVisit::Changed => return Err(foreign_pages(index, list)),
-            PageVisit::Next(next) => place = next,
+            PageVisit::Next { next, .. } => place = next,
         }
         drain(&mut batch, GROUP)?;
     }

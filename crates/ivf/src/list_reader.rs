@@ -31,6 +31,7 @@ pub enum Visit {
     Changed,
 }
 
+pub use appended::AppendedTo;
 pub(crate) use appended::{ChainPlace, PageVisit};
 
 /// Scratch space for visiting lists of one index; keep it for a whole scan.

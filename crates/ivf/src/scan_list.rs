@@ -15,7 +15,7 @@ use crate::coarse::Probe;
 use crate::index::{Index, reread_entry};
 use crate::layout::directory::ListEntry;
 use crate::layout::group::{GROUP, GroupHeader};
-use crate::list_reader::{GroupVisitor, ListReader, Visit};
+use crate::list_reader::{AppendedTo, GroupVisitor, ListReader, Visit};
 use crate::query::Query;
 use crate::rabitq::{QueryCode, passing};
 use crate::store::PageStore;
@@ -50,8 +50,8 @@ pub(crate) struct Scratch {
     later: Vec<Survivor>,
 }
 
-/// Scans the appended entries of the list of `probe`, as of this directory entry, into `top`: a hot tier serves the frozen part of
-/// that entry. The result is `Changed` if the list is no longer that of the entry; nothing of this list is then left in
+/// Scans the appended entries of the list of `probe` beyond `known`, as of this directory entry, into `top`: a hot tier serves the frozen
+/// part of that entry, and what is `known`. The result is `Changed` if the list is no longer that of the entry; nothing of this list is then left in
 /// `top`, and what the hot tier gave for it is not to be used either.
 pub fn scan_appended<S: PageStore>(
     s: &S,
@@ -59,6 +59,7 @@ pub fn scan_appended<S: PageStore>(
     query: &Query,
     probe: &Probe,
     entry: &ListEntry,
+    known: &AppendedTo,
     top: &mut TopK,
     stats: &mut SearchStats,
 ) -> Result<Visit> {
@@ -76,7 +77,7 @@ pub fn scan_appended<S: PageStore>(
         stats,
         scratch: &mut scratch,
     };
-    let visit = scan.appended(entry);
+    let visit = scan.appended(entry, known);
     if !matches!(visit, Ok(Visit::Done)) {
         top.remove_list(probe.list);
     }
@@ -123,7 +124,7 @@ impl<S: PageStore> ListScan<'_, S> {
         if self.frozen(entry)? == Visit::Changed {
             return Ok(Visit::Changed);
         }
-        self.appended(entry)
+        self.appended(entry, &AppendedTo::NOTHING)
     }
 
     fn frozen(&mut self, entry: &ListEntry) -> Result<Visit> {
@@ -227,8 +228,8 @@ impl<S: PageStore> ListScan<'_, S> {
         Ok(visit)
     }
 
-    /// Exact keys of the appended entries.
-    pub(crate) fn appended(&mut self, entry: &ListEntry) -> Result<Visit> {
+    /// Exact keys of the appended entries beyond `known`.
+    pub(crate) fn appended(&mut self, entry: &ListEntry, known: &AppendedTo) -> Result<Visit> {
         let (query, list) = (self.query, self.probe.list);
         let mut computed = 0;
         let take = |tid: Tid, err: f32, row: &[f16]| {
@@ -238,7 +239,7 @@ impl<S: PageStore> ListScan<'_, S> {
         let visit = self
             .scratch
             .reader
-            .for_each_appended(self.s, self.index, list, entry, take)?;
+            .for_each_appended(self.s, self.index, list, entry, known, take)?;
         self.stats.candidates += computed;
         Ok(visit)
     }

@@ -9,7 +9,7 @@ use crate::announce::{list_blocks, row_blocks};
 use crate::coarse::Probe;
 use crate::index::{Index, read_entries};
 use crate::layout::directory::ListEntry;
-use crate::list_reader::Visit;
+use crate::list_reader::{AppendedTo, Visit};
 use crate::query::Query;
 use crate::scan_list::{ListScan, Scratch, SearchStats};
 use crate::store::PageStore;
@@ -88,7 +88,7 @@ impl<S: PageStore> Scan<'_, S> {
             } else if list.collect(&entry)? == Visit::Changed {
                 Visit::Changed
             } else {
-                list.appended(&entry)?
+                list.appended(&entry, &AppendedTo::NOTHING)?
             };
             match visit {
                 Visit::Changed => list.restart(&entry)?,

@@ -9,7 +9,7 @@ use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::insert::insert;
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::query::Query;
 use omen_ivf::rerank::{SlotBound, rerank};
@@ -81,7 +81,14 @@ fn finds_what_the_exact_search_finds() {
                     let mut stats = SearchStats::default();
                     for (probe, entry) in &lists {
                         let visit = scan_appended(
-                            &store, &index, &query, probe, entry, &mut top, &mut stats,
+                            &store,
+                            &index,
+                            &query,
+                            probe,
+                            entry,
+                            &AppendedTo::NOTHING,
+                            &mut top,
+                            &mut stats,
                         );
                         assert_eq!(visit.unwrap(), Visit::Done);
                     }

@@ -135,6 +135,7 @@ fn slots_are_those_of_the_tiers() {
                 list,
                 layout_gen: 2,
                 delete_gen: 0,
+                append_delete_gen: 0,
             };
             let stale: Vec<StaleList> = indexes[at].stale.iter().map(of).collect();
             let waiting = world.ask_many(rng.random_range(0..3), &request, some, &stale);

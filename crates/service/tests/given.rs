@@ -160,6 +160,7 @@ fn answers_are_those_of_the_tier() {
                     list,
                     layout_gen: 1,
                     delete_gen: list + 1,
+                    append_delete_gen: 0,
                 })
                 .collect();
             let role = rng.random_range(0..3);

@@ -59,6 +59,7 @@ fn each_gets_its_own_answer_in_any_company() {
                 list,
                 layout_gen: 2,
                 delete_gen: 0,
+                append_delete_gen: 0,
             })
             .collect();
         let request = |k| Request {

@@ -5,6 +5,7 @@ mod common;
 use common::rng;
 use omen_gpu::params::{Found, QueryBound};
 use omen_gpu::{GpuError, NearSlot};
+use omen_ivf::list_reader::AppendedTo;
 use omen_service::message::{
     Answer, ChosenList, MessageError, OfQuery, Refusal, Request, SlotPlaces, StaleList, Status,
     TierKey, decode_answer, decode_request, encode_error, encode_status,
@@ -44,6 +45,7 @@ fn requests_come_back() {
                 list,
                 layout_gen: rng.random(),
                 delete_gen: rng.random(),
+                append_delete_gen: rng.random(),
             })
             .collect();
         let request = Request {
@@ -95,6 +97,12 @@ fn chosen(list: u32, rng: &mut ChaCha8Rng) -> ChosenList {
         delete_gen: rng.random(),
         n_slots: rng.random(),
         first_slot: rng.random(),
+        appended: AppendedTo {
+            block: rng.random(),
+            seq: rng.random(),
+            n_records: rng.random(),
+            delete_gen: rng.random(),
+        },
     }
 }
 
@@ -231,6 +239,7 @@ fn slots_have_places_in_lists_that_were_searched() {
         delete_gen: 0,
         n_slots,
         first_slot,
+        appended: AppendedTo::NOTHING,
     };
     // List 4 is absent; slots 35 to 39 are no list's; list 6 has the last slot there can be.
     let lists = [

@@ -10,6 +10,7 @@ use omen_gpu::memory::Parts;
 use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierBuilder, TierList};
 use omen_ivf::Metric;
 use omen_ivf::index::read_entries;
+use omen_ivf::list_reader::ListReader;
 use omen_service::load::{HostOptions, Loaded, begin, begin_refresh, export, finish};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -25,7 +26,7 @@ type Shared = Arc<Mutex<Option<Tier>>>;
 
 /// A server whose tier can be refreshed.
 fn server_with(tier: &Shared) -> Server {
-    let mut server = Server::new((2, 1 << 20));
+    let mut server = Server::new((2, 2 << 20));
     server.stop();
     let shared = tier.clone();
     server.start(HostOptions {
@@ -48,10 +49,12 @@ fn server_with(tier: &Shared) -> Server {
 /// A tier of all lists, with room for some more entries.
 fn tier_with_room(gpu: &Gpu, world: &World, parts: Parts) -> Tier {
     let wanted = wanted(world, parts, LIMIT);
-    let n_slots = wanted.n_slots * 3 / 2 + 200;
+    // All of them may be written again at once.
+    let n_slots = wanted.n_slots * 5 / 2 + 1000;
     let copiers = Copiers::none();
     let mut builder =
         TierBuilder::with_parts(gpu, wanted.spec, parts, n_slots, LIMIT, copiers).unwrap();
+    builder.align_lists();
     let lists: Vec<u32> = (0..world.index.n_lists()).collect();
     builder.load_centroids(&world.store, &world.index).unwrap();
     builder
@@ -60,14 +63,20 @@ fn tier_with_room(gpu: &Gpu, world: &World, parts: Parts) -> Tier {
     builder.finish().unwrap()
 }
 
-/// The lists that a tier has otherwise than the index.
-fn stale(lists: &[Option<TierList>], world: &World) -> Vec<u32> {
+/// The lists that a tier has otherwise than the index, appended entries included unless it has codes alone.
+fn stale(lists: &[Option<TierList>], world: &World, parts: Parts) -> Vec<u32> {
     let all: Vec<u32> = (0..world.index.n_lists()).collect();
-    let entries = read_entries(&world.store, &world.index, &all).unwrap();
+    let (store, index) = (&world.store, &world.index);
+    let entries = read_entries(store, index, &all).unwrap();
     let is_stale = |&list: &u32| {
-        let entry = entries[list as usize];
-        lists[list as usize]
-            .is_none_or(|l| (l.layout_gen, l.delete_gen) != (entry.layout_gen, entry.delete_gen))
+        let entry = &entries[list as usize];
+        let Some(here) = &lists[list as usize] else {
+            return true;
+        };
+        let most = if parts.rows() { usize::MAX } else { 0 };
+        let mut reader = ListReader::new();
+        let appended = reader.appended_up_to(store, index, list, entry, most, |_, _, _, _| ());
+        !here.is_current(entry) || appended.unwrap() != Some(here.appended)
     };
     all.into_iter().filter(is_stale).collect()
 }
@@ -109,6 +118,7 @@ fn refreshed_lists_are_those_of_the_index() {
                 *shared.lock().unwrap() = Some(tier_with_room(&server.gpu, &world, parts));
                 let what = format!("{} {dim} {filter:?} {parts:?}", metric.name());
                 let (key, mut n_refreshed) = (wanted(&world, parts, LIMIT).key, 0);
+                let (mut n_renewed, mut n_compared) = (0, 0);
                 for _ in 0..6 {
                     for _ in 0..rng.random_range(0..60) {
                         world.insert();
@@ -124,10 +134,14 @@ fn refreshed_lists_are_those_of_the_index() {
                     let mut builder =
                         begin_refresh(&server.region, 5, &key, spec, copiers, go_on()).unwrap();
                     assert_eq!(builder.lists(), old, "{what}");
-                    let wanted = stale(builder.lists(), &world);
-                    builder
-                        .load_lists(&world.store, &world.index, &wanted)
-                        .unwrap();
+                    let wanted = stale(builder.lists(), &world, parts);
+                    let (store, index) = (&world.store, &world.index);
+                    let left = builder.renew_lists(store, index, &wanted).unwrap();
+                    n_renewed += wanted.len() - left.len();
+                    builder.load_lists(store, index, &left).unwrap();
+                    // Those that are renewed lack what was appended.
+                    let behind = stale(builder.lists(), &world, parts);
+                    builder.load_lists(store, index, &behind).unwrap();
                     let finished = finish(builder).unwrap();
                     let Ok(Loaded::Lists(of, NUMBER, lists)) = server.tiers.try_recv() else {
                         panic!("{what}: no lists");
@@ -136,11 +150,13 @@ fn refreshed_lists_are_those_of_the_index() {
                     let mut tier = shared.lock().unwrap().take().unwrap();
                     tier.end_refresh(lists).unwrap();
                     drop(finished);
-                    let left: BTreeSet<u32> = stale(tier.lists(), &world).into_iter().collect();
+                    let left: BTreeSet<u32> =
+                        stale(tier.lists(), &world, parts).into_iter().collect();
                     n_refreshed += wanted.len() - left.len();
                     assert!(left.iter().all(|list| wanted.contains(list)), "{what}");
                     if left.is_empty() {
-                        let anew = direct(&server.gpu, &world, &all, parts, LIMIT);
+                        n_compared += 1;
+                        let anew = tier_with_room(&server.gpu, &world, parts);
                         let seed = rng.random();
                         let (found, right) =
                             (answers(&tier, &world, seed), answers(&anew, &world, seed));
@@ -149,7 +165,10 @@ fn refreshed_lists_are_those_of_the_index() {
                     *shared.lock().unwrap() = Some(tier);
                     until("the region is free", || server.region.owner().is_none());
                 }
-                assert!(n_refreshed > 6, "{what}");
+                assert!(
+                    n_refreshed > 6 && n_renewed > 0 && n_compared > 0,
+                    "{what}: {n_refreshed} {n_renewed} {n_compared}"
+                );
             }
         }
     }

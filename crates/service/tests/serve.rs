@@ -60,6 +60,7 @@ impl Index {
                 list,
                 layout_gen: 1,
                 delete_gen: list,
+                append_delete_gen: 0,
             })
             .collect();
         let (layout, delete) = if rng.random() { (2, 0) } else { (1, 1) };
@@ -67,6 +68,7 @@ impl Index {
             list,
             layout_gen: layout,
             delete_gen: list + delete,
+            append_delete_gen: 0,
         }));
         seen.push(StaleList {
             list: n + rng.random_range(0..1000),

@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::{Batch, BatchFound, Source};
 use omen_ivf::bound::rounding;
-use omen_ivf::index::read_entries;
+use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::store::NO_BLOCK;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::topk::Candidates;
 
 use super::prepare::prepare;
 use super::{Answers, Pairs};
 use crate::engine::answer::{Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
-use crate::engine::gpu::{lists_for, note_slots, uninterrupted};
+use crate::engine::gpu::{lists_for, n_slots_of, note_slots, uninterrupted};
 use crate::engine::heat;
+use crate::engine::pages::Searched;
+use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::guc;
@@ -34,7 +36,7 @@ pub(super) fn answer(
 ) -> Result<Option<Answers>, Stop> {
     let index = request.index;
     let all: Vec<u32> = (0..index.n_lists()).collect();
-    let directory = Directory::new(loaded, read_entries(request.pages, index, &all)?);
+    let directory = Directory::new(loaded, index, read_entries(request.pages, index, &all)?);
     if directory.stale.len() == all.len() {
         return Ok(None);
     }
@@ -46,6 +48,7 @@ pub(super) fn answer(
         all: &all,
         found: &found,
         pairs: Pairs::default(),
+        behind: Behind::default(),
         n_asked: 0,
         stale_time: Duration::ZERO,
     };
@@ -62,7 +65,8 @@ pub(super) fn answer(
         }
         answers.push(answer.unwrap_or_else(nothing));
     }
-    let (pairs, n_asked, stale_time) = (search.pairs, search.n_asked, search.stale_time);
+    let (pairs, behind) = (search.pairs, search.behind);
+    let (n_asked, stale_time) = (search.n_asked, search.stale_time);
     let vectors: Vec<&[f32]> = on_pages.iter().map(|&q| request.vectors[q]).collect();
     for (q, answer) in on_pages
         .into_iter()
@@ -73,6 +77,7 @@ pub(super) fn answer(
     Ok(Some(Answers {
         found: answers,
         pairs,
+        behind,
         n_asked,
         stale_time,
     }))
@@ -88,6 +93,8 @@ fn nothing() -> Candidates {
 /// The directory as just read, and what of it is on the device.
 struct Directory {
     entries: Vec<ListEntry>,
+    /// What the device has of the entries appended to each list.
+    appended: Vec<AppendedTo>,
     /// Lists that are not on the device as the directory has them, and whether a list is one.
     stale: Vec<u32>,
     is_stale: Vec<bool>,
@@ -96,20 +103,23 @@ struct Directory {
 }
 
 impl Directory {
-    fn new(loaded: &LoadedTier, entries: Vec<ListEntry>) -> Self {
-        let is_stale: Vec<bool> = (0..)
-            .zip(&entries)
-            .map(|(list, e)| !loaded.tier.is_current(list, e.layout_gen, e.delete_gen))
-            .collect();
-        let has_appended = |(e, stale): (&ListEntry, &bool)| !stale && e.append_head != NO_BLOCK;
+    fn new(loaded: &LoadedTier, index: &Index, entries: Vec<ListEntry>) -> Self {
+        let mut appended = Vec::with_capacity(entries.len());
+        let mut may_lack = false;
+        let of_list = |(list, entry): (u32, &ListEntry)| {
+            let here = loaded.tier.current(list, entry);
+            may_lack |= here.is_some_and(|here| here.appended.may_lack(index, entry));
+            appended.push(here.map_or(AppendedTo::NOTHING, |here| here.appended));
+            here.is_none()
+        };
+        let is_stale: Vec<bool> = (0..).zip(&entries).map(of_list).collect();
         let stale: Vec<u32> = (0..)
             .zip(&is_stale)
             .filter_map(|(list, &stale)| stale.then_some(list))
             .collect();
         Self {
-            wants_pages: !stale.is_empty()
-                || entries.iter().zip(&is_stale).any(has_appended)
-                || !loaded.tier.parts().rows(),
+            wants_pages: !stale.is_empty() || may_lack || !loaded.tier.parts().rows(),
+            appended,
             stale,
             is_stale,
             entries,
@@ -166,6 +176,7 @@ struct PageSearch<'a> {
     all: &'a [u32],
     found: &'a BatchFound,
     pairs: Pairs,
+    behind: Behind,
     n_asked: usize,
     stale_time: Duration,
 }
@@ -177,15 +188,25 @@ impl<'a> PageSearch<'a> {
         let lists = self.lists(q, record);
         let found = match OnDevice::of_tier(&self.loaded.tier, self.found, q)? {
             found if found.is_lost() => return Ok(None),
-            OnDevice::Entries(entries) if !lists.want_pages() => return Ok(Some(entries)),
+            OnDevice::Entries(entries) if !lists.want_pages(round.index) => {
+                return Ok(Some(entries));
+            }
             found => found,
         };
+        let keeps_appended = !found.is_named();
         let began = Instant::now();
         let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
         let stale_time = &mut self.stale_time;
         let found = complete(&round, query, found, &lists, stale_time, record)?;
         record.cpu += began.elapsed();
-        Ok(found)
+        Ok(found.map(|completed| {
+            self.behind.n_appended += if keeps_appended {
+                completed.n_appended
+            } else {
+                0
+            };
+            completed.found
+        }))
     }
 
     /// Counts the lists of query `q`, and says who has them. None where pages hold nothing beside the device.
@@ -203,12 +224,15 @@ impl<'a> PageSearch<'a> {
         self.n_asked += usize::from(!fresh.is_empty());
         record.probes = record.probes.max(lists.len() as u32);
         note_slots(self.loaded, fresh.iter().copied(), record);
-        let entries = &self.directory.entries;
-        let searched = fresh.into_iter();
+        self.behind.n_slots += n_slots_of(self.loaded, fresh.iter().copied());
+        let directory = self.directory;
+        let searched = |list: u32| Searched {
+            list,
+            entry: &directory.entries[list as usize],
+            appended: directory.appended[list as usize],
+        };
         Lists {
-            searched: searched
-                .map(|list| (list, &entries[list as usize]))
-                .collect(),
+            searched: fresh.into_iter().map(searched).collect(),
             absent: stale,
         }
     }

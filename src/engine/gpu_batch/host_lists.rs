@@ -10,12 +10,12 @@ use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
 use omen_ivf::query::Query;
 use omen_ivf::scan_list::{SearchStats, scan_appended};
-use omen_ivf::store::NO_BLOCK;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::{Answers, Pairs};
 use crate::engine::batch::BatchRequest;
 use crate::engine::gpu::{ask, note_slots};
+use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::engine::{SearchRequest, heat, merge, scan};
@@ -34,6 +34,7 @@ pub(super) fn answer(
         request,
         stale_time: Duration::ZERO,
         pairs: Pairs::default(),
+        behind: Behind::default(),
         n_asked: 0,
     };
     let mut found = Vec::with_capacity(request.vectors.len());
@@ -44,6 +45,7 @@ pub(super) fn answer(
     Ok(Answers {
         found,
         pairs: search.pairs,
+        behind: search.behind,
         n_asked: search.n_asked,
         stale_time: search.stale_time,
     })
@@ -55,6 +57,7 @@ struct TierSearch<'a> {
     /// Time for lists that are out of date in the tier.
     stale_time: Duration,
     pairs: Pairs,
+    behind: Behind,
     /// Queries the tier was asked.
     n_asked: usize,
 }
@@ -140,25 +143,37 @@ impl TierSearch<'_> {
         let mut did = SearchStats::default();
         for probe in &probes {
             let entry = &entries[probe.list as usize];
-            let (layout, deletes) = (entry.layout_gen, entry.delete_gen);
-            if !on_gpu || !self.loaded.tier.is_current(probe.list, layout, deletes) {
+            let here = self.loaded.tier.current(probe.list, entry);
+            let Some(here) = here.filter(|_| on_gpu) else {
                 split.stale.push(*probe);
                 continue;
-            }
-            let visit = if entry.append_head == NO_BLOCK {
-                Visit::Done
-            } else {
+            };
+            let visit = if here.appended.may_lack(index, entry) {
                 let top = split
                     .appended
                     .get_or_insert_with(|| TopK::new(self.request.k));
-                scan_appended(pages, index, &split.query, probe, entry, top, &mut did)?
+                let known = &here.appended;
+                scan_appended(
+                    pages,
+                    index,
+                    &split.query,
+                    probe,
+                    entry,
+                    known,
+                    top,
+                    &mut did,
+                )?
+            } else {
+                Visit::Done
             };
+            self.behind.n_slots += u64::from(here.n_slots);
             match visit {
                 Visit::Done => split.fresh.push(probe.list),
                 Visit::Changed => split.stale.push(*probe),
             }
         }
         record.add(&did);
+        self.behind.n_appended += did.candidates;
         heat::note(pages, index, probes.iter().map(|probe| probe.list));
         // The tier is not to blame for queries that are not for it.
         let stale: &[Probe] = if on_gpu { &split.stale } else { &[] };

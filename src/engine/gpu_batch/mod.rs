@@ -21,6 +21,7 @@ use super::batch::{BatchRequest, note_sample};
 use super::fallback::{try_gpu, try_service};
 use super::gpu::{is_outdated, load_now, wants_loading};
 use super::nearest::settle::is_open;
+use super::refresh::Behind;
 use super::service_tiers::{Serving, who_serves};
 use super::stats::{Engine, ScanRecord};
 use super::tiers::{LoadedTier, Stop};
@@ -39,6 +40,8 @@ struct Answers {
     found: Vec<Candidates>,
     /// Pairs of query and list.
     pairs: Pairs,
+    /// What was looked at on pages because the tier lacks it.
+    behind: Behind,
     /// Queries that the tier was asked for some of their lists.
     n_asked: usize,
     /// Time for lists that are out of date in the tier.
@@ -155,12 +158,13 @@ pub(super) fn search(
         let Answers {
             found,
             pairs,
+            behind,
             n_asked,
             stale_time,
         } = answers;
         loaded.n_probes += pairs.all as u64;
         loaded.n_absent += pairs.absent as u64;
-        loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all);
+        loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all, behind);
         record.engine = if n_asked > 0 {
             let took = (began.elapsed(), stale_time);
             note_batch(request, !has_rows, &found, pairs.all, took);

@@ -12,12 +12,14 @@ use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, Source};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::query::Query;
 
 use super::settle::{Asked, settle};
 use super::{Nearest, NearestRequest};
 use crate::engine::answer::OnDevice;
 use crate::engine::gpu::{lists_for, n_slots_of, note_lists, uninterrupted};
+use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
 use crate::guc;
@@ -39,14 +41,16 @@ pub(super) fn search_tier(
         record.gpu += began.elapsed();
         current(loaded, request, &found?)
     };
-    settle(
+    let found = settle(
         &request.round(),
         query,
         n_lists,
         n_repeats,
         record,
         &mut ask,
-    )
+    )?;
+    loaded.stale |= found.as_ref().is_some_and(|found| found.behind.is_much());
+    Ok(found)
 }
 
 /// The device's answer. `None`: it has searched what is out of date, which is noted, or nothing at all.
@@ -59,23 +63,23 @@ fn current(
     let lists = lists_of(found, index);
     // Not before the device has searched: see above.
     let entries = read_entries(pages, index, &lists)?;
-    let Some(is_searched) = searched(loaded, &lists, &entries) else {
+    let Some(searched) = searched(loaded, &lists, &entries) else {
         note_all_stale(loaded, pages, index)?;
         return Ok(None);
     };
     let those = |wanted: bool| {
-        let both = lists.iter().copied().zip(&is_searched);
-        both.filter(move |(_, is)| **is == wanted)
+        let both = lists.iter().copied().zip(&searched);
+        both.filter(move |(_, searched)| searched.is_some() == wanted)
             .map(|(list, _)| list)
     };
-    note_lists(loaded, lists.len(), those(false));
+    note_lists(loaded, lists.len(), those(false), Behind::default());
     if those(true).next().is_none() {
         return Ok(None);
     }
     Ok(Some(Asked {
         found: OnDevice::of_tier(&loaded.tier, found, 0)?,
         n_slots: n_slots_of(loaded, those(true)),
-        is_searched,
+        searched,
         entries,
         lists,
     }))
@@ -118,19 +122,22 @@ fn lists_of(found: &BatchFound, index: &Index) -> Vec<u32> {
     }
 }
 
-/// Whether the device has searched each of `lists`, rather than skipped it, with their directory entries as they are after the search. `None`:
-/// it has searched what is out of date.
-fn searched(loaded: &LoadedTier, lists: &[u32], entries: &[ListEntry]) -> Option<Vec<bool>> {
-    let is_searched = |(&list, entry): (&u32, &ListEntry)| {
+/// If the device has searched each of `lists`, rather than skipped it, what it has of the entries appended to it; with their directory entries as
+/// they are after the search. `None`: it has searched what is out of date.
+fn searched(
+    loaded: &LoadedTier,
+    lists: &[u32],
+    entries: &[ListEntry],
+) -> Option<Vec<Option<AppendedTo>>> {
+    let here = |(&list, entry): (&u32, &ListEntry)| {
         let is_absent = loaded.tier.lists()[list as usize].is_none();
         if is_absent || loaded.known_stale.binary_search(&list).is_ok() {
-            return Some(false);
+            return Some(None);
         }
-        let (layout, deletes) = (entry.layout_gen, entry.delete_gen);
-        let is_current = loaded.tier.is_current(list, layout, deletes);
-        is_current.then_some(true)
+        let here = loaded.tier.current(list, entry);
+        here.map(|here| Some(here.appended))
     };
-    lists.iter().zip(entries).map(is_searched).collect()
+    lists.iter().zip(entries).map(here).collect()
 }
 
 /// Notes all lists on the device that are out of date by now: those that change at all often change many at a time.
@@ -140,8 +147,7 @@ fn note_all_stale(loaded: &mut LoadedTier, pages: &IndexPages, index: &Index) ->
     let tier = &loaded.tier;
     let is_stale = |&list: &u32| {
         let entry = &entries[list as usize];
-        tier.lists()[list as usize].is_some()
-            && !tier.is_current(list, entry.layout_gen, entry.delete_gen)
+        tier.lists()[list as usize].is_some() && tier.current(list, entry).is_none()
     };
     loaded.known_stale = all.iter().copied().filter(is_stale).collect();
     Ok(())

@@ -4,13 +4,15 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::GpuError;
 use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::query::Query;
 use omen_ivf::topk::Candidates;
 
 use super::Nearest;
 use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, Round, complete};
 use crate::engine::lists::entries_of;
-use crate::engine::pages::unranked;
+use crate::engine::pages::{Searched, unranked};
+use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
 use crate::engine::{choice, heat};
@@ -27,8 +29,8 @@ pub(in crate::engine) struct Asked {
     pub(in crate::engine) lists: Vec<u32>,
     /// Their directory entries, read after the device has searched. Those of lists that it has searched are as its tier has them.
     pub(in crate::engine) entries: Vec<ListEntry>,
-    /// Whether it has searched a list.
-    pub(in crate::engine) is_searched: Vec<bool>,
+    /// If it has searched a list, what its tier has of the entries appended to it.
+    pub(in crate::engine) searched: Vec<Option<AppendedTo>>,
     /// Entries that it has looked at.
     pub(in crate::engine) n_slots: u64,
 }
@@ -95,15 +97,19 @@ fn answer(
         let what = "more entries by codes alone than there is room for";
         return Err(GpuError::Unsupported(what.into()).into());
     }
+    let mut lists = Lists::default();
     let with_entries = asked.lists.iter().copied().zip(&asked.entries);
-    let (searched, absent): (Vec<_>, Vec<_>) = with_entries
-        .zip(&asked.is_searched)
-        .partition(|(_, is_searched)| **is_searched);
-    let lists = Lists {
-        searched: searched.into_iter().map(|(list, _)| list).collect(),
-        absent: absent.into_iter().map(|((list, _), _)| list).collect(),
-    };
-    let Some(found) = complete(round, query, asked.found, &lists, stale_time, record)? else {
+    for ((list, entry), searched) in with_entries.zip(&asked.searched) {
+        match *searched {
+            Some(appended) => lists.searched.push(Searched {
+                list,
+                entry,
+                appended,
+            }),
+            None => lists.absent.push(list),
+        }
+    }
+    let Some(completed) = complete(round, query, asked.found, &lists, stale_time, record)? else {
         return Ok(None);
     };
     heat::note(round.pages, round.index, asked.lists.iter().copied());
@@ -111,11 +117,18 @@ fn answer(
     if !is_named {
         record.reranked += asked.n_slots;
     }
+    let found = completed.found;
     let is_settled = !is_named || !is_open(&found, round.k);
     let nearest = Nearest {
         n_entries: entries_of(&asked.entries),
         lists: asked.lists.into_iter().map(unranked).collect(),
         is_ranked: false,
+        behind: Behind {
+            // A tier of codes alone keeps none of them.
+            n_appended: if is_named { 0 } else { completed.n_appended },
+            n_slots: asked.n_slots,
+            time: *stale_time + completed.appended_time,
+        },
         found,
     };
     Ok(Some((nearest, is_settled)))

@@ -18,6 +18,7 @@ use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};
 use crate::engine::fallback::Attempt;
 use crate::engine::gpu_batch::prepare::prepare;
 use crate::engine::gpu_batch::{n_together, note_batch};
+use crate::engine::pages::Searched;
 use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::{Engine, ScanRecord};
 use crate::engine::tiers::Stop;
@@ -86,7 +87,7 @@ pub(in crate::engine) fn attempt(
     let Asking {
         tier,
         n_pairs,
-        lacks,
+        mut lacks,
         stale_time,
         answers,
         ..
@@ -100,6 +101,7 @@ pub(in crate::engine) fn attempt(
     let found: Vec<Candidates> = answers.into_iter().map_while(|a| a).collect();
     let took = (began.elapsed(), stale_time);
     note_batch(request, codes_alone, &found, n_pairs, took);
+    lacks.behind.time += stale_time;
     tier.look_after(lacks, n_pairs, record);
     Ok(Some(found))
 }
@@ -267,23 +269,27 @@ impl Asking<'_> {
                 self.may_ask[q] = false;
                 return Ok(None);
             }
-            OnDevice::Entries(entries) if !mine.by_engine.want_pages() => entries,
+            OnDevice::Entries(entries) if !mine.by_engine.want_pages(round.index) => entries,
             found => {
                 let began = Instant::now();
                 let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
                 let (by_engine, stale_time) = (&mine.by_engine, &mut self.stale_time);
                 let found = complete(&round, query, found, by_engine, stale_time, record)?;
                 record.cpu += began.elapsed();
-                let Some(found) = found else {
+                let Some(completed) = found else {
                     // Rewritten just now: its new generations will show.
                     return Ok(None);
                 };
-                found
+                let behind = &mut self.lacks.behind;
+                behind.n_appended += if is_named { 0 } else { completed.n_appended };
+                behind.time += completed.appended_time;
+                completed.found
             }
         };
         heat::note(round.pages, round.index, mine.all.iter().copied());
         self.n_pairs += mine.all.len();
         self.lacks.n_stale += mine.n_stale;
+        self.lacks.behind.n_slots += mine.n_slots;
         self.lacks.n_absent += mine.by_engine.absent.len() - mine.n_stale;
         self.n_asked += usize::from(!mine.by_engine.searched.is_empty());
         record.probes = record.probes.max(mine.all.len() as u32);
@@ -329,8 +335,11 @@ impl<'a> PartLists<'a> {
                 lists.by_engine.absent.push(chosen.list);
                 lists.n_stale += usize::from(is_known_stale(chosen));
             } else {
-                let entry = &self.entries[chosen.list as usize];
-                lists.by_engine.searched.push((chosen.list, entry));
+                lists.by_engine.searched.push(Searched {
+                    list: chosen.list,
+                    entry: &self.entries[chosen.list as usize],
+                    appended: chosen.appended,
+                });
             }
             !self.is_stale[place]
         };

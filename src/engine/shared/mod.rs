@@ -284,11 +284,8 @@ fn is_known_stale(chosen: &ChosenList) -> bool {
 fn out_of_date(chosen: &ChosenList, entry: &ListEntry) -> Option<StaleList> {
     let there = (chosen.layout_gen, chosen.delete_gen);
     let is_current = there == (entry.layout_gen, entry.delete_gen);
-    (is_searched(chosen) && !is_current).then_some(StaleList {
-        list: chosen.list,
-        layout_gen: entry.layout_gen,
-        delete_gen: entry.delete_gen,
-    })
+    let is_current = is_current && chosen.appended.is_current(entry);
+    (is_searched(chosen) && !is_current).then(|| StaleList::new(chosen.list, entry))
 }
 
 /// Refuses an answer that names lists which the index does not have.

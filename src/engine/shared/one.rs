@@ -6,9 +6,10 @@ use omen_gpu::GpuError;
 use omen_gpu::params::QueryBound;
 use omen_ivf::coarse::Probe;
 use omen_ivf::index::read_entries;
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
-use omen_service::message::{Request, SlotPlaces, StaleList};
+use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
 use super::{MAX_ASKED, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date};
 use crate::engine::answer::Round;
@@ -17,6 +18,7 @@ use crate::engine::fallback::Attempt;
 use crate::engine::gpu::GIVEN_TO_CODES;
 use crate::engine::nearest::settle::{Asked, settle};
 use crate::engine::nearest::{Nearest, takes_lists};
+use crate::engine::refresh::Behind;
 use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
@@ -113,6 +115,7 @@ pub(in crate::engine) fn attempt(
         }
         Err(stop) => Err(stop),
         Ok(Some(nearest)) => {
+            lacks.behind = nearest.behind;
             tier.look_after(lacks, nearest.lists.len(), record);
             Ok(Some(Answer::Found(nearest)))
         }
@@ -149,14 +152,18 @@ fn current(
     if !stale.is_empty() {
         return Ok(None);
     }
-    let is_searched: Vec<bool> = chosen.iter().map(is_searched).collect();
+    let here = |chosen: &ChosenList| is_searched(chosen).then_some(chosen.appended);
+    let searched: Vec<Option<AppendedTo>> = chosen.iter().map(here).collect();
     let n_stale = chosen.iter().filter(|c| is_known_stale(c)).count();
-    let n_absent = is_searched.iter().filter(|is| !**is).count() - n_stale;
-    *lacks = Lacks { n_stale, n_absent };
+    *lacks = Lacks {
+        n_stale,
+        n_absent: searched.iter().filter(|here| here.is_none()).count() - n_stale,
+        behind: Behind::default(),
+    };
     Ok(Some(Asked {
         found: query.on_device(&SlotPlaces::new(&chosen))?,
         n_slots: chosen.iter().map(|l| u64::from(l.n_slots)).sum(),
-        is_searched,
+        searched,
         entries,
         lists,
     }))

@@ -193,11 +193,12 @@ impl CudaAssigner {
         poll: Poll<'_>,
         rows: &mut PieceRows<'_>,
     ) -> Result<(), GpuError> {
-        assert!(
-            self.centroids.n > 0 && lists.len() == n,
-            "{n} rows, {} lists",
-            lists.len()
-        );
+        // An earlier call that was interrupted leaves no centroids, or not all rows.
+        if self.centroids.n == 0 || lists.len() != n {
+            let (to, of) = (self.centroids.n, lists.len());
+            let error = format!("assigning {n} of {of} rows to {to} centroids");
+            return Err(GpuError::Other(error));
+        }
         self.settle(poll)?;
         let pieces = n.div_ceil(self.piece);
         // After the last piece each lane is waited for once more.

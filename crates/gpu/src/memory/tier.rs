@@ -135,10 +135,11 @@ pub fn with_spare(n: u64) -> u64 {
     n + n / 256 + n.min(1024)
 }
 
-/// The same for a tier whose lists are to be refreshed: such lists are written beside those in use, and take up whole words of live bits.
+/// The same for a tier whose lists are to be refreshed: such lists are written beside those in use, some longer than before, and take up whole
+/// words of live bits.
 pub fn with_room(n: u64, n_lists: usize) -> u64 {
     let words = if n == 0 { 0 } else { 32 * n_lists as u64 };
-    with_spare(n) + words + n / 32
+    with_spare(n) + words + n / 8
 }
 
 /// An index that a tier is wanted of.

@@ -9,16 +9,44 @@ use crate::tier::TierList;
 use half::f16;
 use omen_ivf::Tid;
 use omen_ivf::layout::group::{GROUP, GroupHeader};
+use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::rabitq::Encoder;
 
-/// A list that is given entry by entry.
-pub(super) struct OpenList {
-    list: u32,
+/// Entries on their way to the tier.
+#[derive(Default)]
+pub(crate) struct Entries {
     /// `[n, dim]`
     rows: Vec<f16>,
     errs: Vec<f32>,
     tids: Vec<Tid>,
     live: Vec<bool>,
+}
+
+impl Entries {
+    pub(crate) fn push(&mut self, tid: Tid, live: bool, err: f32, row: &[f16]) {
+        self.rows.extend_from_slice(row);
+        self.errs.push(err);
+        self.tids.push(tid);
+        self.live.push(live);
+    }
+
+    pub(crate) fn n(&self) -> usize {
+        self.errs.len()
+    }
+
+    /// Keeps the first `n`.
+    fn truncate(&mut self, n: usize, dim: usize) {
+        self.rows.truncate(n * dim);
+        self.errs.truncate(n);
+        self.tids.truncate(n);
+        self.live.truncate(n);
+    }
+}
+
+/// A list that is given entry by entry.
+pub(super) struct OpenList {
+    list: u32,
+    entries: Entries,
     failed: Option<GpuError>,
 }
 
@@ -27,10 +55,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
     pub fn begin_list(&mut self, list: u32) {
         self.open = Some(OpenList {
             list,
-            rows: Vec::new(),
-            errs: Vec::new(),
-            tids: Vec::new(),
-            live: Vec::new(),
+            entries: Entries::default(),
             failed: None,
         });
     }
@@ -42,26 +67,17 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         let dim = self.spec.dim;
         let open = self.open.get_or_insert_with(|| OpenList {
             list: u32::MAX,
-            rows: Vec::new(),
-            errs: Vec::new(),
-            tids: Vec::new(),
-            live: Vec::new(),
+            entries: Entries::default(),
             failed: Some(GpuError::Other("entry outside a list".into())),
         });
         let at = slot as usize;
-        if at > open.errs.len() || row.len() != dim {
+        if at > open.entries.n() || row.len() != dim {
             let error = format!("slot {slot} of {} dimensions out of place", row.len());
             open.failed.get_or_insert(GpuError::Other(error));
             return;
         }
-        open.rows.truncate(at * dim);
-        open.errs.truncate(at);
-        open.tids.truncate(at);
-        open.live.truncate(at);
-        open.rows.extend_from_slice(row);
-        open.errs.push(err);
-        open.tids.push(tid);
-        open.live.push(live);
+        open.entries.truncate(at, dim);
+        open.entries.push(tid, live, err, row);
     }
 
     /// Ends the list: its first `n_slots` slots count, read from the index at these generations. On failure the list is not in
@@ -99,7 +115,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         if let Some(error) = open.failed.take() {
             return Err(error);
         }
-        let (n, pushed) = (n_slots as usize, open.errs.len());
+        let (n, pushed) = (n_slots as usize, open.entries.n());
         if pushed < n || open.list as usize >= self.lists.len() {
             return Err(GpuError::Other(format!(
                 "list {} has {pushed} entries, not {n_slots}",
@@ -117,26 +133,39 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
                 available: self.plan.bytes as u64,
             });
         };
-        self.stage_groups(&open, first, n, encoder)?;
-        if self.plan.parts.rows() {
-            self.stage_rows(&open, first, n)?;
-        }
+        open.entries.truncate(n, self.spec.dim);
+        self.stage_entries(&open.entries, first, encoder)?;
         self.lists[open.list as usize] = Some(TierList {
             first_slot: first as u32,
             n_slots,
             layout_gen,
             delete_gen,
+            appended: AppendedTo::NOTHING,
         });
+        Ok(())
+    }
+
+    /// Sends entries to the slots from `slot` on. `encoder` makes their codes, if the tier has codes.
+    pub(crate) fn stage_entries(
+        &mut self,
+        entries: &Entries,
+        slot: usize,
+        encoder: Option<&Encoder<'_>>,
+    ) -> Result<(), GpuError> {
+        self.stage_groups(entries, slot, encoder)?;
+        if self.plan.parts.rows() {
+            self.stage_rows(entries, slot)?;
+        }
         Ok(())
     }
 
     fn stage_groups(
         &mut self,
-        open: &OpenList,
+        entries: &Entries,
         slot: usize,
-        n: usize,
         encoder: Option<&Encoder<'_>>,
     ) -> Result<(), GpuError> {
+        let n = entries.n();
         let dim = self.spec.dim;
         let group_bytes = self.staging.shape().group_bytes;
         let mut group = vec![0u8; group_bytes];
@@ -149,15 +178,15 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             let end = first + part.n;
             for (i, at) in (first..end).step_by(GROUP).enumerate() {
                 let range = at..end.min(at + GROUP);
-                let rows: Vec<&[f16]> = open.rows[range.start * dim..range.end * dim]
+                let rows: Vec<&[f16]> = entries.rows[range.start * dim..range.end * dim]
                     .chunks_exact(dim)
                     .collect();
-                let (errs, tids) = (&open.errs[range.clone()], &open.tids[range.clone()]);
+                let (errs, tids) = (&entries.errs[range.clone()], &entries.tids[range.clone()]);
                 match encoder.filter(|_| self.plan.parts.codes()) {
                     Some(encoder) => encoder.encode_group(&rows, errs, tids, &mut group),
                     None => group.copy_from_slice(bytemuck::bytes_of(&header(errs, tids))),
                 }
-                let live = &open.live[range];
+                let live = &entries.live[range];
                 let mask = (0..live.len()).fold(0u32, |mask, j| mask | u32::from(live[j]) << j);
                 let at = std::mem::offset_of!(GroupHeader, live);
                 group[at..at + 4].copy_from_slice(&mask.to_ne_bytes());
@@ -168,15 +197,15 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         Ok(())
     }
 
-    fn stage_rows(&mut self, open: &OpenList, slot: usize, n: usize) -> Result<(), GpuError> {
-        let dim = self.spec.dim;
+    fn stage_rows(&mut self, entries: &Entries, slot: usize) -> Result<(), GpuError> {
+        let (n, dim) = (entries.n(), self.spec.dim);
         let mut first = 0;
         while first < n {
             let Some(part) = self.staging.rows(slot + first, n - first) else {
                 self.staging.turn(self.writer.as_mut())?;
                 continue;
             };
-            let rows = &open.rows[first * dim..(first + part.n) * dim];
+            let rows = &entries.rows[first * dim..(first + part.n) * dim];
             put(&part, 0, bytemuck::cast_slice(rows));
             first += part.n;
         }

@@ -10,7 +10,7 @@ use crate::layout::directory::ListEntry;
 use crate::layout::group::GroupHeader;
 use crate::layout::page::ROOT_LIST;
 use crate::layout::streams;
-use crate::list_reader::{GroupVisitor, ListReader, Visit};
+use crate::list_reader::{AppendedTo, GroupVisitor, ListReader, Visit};
 use crate::store::{PAGE_BYTES, PageStore};
 use crate::{IvfError, Result};
 
@@ -123,7 +123,14 @@ impl<'a, S: PageStore> BatchReader<'a, S> {
         if reader.rows(recorder, index, *list, entry, slots, |_, _| {})? == Visit::Changed {
             return Ok(Visit::Changed);
         }
-        reader.for_each_appended(recorder, index, *list, entry, |_, _, _| {})
+        reader.for_each_appended(
+            recorder,
+            index,
+            *list,
+            entry,
+            &AppendedTo::NOTHING,
+            |_, _, _| {},
+        )
     }
 }
 

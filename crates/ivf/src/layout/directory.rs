@@ -42,7 +42,7 @@ pub struct ListEntry {
     /// Root mean square distance of the frozen entries to the centroid (scaled space).
     pub radius: f32,
     /// Counts deletions from the appendable part since the index was built; never reset, raised in the same WAL record
-    /// that marks the entry dead. Version 1 only writes it: it lets a later hot tier keep appended entries too.
+    /// that marks the entry dead. A hot tier that holds appended entries too is told by it that one of them died.
     pub append_delete_gen: u32,
     /// Zero; for later versions.
     pub reserved: [u32; 2],

@@ -1,10 +1,11 @@
 //! Reading the appendable part.
 
+use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::{ListReader, Visit, emit_row};
 use crate::index::Index;
-use crate::layout::append;
+use crate::layout::append::{self, AppendHeader};
 use crate::layout::directory::ListEntry;
 use crate::layout::page::{self, CONTENT_BYTES, PageKind, PageTail};
 use crate::layout::streams;
@@ -12,23 +13,58 @@ use crate::store::{NO_BLOCK, PageStore};
 use crate::{IvfError, Result, Tid};
 
 impl ListReader {
-    /// Calls `f(tid, err, row)` for each live entry of the appendable part, in insertion order.
+    /// Calls `f(tid, err, row)` for each live entry of the appendable part beyond `known`, in insertion order. `known` is of the layout of
+    /// `entry`.
     pub fn for_each_appended<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
         list: u32,
         entry: &ListEntry,
+        known: &AppendedTo,
         mut f: impl FnMut(Tid, f32, &[f16]),
     ) -> Result<Visit> {
-        let mut place = ChainPlace::head(entry);
+        let mut place = known.next_place(entry);
         while let Some(at) = place {
             match self.appended_page(s, index, list, entry, at, &mut f)? {
                 PageVisit::Changed => return Ok(Visit::Changed),
-                PageVisit::Next(next) => place = next,
+                PageVisit::Next { next, .. } => place = next,
             }
         }
         Ok(Visit::Done)
+    }
+
+    /// Calls `f(tid, live, err, row)` for the entries of the appendable part, dead ones included, in insertion order, until `f` has been given
+    /// `most`, or a few more. Returns up to where that is; `None` if the list was rewritten meanwhile. `entry` was read before: what is deleted
+    /// later raises its generations.
+    pub fn appended_up_to<S: PageStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entry: &ListEntry,
+        most: usize,
+        mut f: impl FnMut(Tid, bool, f32, &[f16]),
+    ) -> Result<Option<AppendedTo>> {
+        let (mut known, mut n) = (AppendedTo::NOTHING, 0);
+        let mut place = known.next_place(entry);
+        while let Some(at) = place.filter(|_| n < most) {
+            let visit = self.records(s, index, list, entry, at, true, |header, row| {
+                n += 1;
+                f(header.tid(), header.live != 0, header.err, row);
+            })?;
+            let PageVisit::Next { n_records, next } = visit else {
+                return Ok(None);
+            };
+            known = AppendedTo {
+                block: at.block,
+                seq: at.seq,
+                n_records,
+                delete_gen: entry.append_delete_gen,
+            };
+            place = next;
+        }
+        Ok(Some(known))
     }
 
     /// As [`Self::for_each_appended`], of one page of the chain.
@@ -40,6 +76,23 @@ impl ListReader {
         entry: &ListEntry,
         at: ChainPlace,
         mut f: impl FnMut(Tid, f32, &[f16]),
+    ) -> Result<PageVisit> {
+        self.records(s, index, list, entry, at, false, |header, row| {
+            f(header.tid(), header.err, row);
+        })
+    }
+
+    /// Calls `f` with the records of a page of the chain and their rows, in order; with those of dead entries only if `dead_too`.
+    #[allow(clippy::too_many_arguments)]
+    fn records<S: PageStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entry: &ListEntry,
+        at: ChainPlace,
+        dead_too: bool,
+        mut f: impl FnMut(&AppendHeader, &[f16]),
     ) -> Result<PageVisit> {
         let dim = index.meta.dim;
         let n_overflow = append::overflow_pages(dim);
@@ -54,17 +107,15 @@ impl ListReader {
             if !ours(&tail) || tail.n_records > append::records_per_page(dim) {
                 return tail;
             }
-            for i in 0..tail.n_records {
+            for i in at.first..tail.n_records {
                 let offset = append::record_offset(i, dim);
                 let header = append::get_header(bytes, offset);
-                if header.live == 0 {
+                if header.live == 0 && !dead_too {
                     continue;
                 }
                 let payload = append::payload(bytes, offset, dim);
                 if n_overflow == 0 {
-                    emit_row(header.tid(), payload, scratch, |tid, row| {
-                        f(tid, header.err, row)
-                    });
+                    emit_row(&header, payload, scratch, &mut f);
                 } else {
                     pending.push((header, append::overflow_blocks(payload)));
                 }
@@ -104,9 +155,73 @@ impl ListReader {
                     return Ok(PageVisit::Changed);
                 }
             }
-            f(header.tid(), header.err, bytemuck::cast_slice(scratch));
+            f(header, bytemuck::cast_slice(scratch));
         }
-        Ok(PageVisit::Next(at.next(tail.next)))
+        Ok(PageVisit::Next {
+            n_records: tail.n_records,
+            next: at.next(tail.next),
+        })
+    }
+}
+
+/// Up to where somebody knows the appendable part of a list, in one of its layouts: such as a hot tier, which holds these entries too.
+/// The default is [`Self::NOTHING`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct AppendedTo {
+    /// The last page that is known.
+    pub block: u32,
+    /// Its index in the chain.
+    pub seq: u32,
+    /// Its records that are known; 0: nothing is, of no page.
+    pub n_records: u32,
+    /// [`ListEntry::append_delete_gen`] before the first of them was read.
+    pub delete_gen: u32,
+}
+
+impl AppendedTo {
+    /// Nothing is known.
+    pub const NOTHING: Self = Self {
+        block: 0,
+        seq: 0,
+        n_records: 0,
+        delete_gen: 0,
+    };
+
+    /// Whether none of these entries was deleted since, by the directory entry as just read.
+    pub fn is_current(&self, entry: &ListEntry) -> bool {
+        self.n_records == 0 || self.delete_gen == entry.append_delete_gen
+    }
+
+    /// Whether there may be entries beyond these, in the layout of `entry`.
+    pub fn may_lack(&self, index: &Index, entry: &ListEntry) -> bool {
+        let is_full = self.n_records == append::records_per_page(index.meta.dim);
+        let ends_here = self.block == entry.append_tail && is_full;
+        entry.append_head != NO_BLOCK && !ends_here
+    }
+
+    /// How many entries are beyond these at least, in the layout of `entry`: all pages but the last are full.
+    pub fn n_lacking(&self, index: &Index, entry: &ListEntry) -> u32 {
+        let per_page = append::records_per_page(index.meta.dim);
+        let full = entry.append_pages.saturating_sub(1) * per_page;
+        let known = match self.n_records {
+            0 => 0,
+            n => self.seq * per_page + n,
+        };
+        full.saturating_sub(known)
+    }
+
+    /// The page with the first entry that is not known.
+    fn next_place(&self, entry: &ListEntry) -> Option<ChainPlace> {
+        if self.n_records == 0 {
+            return ChainPlace::head(entry);
+        }
+        Some(ChainPlace {
+            block: self.block,
+            seq: self.seq,
+            from: self.block,
+            first: self.n_records,
+        })
     }
 }
 
@@ -119,6 +234,8 @@ pub(crate) struct ChainPlace {
     pub seq: u32,
     /// The page that named it, for messages.
     pub from: u32,
+    /// The first record that is wanted.
+    pub first: u32,
 }
 
 impl ChainPlace {
@@ -128,6 +245,7 @@ impl ChainPlace {
             block: entry.append_head,
             seq: 0,
             from: 0,
+            first: 0,
         })
     }
 
@@ -137,14 +255,18 @@ impl ChainPlace {
             block: next,
             seq: self.seq + 1,
             from: self.block,
+            first: 0,
         })
     }
 }
 
 /// How the visit of one page of a chain ended.
 pub(crate) enum PageVisit {
-    /// The page was visited; the one after it.
-    Next(Option<ChainPlace>),
+    /// The page was visited, and had so many records; the one after it.
+    Next {
+        n_records: u32,
+        next: Option<ChainPlace>,
+    },
     /// The list was rewritten meanwhile.
     Changed,
 }

@@ -14,7 +14,7 @@ use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entry, reread_entry};
 use omen_ivf::insert::insert;
 use omen_ivf::layout::group::Filter;
-use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::store::PageStore;
 use omen_ivf::stored::{Scaling, StoredVector};
@@ -279,15 +279,22 @@ pub fn read_list<S: PageStore>(
                 ));
             })?;
             let appended = if rows == Visit::Done {
-                reader.for_each_appended(s, index, list, &entry, |tid, err, row| {
-                    found.push((
-                        tid,
-                        StoredVector {
-                            row: row.to_vec(),
-                            err,
-                        },
-                    ));
-                })?
+                reader.for_each_appended(
+                    s,
+                    index,
+                    list,
+                    &entry,
+                    &AppendedTo::NOTHING,
+                    |tid, err, row| {
+                        found.push((
+                            tid,
+                            StoredVector {
+                                row: row.to_vec(),
+                                err,
+                            },
+                        ));
+                    },
+                )?
             } else {
                 rows
             };

@@ -3,6 +3,7 @@
 use super::outcome::Reply;
 use super::region::COMMAND_WORDS;
 use crate::message::TierKey;
+use bytemuck::Zeroable;
 use omen_gpu::memory::Parts;
 use omen_gpu::{Export, GpuError, MemoryHandle, TierList, TierSpec};
 use omen_ivf::Metric;
@@ -256,32 +257,27 @@ impl Command {
 
 /// Lists are told in this area.
 pub(super) const LISTS_AREA: usize = 0;
-/// Bytes of a list among the lists at the end of a load. An area, 1 MB and more, holds those of any index.
-pub(super) const LIST_BYTES: usize = 16;
-const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 1 << 20);
+/// Bytes of a list among the lists at the end of a load. An area, 2 MB and more, holds those of any index.
+pub(super) const LIST_BYTES: usize = size_of::<TierList>();
+const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 2 << 20);
 /// First slot of a list that is not there.
 const NO_LIST: u32 = u32::MAX;
 
 pub(super) fn encode_list(list: &Option<TierList>) -> [u8; LIST_BYTES] {
-    bytemuck::cast(list.map_or([NO_LIST; 4], |l| {
-        [l.first_slot, l.n_slots, l.layout_gen, l.delete_gen]
-    }))
+    let mut none = TierList::zeroed();
+    none.first_slot = NO_LIST;
+    bytemuck::cast(list.unwrap_or(none))
 }
 
 pub(super) fn decode_list(bytes: &[u8; LIST_BYTES]) -> Option<TierList> {
-    let [first_slot, n_slots, layout_gen, delete_gen]: [u32; 4] =
-        bytemuck::pod_read_unaligned(bytes);
-    (first_slot != NO_LIST).then_some(TierList {
-        first_slot,
-        n_slots,
-        layout_gen,
-        delete_gen,
-    })
+    let list: TierList = bytemuck::pod_read_unaligned(bytes);
+    (list.first_slot != NO_LIST).then_some(list)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use omen_ivf::list_reader::AppendedTo;
 
     #[test]
     fn what_a_refresh_found_comes_back() {
@@ -303,7 +299,15 @@ mod tests {
             n_slots: 2,
             layout_gen: 3,
             delete_gen: 4,
+            appended: AppendedTo {
+                block: 5,
+                seq: 6,
+                n_records: 7,
+                delete_gen: 8,
+            },
         };
+        assert_eq!(decode_list(&encode_list(&Some(list))), Some(list));
+        assert_eq!(decode_list(&encode_list(&None)), None);
         let spec = TierSpec {
             metric: Metric::L2,
             dim: 5,

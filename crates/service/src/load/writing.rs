@@ -8,7 +8,7 @@ use super::region::LoadRegion;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{Engine, LoadShape, StageShape, Unpack};
-use omen_gpu::free_slots::FreeSlots;
+use omen_gpu::free_slots::{FreeSlots, own_words};
 use omen_gpu::launch::unpack::Items;
 use omen_gpu::memory::TierPlan;
 use omen_gpu::{Gpu, GpuError, Refresh, Tier, TierList, TierSpec, Written};
@@ -27,6 +27,8 @@ pub(super) struct Load {
     engine: Box<dyn Engine>,
     /// Slots it may write to.
     free: FreeSlots,
+    /// Per list of a tier that is refreshed, the words of live bits that are its alone.
+    own_words: Vec<Option<Range<usize>>>,
     /// Number of the tier that is refreshed, and its lists as they were; `None`: it is a new tier.
     refreshed: Option<(u64, Vec<Option<TierList>>)>,
     /// Whether all writes were waited for.
@@ -53,6 +55,7 @@ impl Load {
             plan,
             byte_limit,
             engine,
+            own_words: Vec::new(),
             refreshed: None,
             is_written: false,
         })
@@ -85,6 +88,7 @@ impl Load {
             spec,
             shape: StageShape::new(&spec, plan.parts),
             free: FreeSlots::beside(&lists, plan.n_slots)?,
+            own_words: own_words(&lists),
             plan,
             byte_limit,
             engine,
@@ -108,7 +112,9 @@ impl Load {
         let lists: Vec<_> = lists.iter().map(decode_list).collect();
         if let Some((number, before)) = self.refreshed {
             let is_kept = |(new, old): (&Option<TierList>, &Option<TierList>)| {
-                new == old || new.is_some_and(|new| self.free.has(&new.slots()))
+                new == old
+                    || new.is_some_and(|new| self.free.has(&new.slots()))
+                    || matches!((new, old), (Some(new), Some(old)) if is_renewed(new, old))
             };
             if !lists.iter().zip(&before).all(is_kept) {
                 return Err(GpuError::Other("lists in slots that were not free".into()));
@@ -126,7 +132,7 @@ impl Load {
         Ok(Loaded::Tier(self.key, Box::new(tier)))
     }
 
-    /// Whether `len` bytes at `at` of the tier may be written to: all of a new tier, else live bits of slots that are free.
+    /// Whether `len` bytes at `at` of the tier may be written to: all of a new tier, else live bits of slots that are free, or of whole lists.
     fn may_write(&self, at: usize, len: usize) -> bool {
         let Some(end) = at.checked_add(len).filter(|&end| end <= self.plan.bytes) else {
             return false;
@@ -139,8 +145,15 @@ impl Load {
         let slots = |at: usize| (at - from) * 8;
         is_live && len.is_multiple_of(4) && {
             let to = slots(end).min(self.plan.n_slots);
-            self.free.has(&(slots(at)..to))
+            self.free.has(&(slots(at)..to)) || self.are_of_lists((at - from) / 4..(end - from) / 4)
         }
+    }
+
+    /// Whether these words of live bits are those of lists, each of which has all of its own.
+    fn are_of_lists(&self, words: Range<usize>) -> bool {
+        let own = self.own_words.iter().flatten();
+        let within = own.filter(|own| words.start <= own.start && own.end <= words.end);
+        within.map(ExactSizeIterator::len).sum::<usize>() == words.len()
     }
 
     /// Executes a command other than the first and the last. Errors: of the device; `Other` for what is out of bounds or order; what
@@ -211,6 +224,12 @@ impl Load {
             | Command::Finish { .. } => Err(GpuError::Other("not a command that writes".into())),
         }
     }
+}
+
+/// Whether a list is where it was, with other live bits.
+fn is_renewed(new: &TierList, old: &TierList) -> bool {
+    let place = |list: &TierList| (list.first_slot, list.n_slots, list.layout_gen);
+    place(new) == place(old)
 }
 
 /// As areas are cut in the region.

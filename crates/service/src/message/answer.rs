@@ -4,6 +4,7 @@ use super::{MessageError, Reader, Status, write};
 use bytemuck::{Pod, Zeroable};
 use omen_gpu::NearSlot;
 use omen_gpu::params::Found;
+use omen_ivf::list_reader::AppendedTo;
 use std::iter::once;
 
 /// Head of an answer. If its status is Ok, [`OfQuery`] `[n_queries]` follow, their [`Found`] (of a tier of codes alone their [`NearSlot`]),
@@ -70,6 +71,8 @@ pub struct ChosenList {
     pub n_slots: u32,
     /// The first of their slots in the tier.
     pub first_slot: u32,
+    /// The entries appended to the list that were searched too.
+    pub appended: AppendedTo,
 }
 
 /// An answer as it lies in a slot.

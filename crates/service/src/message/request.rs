@@ -3,6 +3,7 @@
 use super::{MessageError, Reader, TierKey};
 use bytemuck::{Pod, Zeroable};
 use omen_gpu::params::QueryBound;
+use omen_ivf::layout::directory::ListEntry;
 
 /// Most queries of a request: two that are as large as they may be go together in one batch.
 pub const MAX_QUERIES: usize = 128;
@@ -42,6 +43,20 @@ pub struct StaleList {
     pub layout_gen: u32,
     /// `ListEntry::delete_gen`.
     pub delete_gen: u32,
+    /// `ListEntry::append_delete_gen`.
+    pub append_delete_gen: u32,
+}
+
+impl StaleList {
+    /// List number `list`, by its directory entry.
+    pub fn new(list: u32, entry: &ListEntry) -> Self {
+        Self {
+            list,
+            layout_gen: entry.layout_gen,
+            delete_gen: entry.delete_gen,
+            append_delete_gen: entry.append_delete_gen,
+        }
+    }
 }
 
 /// A request as it lies in a slot.

@@ -113,9 +113,13 @@ impl Hosted {
             let Some(Some(here)) = self.tier.lists().get(at) else {
                 continue;
             };
-            let layouts = seen.layout_gen.wrapping_sub(here.layout_gen) as i32;
-            let deletions = seen.delete_gen.wrapping_sub(here.delete_gen) as i32;
-            let is_later = layouts > 0 || layouts == 0 && deletions > 0;
+            let is_above = |seen: u32, here: u32| seen.wrapping_sub(here) as i32 > 0;
+            let appended = &here.appended;
+            let is_later = is_above(seen.layout_gen, here.layout_gen)
+                || seen.layout_gen == here.layout_gen
+                    && (is_above(seen.delete_gen, here.delete_gen)
+                        || appended.n_records > 0
+                            && is_above(seen.append_delete_gen, appended.delete_gen));
             if is_later && !self.is_stale[at] {
                 self.is_stale[at] = true;
                 self.stale.push(seen.list);
@@ -198,6 +202,7 @@ impl Hosted {
                 delete_gen: l.delete_gen,
                 n_slots: l.n_slots,
                 first_slot: l.first_slot,
+                appended: l.appended,
             },
         }
     }

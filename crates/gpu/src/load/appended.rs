@@ -1,0 +1,64 @@
+//! What was appended to a list lies in a tier as if it had been frozen: behind the frozen entries, with codes made here. The pages are read up to
+//! somewhere, which the tier keeps; what is appended later is for those who search to scan.
+
+use super::{LoadError, Loader};
+use crate::engine::TierWriter;
+use crate::tier_builder::entries::Entries;
+use omen_ivf::export::ListPages;
+use omen_ivf::export::read_centroid;
+use omen_ivf::list_reader::{AppendedTo, ListReader};
+use omen_ivf::rabitq::Encoder;
+use omen_ivf::store::{NO_BLOCK, PinStore};
+
+/// So many bytes of rows of a list are taken, or a page more; the rest is left to its pages.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Appended entries of a list.
+#[derive(Default)]
+pub(super) struct Appended {
+    pub(super) entries: Entries,
+    /// Up to where that is.
+    pub(super) to: AppendedTo,
+}
+
+impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
+    /// Reads what was appended to a list, unless the tier has codes alone: whoever reads rows by slot finds those of frozen entries. `None`: the
+    /// list was rewritten meanwhile.
+    pub(super) fn appended(&self, pages: &ListPages) -> Result<Option<Appended>, LoadError> {
+        let mut appended = Appended::default();
+        if !self.builder.parts().rows() || pages.entry.append_head == NO_BLOCK {
+            return Ok(Some(appended));
+        }
+        let most = MOST_BYTES / (2 * self.index.dim());
+        let to = ListReader::new().appended_up_to(
+            self.s,
+            self.index,
+            pages.list,
+            &pages.entry,
+            most,
+            |tid, live, err, row| appended.entries.push(tid, live, err, row),
+        )?;
+        Ok(to.map(|to| Appended { to, ..appended }))
+    }
+
+    /// Sends it to the last slots of the list read last.
+    pub(super) fn stage(&mut self, appended: &Appended) -> Result<(), LoadError> {
+        let n = appended.entries.n();
+        let Some(reading) = self.lists.last().filter(|_| n > 0) else {
+            return Ok(());
+        };
+        let slot = reading.first_slot + reading.n_slots - n;
+        let index = self.index;
+        let centroid = match self.builder.parts().codes() {
+            true => Some(read_centroid(self.s, index, reading.pages.list)?),
+            false => None,
+        };
+        let filter = index.meta.shape().filter;
+        let encoder = centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
+        // What has been gathered belongs to the area being filled, which may be left now.
+        self.dispatch()?;
+        Ok(self
+            .builder
+            .stage_entries(&appended.entries, slot, encoder.as_ref())?)
+    }
+}
