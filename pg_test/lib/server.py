@@ -98,11 +98,24 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def _state(pid: int) -> str:
+    """State of a process in one letter; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by SIGSTOP."""
+    return _state(pid) == "T"
+
+
 def _wait_gone(pids, seconds: float) -> list[int]:
-    """Waits until none of `pids` exists, not even as a zombie; returns those left after `seconds`."""
+    """Waits until none of `pids` runs; returns those that still do after `seconds`. One that nobody has collected yet does not run."""
     end = time.monotonic() + seconds
     while True:
-        left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        left = [pid for pid in pids if _state(pid) not in ("", "Z")]
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.02)
@@ -111,8 +124,8 @@ def _wait_gone(pids, seconds: float) -> list[int]:
 class Server:
     """One cluster in RUN_DIR/<name>, its socket, its log."""
 
-    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None):
-        """Makes the cluster: a fresh one, or with `source` a streaming standby of it."""
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool = False):
+        """Makes the cluster: a fresh one, with checksums of its pages or as the major has it, or with `source` a streaming standby of it."""
         self.dir = RUN_DIR / name
         self.data = self.dir / "data"
         self.log = self.dir / "log"
@@ -120,6 +133,8 @@ class Server:
         _own_folder(self.dir)
         if source is None:
             run(["cp", "-a", _template(), self.data])
+            if checksums and "Data page checksum version:           0" in run([BIN / "pg_controldata", "-D", self.data]).stdout:
+                run([BIN / "pg_checksums", "--enable", "--no-sync", "-D", self.data])
         else:
             run([BIN / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
                  "-h", source.dir, "-p", PORT, "-U", "postgres"])
@@ -167,12 +182,31 @@ class Server:
         pid = self.pid()
         children = _children(pid)
         os.kill(pid, signal.SIGKILL)
+        for child in children:
+            if is_stopped(child):
+                os.kill(child, signal.SIGKILL)
         for child in _wait_gone(children, 20):
             os.kill(child, signal.SIGKILL)
         left = _wait_gone([pid, *children], 20)
-        # Where nobody collects orphans a zombie stays, which the next start would take for a running server.
-        if left and all(Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z" for p in left):
-            (self.data / "postmaster.pid").unlink()
+        assert not left, f"{left} cannot be killed"
+        # The next start would take a postmaster that nobody has collected yet for one that runs.
+        for lock in (self.data / "postmaster.pid", self.dir / f".s.PGSQL.{PORT}.lock"):
+            lock.unlink(missing_ok=True)
+
+    def wait_until_up(self, seconds: float = 60):
+        """Waits until a server that runs, or recovers after one of its processes was killed, accepts connections."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.sql("SELECT 1")
+            except psycopg.OperationalError:
+                assert time.monotonic() < end, f"the server does not come back:\n{self.log_text()[-2000:]}"
+                time.sleep(0.05)
+
+    def check_checksums(self):
+        """Stops the server and has every page's checksum compared; fails if one is wrong."""
+        self.stop()
+        run([BIN / "pg_checksums", "--check", "-D", self.data])
 
     def remove(self):
         """Stops the server if it runs, and removes its folder."""

@@ -11,6 +11,7 @@
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged as it is written |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
 //! | `cache.rs` | metapages already read by this session |
+//! | `stop.rs` | stops between two changes, in test builds |
 //!
 //! There are no guards that unlock on drop. A page is locked and unlocked within one function; if an error is raised
 //! between, the stack unwinds without calling Postgres, and the abort of the transaction releases locks and pins.
@@ -24,6 +25,8 @@ mod lock;
 mod pins;
 mod recent;
 mod relation;
+#[cfg(feature = "simulated-gpu")]
+mod stop;
 mod temp;
 
 pub(crate) use bulk::BulkPages;
