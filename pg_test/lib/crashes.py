@@ -5,7 +5,9 @@ transaction, so that whatever was running when the server died must have been do
 a number; of numbers with the same thousands they are near each other, so that many inserts go to one list and have it folded.
 """
 
+import os
 import random
+import signal
 import threading
 import time
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from .db import BY_INDEX, Db
 
 # A difference between a page as replayed and as the primary had it ends the standby. Few buffers: pages are written all the time.
 CONF = {"wal_consistency_checking": "generic", "full_page_writes": "on", "shared_buffers": "16MB", "max_prepared_transactions": 20,
-        "checkpoint_timeout": "30s", "wal_keep_size": "2GB", "max_wal_size": "2GB", "wal_retrieve_retry_interval": "100ms"}
+        "checkpoint_timeout": "30s", "wal_keep_size": "2GB", "max_wal_size": "2GB"}
 OWN_IDS = 10_000_000
 MOST_ROWS = 700
 # Own tables: dimensions (of the last one, a vector spans pages), operator class, lists, rows of an insert.
@@ -283,15 +285,9 @@ class Crashes:
             self.server.start()
             self.figures["kills of the postmaster"] += 1
         else:
-            with self.server.connect() as conn:
-                # By the server: its own user may.
-                conn.execute("CREATE TEMP TABLE victim AS SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend' "
-                             "ORDER BY state <> 'active' LIMIT 1", (self.db.name,))
-                pid = conn.execute("SELECT pid FROM victim").fetchone()[0]
-                try:
-                    conn.execute(f"COPY (SELECT 1) TO PROGRAM 'kill -9 {pid}'")
-                except psycopg.OperationalError:
-                    pass  # ended with the others
+            [(pid,)] = self.server.sql("SELECT pid FROM pg_stat_activity WHERE datname = %s AND backend_type = 'client backend' "
+                                       "ORDER BY state <> 'active', random() LIMIT 1", (self.db.name,))
+            os.kill(pid, signal.SIGKILL)
             time.sleep(0.2)
             self.server.wait_until_up()
             self.figures["kills of a session"] += 1

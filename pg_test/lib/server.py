@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -28,6 +28,7 @@ BASE_CONF = {
     "max_connections": 60,
     "max_wal_senders": 4,
     "wal_keep_size": "256MB",
+    "wal_retrieve_retry_interval": "100ms",  # standbys are back as soon as their primary is
     "max_wal_size": "512MB",
     "log_min_messages": "warning",
     "log_line_prefix": "%p ",
@@ -178,15 +179,14 @@ class Server:
             run([BIN / "pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop"])
 
     def kill(self):
-        """Kills the postmaster with -9 and waits for its children, which notice by themselves."""
+        """Kills the postmaster with -9, and all its children, which would go on until they next wait for something."""
         pid = self.pid()
+        # From here on there are no more of them.
+        os.kill(pid, signal.SIGSTOP)
         children = _children(pid)
-        os.kill(pid, signal.SIGKILL)
-        for child in children:
-            if is_stopped(child):
-                os.kill(child, signal.SIGKILL)
-        for child in _wait_gone(children, 20):
-            os.kill(child, signal.SIGKILL)
+        for process in (pid, *children):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         left = _wait_gone([pid, *children], 20)
         assert not left, f"{left} cannot be killed"
         # The next start would take a postmaster that nobody has collected yet for one that runs.
