@@ -20,7 +20,7 @@ from .db import BY_INDEX, Db
 
 # A difference between a page as replayed and as the primary had it ends the standby. Few buffers: pages are written all the time.
 CONF = {"wal_consistency_checking": "generic", "full_page_writes": "on", "shared_buffers": "16MB", "max_prepared_transactions": 20,
-        "checkpoint_timeout": "30s", "wal_keep_size": "2GB", "max_wal_size": "2GB"}
+        "checkpoint_timeout": "30s", "wal_keep_size": "2GB", "max_wal_size": "2GB", "max_standby_streaming_delay": "-1"}
 OWN_IDS = 10_000_000
 MOST_ROWS = 700
 # Own tables: dimensions (of the last one, a vector spans pages), operator class, lists, rows of an insert.
