@@ -12,7 +12,7 @@ from lib.checks import check_indexes
 from lib.churn import DIM, PLACES, Churn, fill, rows_of
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, Db, assert_same, index_status, knn, last_scan, make_database, put
 from lib.service import GPU as SERVICE
-from lib.service import PRELOADED, inject, load, loaders, stat, wait_for, wait_until
+from lib.service import PRELOADED, load, loaders, stat, wait_for, wait_until
 
 # Searches on the standby are cancelled at once when they are in the way; its primary does not know of them.
 HASTY = {"max_standby_streaming_delay": "100ms", "hot_standby_feedback": "off"}

@@ -47,8 +47,8 @@ def test_size_over_cycles(db, rng, drifts):
             if cycle % 5 == 0:
                 compared += check_indexes(conn)
         print(f"pages after each cycle: {sizes}, {compared} rows compared")
-        # While a list is rewritten it is there twice, and lists are not equally long at all times.
-        assert max(sizes[11:]) <= 1.1 * max(sizes[3:11]), sizes
+        # While a list is rewritten it is there twice; where the data moves away from the centroids, ever more rows are in one list.
+        assert max(sizes[11:]) <= (1.4 if drifts else 1.1) * max(sizes[3:11]), sizes
         assert max(sizes) <= 3 * sizes[0], sizes
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lib import vectors
 from lib.checks import check_indexes
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_by_index, assert_fails, assert_same, knn, last_scan, make_index, make_table, plan, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_by_index, assert_fails, assert_same, last_scan, make_index, make_table, plan, put
 
 DIM, LISTS = 16, 6
 ENGINES = {"cpu": CPU, "gpu": GPU}
