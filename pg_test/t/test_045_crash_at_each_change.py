@@ -11,7 +11,7 @@ from lib.stops import Stopping
 pytestmark = pytest.mark.skipif(REAL_GPU, reason="processes stop in test builds alone")
 
 # So many inserts fold the list at least once.
-MOST_ROWS = 250
+MOST_ROWS = 1500
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def near(rng, query) -> str:
 
 def until_stopped(session, change, rng, query) -> bool:
     """Inserts rows until one stops before its change of this number, which those that fold or start a page have; whether one did."""
-    return any(session.execute(change, INSERT, (near(rng, query),)) for _ in range(300))
+    return any(session.execute(change, INSERT, (near(rng, query),)) for _ in range(1500))
 
 
 def check(searcher, query):
@@ -121,7 +121,8 @@ def test_scans_while_a_list_is_folded(db, query, rng, engine):
                 check(searcher, query)
         check_indexes(searcher)
     print(f"{n_stops} moments of a fold, {n_by_gpu} searches of them by the GPU")
-    assert n_stops >= 5
+    # Pages written, the link, pages given back.
+    assert n_stops >= 9 and (engine == "cpu" or n_by_gpu)
 
 
 @pytest.mark.parametrize("engine", ("cpu", "gpu"))
