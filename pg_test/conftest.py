@@ -49,11 +49,11 @@ def make_server(request):
     """Servers of the test's own, removed afterwards: make_server("name", conf), make_server("standby", source=primary)."""
     made = []
 
-    def make(name, conf=None, source=None, programs=BIN):
+    def make(name, conf=None, source=None, checksums=False, start=True, programs=BIN):
         # Short: the path of a socket has at most 107 bytes.
         test = re.sub(r"\W+", "_", request.node.name.removeprefix("test_"))[:18]
-        made.append(Server(f"{test}_{name}", conf, source, programs).start())
-        return made[-1]
+        made.append(Server(f"{test}_{name}", conf, source, checksums, programs))
+        return made[-1].start() if start else made[-1]
 
     yield make
     for server in reversed(made):

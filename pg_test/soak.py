@@ -3,6 +3,7 @@
 `soak.py SECONDS [--mode service]`: many clients search through the shared GPU service, some insert, one deletes, VACUUM runs; every answer is checked.
 `--mode sessions`: the same with a GPU context of each session's own. `--mode faults`: with faults of the service, one after the other.
 `--mode storm`: sessions that are cancelled, ended, cut off and killed, for `--rounds` instead of seconds.
+`--mode crash`: a server that is killed at random points while sessions do everything to it, and its standby.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import time
 
 from lib import vectors
 from lib.churn import Churn, fill
+from lib.crashes import CONF, Crashes, check_standby, make_tables
 from lib.db import CPU, GPU, REAL_GPU, Db, make_database
 from lib.faults import FAULTS, Faults
 from lib.server import Server
@@ -65,15 +67,44 @@ def ride_out(running: Churn, seconds: float):
         running.stop()
 
 
+def crash(seconds: float) -> int:
+    """Kills for so many seconds; 1 if something was lost."""
+    servers = [Server("soak", CONF, checksums=True).start()]
+    try:
+        db = make_database(servers[0], "soak")
+        make_tables(db, workers=6)
+        servers.append(Server("soak_standby", source=servers[0]).start())
+        crashes, end, problem = Crashes(db, servers[1], workers=6), time.monotonic() + seconds, "no problem found"
+        try:
+            while time.monotonic() < end:
+                crashes.round(3.0)
+                print(crashes.figures, flush=True)
+            check_standby(servers[1])
+            for server in servers:
+                server.check_checksums()
+        except (AssertionError, RuntimeError) as error:
+            problem = str(error)
+        print(crashes.steps)
+        print(problem)
+        failed = problem != "no problem found"
+        print(f"{int(not failed)} passed, {int(failed)} failed, 0 skipped")
+        return int(failed)
+    finally:
+        for server in reversed(servers):
+            server.remove()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--mode", choices=["service", "sessions", "faults", "storm"], default="service")
+    parser.add_argument("--mode", choices=["service", "sessions", "faults", "storm", "crash"], default="service")
     parser.add_argument("--searchers", type=int, default=64)
     parser.add_argument("--inserters", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=10_000)
     args = parser.parse_args()
     print(f"OMEN_TEST_SEED={vectors.SEED} {args}", flush=True)
+    if args.mode == "crash":
+        return crash(args.seconds)
     if args.mode == "faults" and REAL_GPU:
         print("0 passed, 0 failed, 1 skipped: faults are injected in test builds alone")
         return 0

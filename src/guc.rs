@@ -122,6 +122,8 @@ static GPU_DEVICES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>:
 static INJECT_FAULT: GucSetting<Fault> = GucSetting::<Fault>::new(Fault::None);
 #[cfg(feature = "simulated-gpu")]
 static SIMULATE_GPU: GucSetting<bool> = GucSetting::<bool>::new(false);
+#[cfg(feature = "simulated-gpu")]
+static STOP_BEFORE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// `omen.engine`.
 pub(crate) fn engine() -> EngineSetting {
@@ -209,6 +211,12 @@ pub(crate) fn inject_fault() -> Fault {
     return INJECT_FAULT.get();
     #[cfg(not(feature = "simulated-gpu"))]
     Fault::None
+}
+
+/// `omen.stop_before`.
+#[cfg(feature = "simulated-gpu")]
+pub(crate) fn stop_before() -> i32 {
+    STOP_BEFORE.get()
 }
 
 /// Defines the settings; called once, from `_PG_init`.
@@ -332,6 +340,17 @@ pub(crate) fn define() {
         c"",
         &INJECT_FAULT,
         GucContext::Sighup,
+        GucFlags::default(),
+    );
+    #[cfg(feature = "simulated-gpu")]
+    GucRegistry::define_int_guc(
+        c"omen.stop_before",
+        c"Number of the change of an index's pages before which the session's process stops until SIGCONT (test builds only).",
+        c"Counted in each statement; zero: it does not stop.",
+        &STOP_BEFORE,
+        0,
+        i32::MAX,
+        GucContext::Suset,
         GucFlags::default(),
     );
     compat::reserve_setting_prefix(c"omen");

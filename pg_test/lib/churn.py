@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import psycopg
 
 from . import vectors
 from .db import BY_INDEX, BY_SORT, CPU, Db, check_index, index_status, knn, last_scan, make_index, make_table, put
@@ -35,11 +36,12 @@ def fill(db: Db, n: int):
 class Churn:
     """Runs the threads for some seconds; `problems` holds what was wrong, `counts` how much of each was done.
 
-    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time.
+    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time;
+    `reader`: where they search, if elsewhere. A standby may cancel them in favour of what it replays, which is counted.
     """
 
-    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False):
-        self.db, self.seconds = db, seconds
+    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False, reader: Db | None = None):
+        self.db, self.seconds, self.reader = db, seconds, reader or db
         self.problems: list[str] = []
         self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "checks": 0, "searches": 0, "by gpu": 0}
         jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,), (self.check,)]
@@ -122,7 +124,7 @@ class Churn:
                 time.sleep(1)
 
     def reload(self):
-        with self.db.connect() as conn:
+        with self.reader.connect() as conn:
             while self.going():
                 load(conn)
                 self.count("reloads")
@@ -130,17 +132,27 @@ class Churn:
 
     def search(self, settings, number):
         rng = vectors.rng_for(f"churn search {number}")
-        with self.db.connect(**BY_INDEX, **settings) as conn:
-            lists = index_status(conn)["lists"]
-            put(conn, omen__probes=lists)
-            while self.going():
-                query, k = rows_of(rng, 1, rng.choice(PLACES))[0], int(rng.choice([1, 10, 200]))
-                with conn.transaction():
-                    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-                    self.check_exact(conn, query, k, settings["omen__engine"])
-                    if rng.integers(8) == 0:
-                        self.check_few_lists(conn, query, settings)
-                        put(conn, omen__probes=lists)
+        while self.going():
+            with self.reader.connect(**BY_INDEX, **settings) as conn:
+                try:
+                    lists = index_status(conn)["lists"]
+                    put(conn, omen__probes=lists)
+                    while self.going():
+                        self.check_once(conn, rng, settings, lists)
+                except psycopg.OperationalError as error:
+                    # A standby cancels a statement, or ends the session of an idle transaction.
+                    if self.reader is self.db or not (conn.broken or error.sqlstate == "40001"):
+                        raise
+                    self.count("conflicts")
+
+    def check_once(self, conn, rng, settings, lists):
+        query, k = rows_of(rng, 1, rng.choice(PLACES))[0], int(rng.choice([1, 10, 200]))
+        with conn.transaction():
+            conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.check_exact(conn, query, k, settings["omen__engine"])
+            if rng.integers(8) == 0:
+                self.check_few_lists(conn, query, settings)
+                put(conn, omen__probes=lists)
 
     def check_exact(self, conn, query, k, engine):
         """In one snapshot, the answers of a scan, of a batch and of a sort must be the same; probes are exact, so every row counts."""

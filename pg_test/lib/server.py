@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -28,6 +28,7 @@ BASE_CONF = {
     "max_connections": 60,
     "max_wal_senders": 4,
     "wal_keep_size": "256MB",
+    "wal_retrieve_retry_interval": "100ms",  # standbys are back as soon as their primary is
     "max_wal_size": "512MB",
     "log_min_messages": "warning",
     "log_line_prefix": "%p ",
@@ -98,11 +99,24 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def _state(pid: int) -> str:
+    """State of a process in one letter; "" if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return ""
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped by SIGSTOP."""
+    return _state(pid) == "T"
+
+
 def _wait_gone(pids, seconds: float) -> list[int]:
-    """Waits until none of `pids` exists, not even as a zombie; returns those left after `seconds`."""
+    """Waits until none of `pids` runs; returns those that still do after `seconds`. One that nobody has collected yet does not run."""
     end = time.monotonic() + seconds
     while True:
-        left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        left = [pid for pid in pids if _state(pid) not in ("", "Z")]
         if not left or time.monotonic() > end:
             return left
         time.sleep(0.02)
@@ -111,8 +125,9 @@ def _wait_gone(pids, seconds: float) -> list[int]:
 class Server:
     """One cluster in RUN_DIR/<name>, its socket, its log."""
 
-    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, programs: Path = BIN):
-        """Makes the cluster: a fresh one, or with `source` a streaming standby of it. `programs`: those of another major than the one under test."""
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool = False, programs: Path = BIN):
+        """Makes the cluster: a fresh one, with checksums of its pages or as the major has it, or with `source` a streaming standby of it.
+        `programs`: those of another major than the one under test."""
         self.programs = programs
         self.dir = RUN_DIR / name
         self.data = self.dir / "data"
@@ -121,6 +136,8 @@ class Server:
         _own_folder(self.dir)
         if source is None:
             run(["cp", "-a", _template(programs), self.data])
+            if checksums and "Data page checksum version:           0" in run([programs / "pg_controldata", "-D", self.data]).stdout:
+                run([programs / "pg_checksums", "--enable", "--no-sync", "-D", self.data])
         else:
             run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
                  "-h", source.dir, "-p", PORT, "-U", "postgres"])
@@ -170,16 +187,34 @@ class Server:
             run([self.programs / "pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop"])
 
     def kill(self):
-        """Kills the postmaster with -9 and waits for its children, which notice by themselves."""
+        """Kills the postmaster with -9, and all its children, which would go on until they next wait for something."""
         pid = self.pid()
+        # From here on there are no more of them.
+        os.kill(pid, signal.SIGSTOP)
         children = _children(pid)
-        os.kill(pid, signal.SIGKILL)
-        for child in _wait_gone(children, 20):
-            os.kill(child, signal.SIGKILL)
+        for process in (pid, *children):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         left = _wait_gone([pid, *children], 20)
-        # Where nobody collects orphans a zombie stays, which the next start would take for a running server.
-        if left and all(Path(f"/proc/{p}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z" for p in left):
-            (self.data / "postmaster.pid").unlink()
+        assert not left, f"{left} cannot be killed"
+        # The next start would take a postmaster that nobody has collected yet for one that runs.
+        for lock in (self.data / "postmaster.pid", self.dir / f".s.PGSQL.{PORT}.lock"):
+            lock.unlink(missing_ok=True)
+
+    def wait_until_up(self, seconds: float = 60):
+        """Waits until a server that runs, or recovers after one of its processes was killed, accepts connections."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.sql("SELECT 1")
+            except psycopg.OperationalError:
+                assert time.monotonic() < end, f"the server does not come back:\n{self.log_text()[-2000:]}"
+                time.sleep(0.05)
+
+    def check_checksums(self):
+        """Stops the server and has every page's checksum compared; fails if one is wrong."""
+        self.stop()
+        run([self.programs / "pg_checksums", "--check", "-D", self.data])
 
     def remove(self):
         """Stops the server if it runs, and removes its folder."""
@@ -217,7 +252,8 @@ class Server:
 
     def wait_for(self, standby: "Server", seconds: float = 60):
         """Waits until the standby has replayed all this server has written."""
-        lsn = self.sql("SELECT pg_current_wal_insert_lsn()::text")[0][0]
+        # A record of our own: the end of the log may lie behind the header of a page with nothing on it yet, which nobody replays.
+        lsn = self.sql("SELECT pg_logical_emit_message(false, '', '')::text")[0][0]
         self.sql("SELECT pg_switch_wal()")
         end = time.monotonic() + seconds
         while not standby.sql("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (lsn,))[0][0]:

@@ -12,6 +12,7 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_same, index_status, knn, last_scan, make_database, make_index, make_table, put
+from lib.service import PRELOADED, load, wait_for
 
 DIM = 32
 K = 20
@@ -97,12 +98,19 @@ def test_no_stale_rows_in_the_service(first, rng):
     scenario(first, first, rng, renew=lambda searcher: searcher.execute("SELECT omen_load('t_v_idx')"))
 
 
-def test_no_stale_rows_on_a_standby(make_server, rng):
+@pytest.mark.parametrize("conf", ({}, PRELOADED), ids=("session", "service"))
+def test_no_stale_rows_on_a_standby(make_server, rng, conf):
+    """By the tier of a session there, or of its service."""
     primary = make_server("primary")
     db = make_database(primary, "stale")
     prepare(db, rng)
-    standby = make_server("standby", source=primary)
-    scenario(db, Db(standby, "stale"), rng, lambda: primary.wait_for(standby))
+    standby = make_server("standby", conf, source=primary)
+    replica = Db(standby, "stale")
+    if conf:
+        with replica.connect() as conn:
+            wait_for(conn, state="up")
+    renew = (lambda searcher: load(searcher)) if conf else (lambda searcher: None)
+    scenario(db, replica, rng, lambda: primary.wait_for(standby), renew)
 
 
 def test_rebuilt_or_replaced_index_drops_the_tier(db, rng):
@@ -123,3 +131,40 @@ def test_rebuilt_or_replaced_index_drops_the_tier(db, rng):
             check(searcher, query, oracle)
             load_tier(searcher, query)
             check(searcher, query, oracle)
+
+
+def test_rebuilt_in_the_same_file(db, rng):
+    """A table made in the same transaction keeps its files when it is truncated, and a temporary one at commit: the tier of what was there must not serve."""
+    query = vectors.clustered(rng, 1, DIM)[0]
+    with db.connect(**BY_INDEX, **GPU, omen__probes=100) as conn:
+        for kind, options in (("", ""), ("TEMP", "ON COMMIT DELETE ROWS")):
+            conn.execute("BEGIN")
+            make_table(conn, vectors.clustered(rng, 2000, DIM), kind=kind, options=options)
+            make_index(conn, lists=8)
+            for round in range(1, 4):
+                load_tier(conn, query)
+                if kind:
+                    conn.execute("COMMIT; BEGIN")
+                else:
+                    conn.execute("TRUNCATE t")
+                assert knn(conn, "l2", query, K) == []
+                vectors.copy_rows(conn, "t", 10_000 * round + np.arange(1500), vectors.clustered(rng, 1500, DIM) - np.float32(round))
+                check_by_sort(conn, query)
+                load_tier(conn, query)
+                conn.execute("SAVEPOINT a; TRUNCATE t")
+                vectors.copy_rows(conn, "t", 500_000 + np.arange(1500), vectors.clustered(rng, 1500, DIM))
+                check_by_sort(conn, query)
+                load_tier(conn, query)
+                conn.execute("ROLLBACK TO a")
+                check_by_sort(conn, query)
+            conn.execute("COMMIT; DROP TABLE t")
+
+
+def check_by_sort(conn, query):
+    """A search of all lists by the GPU, beside a sort in the same session."""
+    found = [knn(conn, "l2", query, k) for k in (1, K, None)]
+    put(conn, **BY_SORT, enable_seqscan="on", enable_sort="on")
+    wanted = [knn(conn, "l2", query, k) for k in (1, K, None)]
+    put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
+    for f, w in zip(found, wanted):
+        assert_same(f, w, complete_ties=f is found[-1])

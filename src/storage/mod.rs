@@ -13,6 +13,7 @@
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
 //! | `catalog.rs` | what the catalog says of an index |
 //! | `cache.rs` | metapages already read by this session |
+//! | `stop.rs` | stops between two changes, in test builds |
 //!
 //! There are no guards that unlock on drop. A page is locked and unlocked within one function; if an error is raised
 //! between, the stack unwinds without calling Postgres, and the abort of the transaction releases locks and pins.
@@ -28,6 +29,8 @@ mod pins;
 mod probed;
 mod recent;
 mod relation;
+#[cfg(feature = "simulated-gpu")]
+mod stop;
 mod temp;
 
 pub(crate) use bulk::BulkPages;

@@ -11,6 +11,8 @@ use pgrx::pg_sys;
 
 use super::ahead::Ahead;
 use super::recent::Recent;
+#[cfg(feature = "simulated-gpu")]
+use super::stop;
 use super::{buffer, lock};
 use crate::compat::{self, FileId};
 
@@ -319,6 +321,8 @@ impl PageStore for IndexPages {
 
 impl PageStoreMut for IndexPages {
     fn update(&self, blocks: &[u32], f: impl FnOnce(&mut [&mut [u8]]) -> bool) -> Result<bool> {
+        #[cfg(feature = "simulated-gpu")]
+        stop::before_change();
         let n = blocks.len();
         assert!(
             (1..=MAX_UPDATE_PAGES).contains(&n),
@@ -363,6 +367,8 @@ impl PageStoreMut for IndexPages {
     }
 
     fn allocate(&self, init: impl FnOnce(&mut [u8])) -> Result<u32> {
+        #[cfg(feature = "simulated-gpu")]
+        stop::before_change();
         let buf = self.free_page()?;
         // SAFETY: `free_page` returns a pinned buffer under exclusive lock.
         unsafe {
@@ -373,6 +379,8 @@ impl PageStoreMut for IndexPages {
     }
 
     fn free(&self, block: u32) -> Result<()> {
+        #[cfg(feature = "simulated-gpu")]
+        stop::before_change();
         let buf = self.pin(block)?;
         // SAFETY: pinned just now, locked before it is replaced; `rel` is open.
         unsafe {
