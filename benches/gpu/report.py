@@ -135,9 +135,9 @@ def service_table(s: dict) -> list[str]:
                    f"{line['refused']}; device memory {line['device_mb_before']} MB before, {line['device_mb_during']} MB during")
     for line in s.get("clients_writing", []):
         writers = f"{line['inserters']} insert ({number(line['inserts']['tps'])} a second)" if line["inserters"] else "none inserts"
-        out.append(f"{line['clients']} clients while {writers} and VACUUM ran {line['vacuums']} times: "
+        out.append(f"{line['clients']} clients while {writers} and VACUUM runs {line['vacuums']} times: "
                    f"{number(line['tps'])} tps, {number(100 * (line['share'] or 0))} % of {number(line['alone'])} alone; {line['errors'] or 'no errors'}; "
-                   f"cores: {', '.join(f'{what} {n}' for what, n in line['cores'].items())}")
+                   f"cores: {', '.join(f'{what} {n}' for what, n in line['cores'].items())}; a search: {', '.join(f'{what} {n:g}' for what, n in line['one'].items())}")
     for line in s.get("clients_refresh", []):
         out.append(f"{100 * line['deleted']:g} % of the rows deleted, VACUUM: {line['most_stale']} lists out of date, none after {number(line['seconds_until_current'], 2)} s by "
                    f"{line['refreshes']} refreshes and {line['loads']} loads; 8 clients meanwhile {number(line['tps'])} tps, {line['errors'] or 'no errors'}")

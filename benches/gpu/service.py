@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
+from threading import Thread
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,25 @@ NEW = 1_000_000_000
 VACUUM = "VACUUM (INDEX_CLEANUP ON) bench"
 
 
-class Cores:
-    """Processor time of the server's processes by what they do."""
+class Watch(Thread):
+    """While pgbench runs: processor time of the server's processes by what they do, and what searches of a session of its own tell of themselves."""
 
-    def __init__(self):
-        self.first, self.last, self.what, self.began = {}, {}, {}, time.monotonic()
+    def __init__(self, run: subprocess.Popen, nq: int, recall: float):
+        super().__init__(daemon=True)
+        self.bench, self.nq, self.recall = run, nq, recall
+        self.first, self.last, self.what, self.scans = {}, {}, {}, []
+        self.start()
+
+    def run(self):
+        self.began = time.monotonic()
+        with connect({"omen.engine": "gpu", "omen.recall": self.recall}) as conn:
+            while self.bench.poll() is None:
+                self.look(conn)
+                for i in np.random.default_rng().integers(0, self.nq, 10).tolist():
+                    conn.execute("SELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = %s) LIMIT 10", (i,))
+                    self.scans.append(conn.execute("SELECT lists, probes, rounds, candidates, select_us, cpu_us, gpu_us, total_us FROM omen_last_scan()").fetchone())
+                time.sleep(0.05)
+        self.seconds = time.monotonic() - self.began
 
     def look(self, conn):
         for pid, what in conn.execute("SELECT pid, CASE WHEN backend_type <> 'client backend' THEN backend_type ELSE split_part(query, ' ', 1) END FROM pg_stat_activity"):
@@ -49,14 +64,18 @@ class Cores:
                 self.last[pid] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
                 self.first.setdefault(pid, self.last[pid] if time.monotonic() - self.began < 1.5 else 0.0)
                 self.what[pid] = what or "client"
-        self.seconds = time.monotonic() - self.began
 
-    def used(self) -> dict:
+    def cores(self) -> dict:
         """Cores that each kind of process has kept busy."""
         cores = {}
         for pid, last in self.last.items():
             cores[self.what[pid]] = cores.get(self.what[pid], 0) + (last - self.first[pid]) / self.seconds
         return {what: round(n, 2) for what, n in sorted(cores.items()) if n >= 0.01}
+
+    def one(self) -> dict:
+        """Means of what a search said of itself; times with the waiting for a processor."""
+        names = ("lists", "probes", "rounds", "candidates", "select_us", "cpu_us", "gpu_us", "total_us")
+        return dict(zip(names, np.round(np.mean(self.scans, axis=0), 1).tolist())) if self.scans else {}
 
 
 class Service:
@@ -173,29 +192,28 @@ class Service:
         self.line("clients_many", clients=self.args.many, device_mb_before=before, device_mb_during=during, **self.outcome(run), **stats)
 
     def while_writing(self, clients: int):
-        """Searches alone, then while four clients insert, while VACUUM runs again and again, and both."""
-        seconds = max(8, 2 * self.args.seconds)
-        alone = self.search(clients, seconds, **{"omen.engine": "gpu"})["tps"]
-        for inserters, vacuums in ((0, True), (4, False), (4, True)):
-            self.beside_writers(clients, alone, inserters, vacuums, seconds)
+        """Searches alone, while VACUUM runs again and again, while four clients insert, and both."""
+        seconds, alone = max(8, 2 * self.args.seconds), None
+        for inserters, vacuums in ((0, False), (0, True), (4, False), (4, True)):
+            tps = self.beside_writers(clients, alone, inserters, vacuums, seconds)
+            alone = alone or tps
 
-    def beside_writers(self, clients: int, alone: float | None, inserters: int, vacuums: bool, seconds: int):
+    def beside_writers(self, clients: int, alone: float | None, inserters: int, vacuums: bool, seconds: int) -> float | None:
         with connect() as conn:
             conn.execute("SELECT omen_stat_reset()")
             inserts = self.pgbench("-f", str(self.scripts / "insert"), clients=inserters, seconds=seconds) if inserters else None
             run = self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings={"omen.engine": "gpu"}, seconds=seconds)
-            n_vacuums, cores = 0, Cores()
-            while run.poll() is None:
-                if vacuums:
-                    conn.execute(f"DELETE FROM bench WHERE id IN (SELECT id FROM bench WHERE id >= {NEW if inserters else 0} ORDER BY id LIMIT 500)")
-                    conn.execute(VACUUM)
-                    n_vacuums += 1
-                else:
-                    time.sleep(0.2)
-                cores.look(conn)
-            written, found, stats = inserts and self.outcome(inserts), self.outcome(run), self.stats(conn)
-        self.line("clients_writing", clients=clients, alone=alone, share=found["tps"] and alone and found["tps"] / alone,
-                  inserters=inserters, inserts=written, vacuums=n_vacuums, cores=cores.used(), **found, **stats)
+            watch, n_vacuums = Watch(run, self.data.nq, self.args.recall), 0
+            while run.poll() is None and vacuums:
+                conn.execute(f"DELETE FROM bench WHERE id IN (SELECT id FROM bench WHERE id >= {NEW if inserters else 0} ORDER BY id LIMIT 500)")
+                conn.execute(VACUUM)
+                n_vacuums += 1
+            found = self.outcome(run)
+            watch.join()
+            written, stats = inserts and self.outcome(inserts), self.stats(conn)
+        self.line("clients_writing", clients=clients, alone=alone or found["tps"], share=found["tps"] and found["tps"] / (alone or found["tps"]),
+                  inserters=inserters, inserts=written, vacuums=n_vacuums, cores=watch.cores(), one=watch.one(), **found, **stats)
+        return found["tps"]
 
     def refresh(self, share: float = 0.01):
         """Some rows of nearly every list die: how long until the tier is as the index is, and what searches do meanwhile."""

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use omen_gpu::{BatchFound, Tier};
 use omen_ivf::index::Index;
 use omen_ivf::query::Query;
+use omen_ivf::scan_list::Served;
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::merge;
 use super::named_slots::NamedSlots;
-use super::pages::{Searched, scan_all_appended, scan_stale};
+use super::pages::{scan_all_appended, scan_stale};
 use super::shared::candidates_from;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
@@ -64,15 +65,19 @@ impl OnDevice {
 #[derive(Default)]
 pub(super) struct Lists<'a> {
     /// The device, which has searched them.
-    pub searched: Vec<Searched<'a>>,
+    pub searched: Vec<Served<'a>>,
     /// The pages alone: lists that the device lacks, or has of old.
     pub absent: Vec<u32>,
 }
 
 impl Lists<'_> {
     /// Whether pages hold anything beside what the device has searched.
-    pub(super) fn want_pages(&self, index: &Index) -> bool {
-        !self.absent.is_empty() || self.searched.iter().any(|list| list.may_lack(index))
+    pub(super) fn want_pages(&self, round: &Round) -> bool {
+        !self.absent.is_empty()
+            || self
+                .searched
+                .iter()
+                .any(|list| list.may_lack(round.pages, round.index))
     }
 }
 

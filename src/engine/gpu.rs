@@ -11,7 +11,7 @@ use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::{AppendedTo, Visit};
 use omen_ivf::probes::Reach;
-use omen_ivf::scan_list::{SearchStats, scan_appended};
+use omen_ivf::scan_list::{SearchStats, Served, scan_appended};
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::answer::Round;
@@ -242,9 +242,14 @@ fn search_tier(
     let mut top = TopK::new(request.k);
     let mut did = SearchStats::default();
     let mut fresh = Vec::with_capacity(split.fresh.len());
-    for (probe, entry, known) in &split.fresh {
-        let visit = if known.may_lack(index, entry) {
-            scan_appended(pages, index, query, probe, entry, known, &mut top, &mut did)?
+    for (probe, entry, appended) in &split.fresh {
+        let served = Served {
+            list: probe.list,
+            entry,
+            appended: *appended,
+        };
+        let visit = if served.may_lack(pages, index) {
+            scan_appended(pages, index, query, &served, &mut top, &mut did)?
         } else {
             Visit::Done
         };

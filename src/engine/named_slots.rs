@@ -7,11 +7,11 @@ use omen_ivf::coarse::Probe;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::query::Query;
 use omen_ivf::rerank::{SlotBound, rerank};
-use omen_ivf::scan_list::SearchStats;
+use omen_ivf::scan_list::{SearchStats, Served};
 use omen_ivf::topk::TopK;
 
 use super::answer::Round;
-use super::pages::{Searched, unranked};
+use super::pages::unranked;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
 
@@ -75,11 +75,11 @@ impl NamedSlots {
         &self,
         round: &Round,
         query: &Query,
-        searched: &[Searched<'_>],
+        searched: &[Served<'_>],
         top: &mut TopK,
         record: &mut ScanRecord,
     ) -> Result<(), Stop> {
-        let by_number = |searched: &Searched| (unranked(searched.list), *searched.entry);
+        let by_number = |searched: &Served| (unranked(searched.list), *searched.entry);
         let mut lists: Vec<(Probe, ListEntry)> = searched.iter().map(by_number).collect();
         lists.sort_unstable_by_key(|(probe, _)| probe.list);
         let mut candidates = Vec::with_capacity(self.slots.len());

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use omen_ivf::coarse::{Probe, probes_of};
 use omen_ivf::index::Index;
-use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::list_reader::{AppendedTo, Visit};
+use omen_ivf::list_reader::Visit;
 use omen_ivf::query::Query;
-use omen_ivf::scan_list::{SearchStats, scan_appended};
+use omen_ivf::scan_list::{SearchStats, Served, scan_appended};
 use omen_ivf::scan_lists::scan_lists;
 use omen_ivf::topk::TopK;
 
@@ -24,47 +23,23 @@ pub(super) fn unranked(list: u32) -> Probe {
     }
 }
 
-/// A list that a device has searched.
-#[derive(Clone, Copy)]
-pub(super) struct Searched<'a> {
-    pub(super) list: u32,
-    /// Its directory entry, with which the tier is current.
-    pub(super) entry: &'a ListEntry,
-    /// What the tier has of the entries appended to it.
-    pub(super) appended: AppendedTo,
-}
-
-impl Searched<'_> {
-    /// Whether more may have been appended to it.
-    pub(super) fn may_lack(&self, index: &Index) -> bool {
-        self.appended.may_lack(index, self.entry)
-    }
-}
-
 /// Scans what was appended to `lists` beyond what the device has, as of their directory entries; how many entries that are. `None`: one of the
 /// lists was rewritten, and has them where the device lacks them.
 pub(super) fn scan_all_appended<'a>(
     pages: &IndexPages,
     index: &Index,
     query: &Query,
-    lists: impl IntoIterator<Item = &'a Searched<'a>>,
+    lists: impl IntoIterator<Item = &'a Served<'a>>,
     top: &mut TopK,
     record: &mut ScanRecord,
 ) -> Result<Option<u64>> {
     let mut did = SearchStats::default();
     let mut is_done = true;
     for searched in lists {
-        if !searched.may_lack(index) {
+        if !searched.may_lack(pages, index) {
             continue;
         }
-        let Searched {
-            list,
-            entry,
-            appended,
-        } = searched;
-        // Appended entries have no codes, and their keys need no centroid.
-        let probe = unranked(*list);
-        let visit = scan_appended(pages, index, query, &probe, entry, appended, top, &mut did)?;
+        let visit = scan_appended(pages, index, query, searched, top, &mut did)?;
         if visit == Visit::Changed {
             is_done = false;
             break;

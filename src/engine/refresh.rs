@@ -12,11 +12,11 @@ use omen_ivf::layout::directory::ListEntry;
 use crate::storage::IndexPages;
 
 /// A tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: these cost the CPU
-/// some 50 ns each.
-const MUCH_SHARE: u64 = 32;
-const MUCH_AT_LEAST: u64 = 64;
-/// A list is then written again if it lacks one for so many: some of the lists of such a search do.
-const LIST_SHARE: u64 = 64;
+/// some 100 ns each.
+const MUCH_SHARE: u64 = 2048;
+const MUCH_AT_LEAST: u64 = 16;
+/// A list that has no room for what was appended is written again if it lacks one for so many.
+const LIST_SHARE: u64 = 32;
 
 /// Rounds of a refresh: each has the room that those before gave back.
 pub(crate) const MAX_ROUNDS: usize = 16;
@@ -32,6 +32,8 @@ pub(crate) struct Round {
     pub(crate) n_behind: usize,
     /// Those of them that were written.
     pub(crate) n_extended: usize,
+    /// Whether lists were brought up to date in place.
+    pub(crate) is_longer: bool,
     /// Lists with entries that are not in the tier.
     pub(crate) n_absent: usize,
 }
@@ -49,7 +51,7 @@ impl Round {
 
     /// Whether anything was written.
     pub(crate) fn has_written(&self) -> bool {
-        self.n_written + self.n_extended > 0
+        self.is_longer || self.n_written + self.n_extended > 0
     }
 }
 
@@ -90,23 +92,29 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         let entry = &entries[list as usize];
         before[list as usize].is_some_and(|here| !here.is_current(entry))
     };
-    // Of a tier of codes alone nobody reads appended ones.
-    let keeps_appended = builder.parts().rows();
-    let is_behind = |&list: &u32| {
-        let entry = &entries[list as usize];
-        keeps_appended && before[list as usize].is_some_and(|here| lacks_many(&here, index, entry))
-    };
     let by_slot = |lists: &mut Vec<u32>| {
         lists.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
     };
-    let mut stale: Vec<u32> = numbers.iter().copied().filter(is_stale).collect();
-    by_slot(&mut stale);
-    let rewritten = builder.renew_lists(pages, index, &stale)?;
+    let stale: Vec<u32> = numbers.iter().copied().filter(is_stale).collect();
+    let mut here = numbers;
+    here.retain(|&list| before[list as usize].is_some());
+    by_slot(&mut here);
+    let rewritten = builder.renew_lists(pages, index, &here)?;
     builder.load_lists(pages, index, &rewritten)?;
-    let mut behind: Vec<u32> = numbers.into_iter().filter(is_behind).collect();
+    // Those of them that have found no room are not there as the index has them, whatever was appended.
     let rewritten: HashSet<u32> = rewritten.into_iter().collect();
-    behind.retain(|list| !rewritten.contains(list));
-    by_slot(&mut behind);
+    let mut behind = here;
+    behind.retain(|list| {
+        let (now, entry) = (builder.lists()[*list as usize], &entries[*list as usize]);
+        !rewritten.contains(list) && now.is_some_and(|now| lacks_many(&now, index, entry))
+    });
+    // Of a tier of codes alone nobody reads appended ones.
+    behind.truncate(if builder.parts().rows() {
+        behind.len()
+    } else {
+        0
+    });
+    let extended = builder.lists().to_vec();
     builder.load_lists(pages, index, &behind)?;
     let is_written = |list: &&u32| {
         let at = **list as usize;
@@ -119,6 +127,10 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         n_stale: stale.len(),
         n_written: stale.iter().filter(is_written).count(),
         n_behind: behind.len(),
-        n_extended: behind.iter().filter(is_written).count(),
+        n_extended: behind
+            .iter()
+            .filter(|list| builder.lists()[**list as usize] != extended[**list as usize])
+            .count(),
+        is_longer: extended != before,
     })
 }

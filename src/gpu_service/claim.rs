@@ -31,7 +31,7 @@ const LAST_REST: Duration = Duration::from_secs(3600);
 /// what its tier lacks: so refreshes never take more than what they save.
 const REFRESH_SHARE: u32 = 20;
 const REFRESH_REST: Duration = Duration::from_secs(1);
-const REFRESH_PAUSE: Duration = Duration::from_millis(100);
+const REFRESH_PAUSE: Duration = Duration::from_millis(50);
 /// Indexes that rest, at most.
 const N_RESTS: usize = 64;
 
@@ -191,6 +191,14 @@ impl Loaders {
         let is_time = now() >= rest.refresh_until.load(Ordering::Relaxed);
         let is_much = lost >= rest.refresh_us.load(Ordering::Relaxed);
         (is_time || is_much) && self.may_claim(index, file)
+    }
+
+    /// Whether searches have lost enough since the last refresh of an index with this file, and its pause is over.
+    pub(super) fn wants_refresh(&self, index: IndexId, file: u32) -> bool {
+        let rest = self.rest_of(index);
+        let lost = rest.lost_us.load(Ordering::Relaxed);
+        let is_over = now() >= rest.until.load(Ordering::Relaxed);
+        rest.is_of(index, file) && is_over && lost >= rest.refresh_us.load(Ordering::Relaxed).max(1)
     }
 
     fn is_free(&self, word: u64) -> bool {

@@ -18,6 +18,7 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder, pg_guard, pg_sys};
 use super::claim::{Claim, IndexId, Outcome};
 use super::loading::{self, Fit, Refreshed};
 use super::memory::{self, Service};
+use super::session;
 use crate::compat::{self, FileId};
 use crate::engine::service_tiers::key_of;
 use crate::engine::tiers::Stop;
@@ -27,6 +28,10 @@ use crate::options::{self, Hot};
 use crate::storage::{IndexPages, open_index};
 use crate::{am, named_index, wake};
 
+/// After a refresh a process waits so long for the next to be wanted: to start another takes as long as many refreshes. And so long at most does it
+/// keep others from loading.
+const STAY: Duration = Duration::from_secs(1);
+const LONGEST_STAY: Duration = Duration::from_secs(3);
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen loader";
 
@@ -310,7 +315,8 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     }
 }
 
-/// Brings a tier up to date. Where that cannot be, or is not enough, the rest goes on that began with the job.
+/// Brings a tier up to date, and again for as long as searches lose time by what it lacks. Where that cannot be, or is not enough, the rest
+/// goes on that began with the job.
 fn refresh(
     service: &Service,
     job: &Job,
@@ -318,16 +324,27 @@ fn refresh(
     index: &Index,
     key: &TierKey,
 ) -> Result<Outcome, Stop> {
-    let began = Instant::now();
-    match loading::refresh(service, pages, index, key)? {
-        Refreshed::Whole => {
-            let loaders = &service.control.loaders;
-            loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
+    let (loaders, until) = (&service.control.loaders, Instant::now() + LONGEST_STAY);
+    let outcome = loop {
+        let began = Instant::now();
+        let refreshed = loading::refresh(service, pages, index, key)?;
+        if refreshed != Refreshed::Whole {
+            break refreshed;
         }
+        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
+        let ended = Instant::now();
+        while !loaders.wants_refresh(job.id, FILE.get()) && ended.elapsed() < STAY {
+            session::doze();
+        }
+        if ended.elapsed() >= STAY || Instant::now() > until {
+            break refreshed;
+        }
+    };
+    match outcome {
         Refreshed::Lacking | Refreshed::Mapped if job.task == Task::LoadAgain => {
             loading::load(service, pages, index, key, Fit::Whole, true)?;
         }
-        Refreshed::Lacking | Refreshed::Mapped | Refreshed::Not => {}
+        Refreshed::Whole | Refreshed::Lacking | Refreshed::Mapped | Refreshed::Not => {}
     }
     Ok(Outcome::Loaded)
 }

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use omen_service::appends::AppendCounts;
 use omen_service::indexes::Indexes;
 use omen_service::load::LoadRegion;
 use omen_service::queue::Queue;
@@ -10,6 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::control::Control;
 use crate::guc;
+use crate::storage::appends;
 
 /// Name of the memory among those of the server.
 const NAME: &core::ffi::CStr = c"pg_omen GPU service";
@@ -22,7 +24,8 @@ const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
 /// Where the figures of indexes begin: the control block and what it may grow by.
 const INDEXES_AT: usize = 16_384;
-const QUEUE_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
+const APPENDS_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
+const QUEUE_AT: usize = (APPENDS_AT + size_of::<AppendCounts>()).next_multiple_of(4096);
 
 /// AddinShmemInitLock's place among the server's locks, the same in all majors (`lwlocknames`).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
@@ -117,6 +120,7 @@ unsafe extern "C-unwind" fn on_startup() {
         debug_assert!(is_made);
         if is_made {
             START.store(start, Ordering::Release);
+            appends::share(start.add(APPENDS_AT).cast());
         }
     }
 }

@@ -20,6 +20,7 @@
 //! Lock order: list lock, then directory page, then data pages in the order the caller gives.
 
 mod ahead;
+pub(crate) mod appends;
 mod buffer;
 mod bulk;
 mod cache;

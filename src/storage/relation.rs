@@ -13,7 +13,7 @@ use super::ahead::Ahead;
 use super::recent::Recent;
 #[cfg(feature = "simulated-gpu")]
 use super::stop;
-use super::{buffer, lock};
+use super::{appends, buffer, lock};
 use crate::compat::{self, FileId};
 
 const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
@@ -317,6 +317,10 @@ impl PageStore for IndexPages {
         }
         Ok(())
     }
+
+    fn append_version(&self, list: u32) -> u32 {
+        appends::version(self.file(), list)
+    }
 }
 
 impl PageStoreMut for IndexPages {
@@ -405,5 +409,9 @@ impl PageStoreMut for IndexPages {
     fn unlock_list(&self, list: u32, mode: ListLock) -> Result<()> {
         lock::unlock(self, list, mode);
         Ok(())
+    }
+
+    fn note_append(&self, list: u32) {
+        appends::note(self.file(), list);
     }
 }

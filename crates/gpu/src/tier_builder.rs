@@ -1,6 +1,7 @@
 //! Builds a tier: from an index's pages (`load.rs`), or entry by entry (`entries.rs`).
 
 pub(crate) mod entries;
+mod pieces;
 
 use crate::copiers::Copiers;
 use crate::device::Gpu;
@@ -16,6 +17,7 @@ use omen_ivf::rotation::Rotation;
 use std::ops::Range;
 
 use entries::OpenList;
+use pieces::Pieces;
 
 /// What a load leaves, ended: a tier, if `writer` is an engine ([`Tier::new`]); else what the owner of the engine must be told.
 pub struct Written<W: ?Sized> {
@@ -176,6 +178,11 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         self.free.take(n)
     }
 
+    /// Slots of the tier.
+    pub(crate) fn n_slots(&self) -> usize {
+        self.plan.n_slots
+    }
+
     /// Slots that are free.
     pub fn n_free(&self) -> usize {
         self.free.n()
@@ -242,17 +249,14 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
                 plan.live + 4 * words.start,
             )
         });
-        let mut which = 0;
+        let mut pieces = Pieces::new(writer.as_mut(), n_areas, area_bytes);
         for (array, at) in live.chain([
             (bytemuck::cast_slice(&centroids), plan.centroids),
             (bytemuck::cast_slice(&norms), plan.centroid_norms),
         ]) {
-            for (i, part) in array.chunks(area_bytes).enumerate() {
-                bounded(|wait| writer.stage(which, wait))?[..part.len()].copy_from_slice(part);
-                writer.write_tier(which, 0..part.len(), at + i * area_bytes)?;
-                which = (which + 1) % n_areas;
-            }
+            pieces.write(array, at)?;
         }
+        pieces.send()?;
         bounded(|wait| writer.end_writes(wait))?;
         if let Some(rotation) = &rotation {
             bounded(|wait| writer.set_rotation(rotation, wait))?;

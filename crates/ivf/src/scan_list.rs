@@ -50,21 +50,42 @@ pub(crate) struct Scratch {
     later: Vec<Survivor>,
 }
 
-/// Scans the appended entries of the list of `probe` beyond `known`, as of this directory entry, into `top`: a hot tier serves the frozen
-/// part of that entry, and what is `known`. The result is `Changed` if the list is no longer that of the entry; nothing of this list is then left in
+/// A list that a hot tier serves.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// The list.
+    pub list: u32,
+    /// Its directory entry, with which the tier is current.
+    pub entry: &'a ListEntry,
+    /// What the tier has of the entries appended to it.
+    pub appended: AppendedTo,
+}
+
+impl Served<'_> {
+    /// Whether more may have been appended to it.
+    pub fn may_lack<S: PageStore>(&self, s: &S, index: &Index) -> bool {
+        self.appended.may_lack(s, index, self.list, self.entry)
+    }
+}
+
+/// Scans the entries appended to a list that the tier lacks, as of its directory entry, into `top`. The result is `Changed` if the list is no longer that of the entry; nothing of this list is then left in
 /// `top`, and what the hot tier gave for it is not to be used either.
 pub fn scan_appended<S: PageStore>(
     s: &S,
     index: &Index,
     query: &Query,
-    probe: &Probe,
-    entry: &ListEntry,
-    known: &AppendedTo,
+    served: &Served,
     top: &mut TopK,
     stats: &mut SearchStats,
 ) -> Result<Visit> {
     s.check_interrupts()?;
     stats.lists += 1;
+    // Appended entries have no codes, and their keys need no centroid.
+    let probe = &Probe {
+        list: served.list,
+        l2sq: 0.0,
+        ip: 0.0,
+    };
     let mut scratch = std::mem::take(&mut top.scratch);
     let mut scan = ListScan {
         s,
@@ -77,7 +98,7 @@ pub fn scan_appended<S: PageStore>(
         stats,
         scratch: &mut scratch,
     };
-    let visit = scan.appended(entry, known);
+    let visit = scan.appended(served.entry, &served.appended);
     if !matches!(visit, Ok(Visit::Done)) {
         top.remove_list(probe.list);
     }

@@ -77,7 +77,7 @@ fn known_entries_are_left_out() {
             let lacking = beyond(&store, &index, &known);
             assert_eq!(lacking, later[known_tids.len()..], "{what}");
             assert!(
-                known.may_lack(&index, &entry) || lacking.is_empty(),
+                known.may_lack(&store, &index, 0, &entry) || lacking.is_empty(),
                 "{what}"
             );
             assert!(
@@ -101,7 +101,10 @@ fn known_entries_are_left_out() {
                 fold_list(&store, &index, 0).unwrap();
                 let entry = read_entry(&store, &index, 0).unwrap();
                 assert_ne!(entry.layout_gen, layout_gen, "{what}");
-                assert!(!AppendedTo::NOTHING.may_lack(&index, &entry), "{what}");
+                assert!(
+                    !AppendedTo::NOTHING.may_lack(&store, &index, 0, &entry),
+                    "{what}"
+                );
             }
         }
         assert!(n_known_at_all > 20, "dim {dim}: {n_known_at_all}");

@@ -13,7 +13,7 @@ use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::query::Query;
 use omen_ivf::rerank::{SlotBound, rerank};
-use omen_ivf::scan_list::{SearchStats, scan_appended};
+use omen_ivf::scan_list::{SearchStats, Served, scan_appended};
 use omen_ivf::search::search;
 use omen_ivf::topk::TopK;
 use rand::Rng;
@@ -84,9 +84,11 @@ fn finds_what_the_exact_search_finds() {
                             &store,
                             &index,
                             &query,
-                            probe,
-                            entry,
-                            &AppendedTo::NOTHING,
+                            &Served {
+                                list: probe.list,
+                                entry,
+                                appended: AppendedTo::NOTHING,
+                            },
                             &mut top,
                             &mut stats,
                         );

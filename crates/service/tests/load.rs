@@ -44,8 +44,8 @@ fn a_tier_loaded_by_another_is_the_same() {
             let filter = world.index.meta.shape().filter;
             for &parts in choices(filter) {
                 let server = Server::new(match rng.random_range(0..3) {
-                    0 => (1, 2 << 20),
-                    1 => (2, 2 << 20),
+                    0 => (1, 4 << 20),
+                    1 => (2, 4 << 20),
                     _ => (LoadRegion::N_AREAS, LoadRegion::AREA_BYTES),
                 });
                 let mut lists: Vec<u32> = (0..n_lists).collect();
@@ -166,7 +166,7 @@ impl Clusters {
 #[test]
 fn codes_are_searched_alike() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let server = Server::new((2, 2 << 20));
+    let server = Server::new((2, 4 << 20));
     let data = Clusters::random(&mut rng);
     let wanted = data.wanted();
     let (gpu, copiers) = (&server.gpu, Copiers::none());
@@ -194,7 +194,7 @@ fn codes_are_searched_alike() {
 
 #[test]
 fn what_does_not_fit_is_told_with_numbers() {
-    let server = Server::new((2, 2 << 20));
+    let server = Server::new((2, 4 << 20));
     let world = World::new(Metric::L2, 100, 3, 900, seed());
     let needed = wanted(&world, Parts::Rows, 0);
     let plan = TierPlan::new(&needed.spec, Parts::Rows, needed.n_slots).unwrap();
@@ -244,7 +244,7 @@ fn what_does_not_fit_is_told_with_numbers() {
 #[test]
 fn the_server_searches_while_a_tier_is_loaded() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let server = Server::new((2, 2 << 20));
+    let server = Server::new((2, 4 << 20));
     let world = World::new(Metric::L2, 200, 4, 3000, rng.random());
     let wanted = wanted(&world, Parts::Rows, LIMIT);
     let lists = [0, 1, 2, 3];
@@ -275,6 +275,6 @@ fn the_server_searches_while_a_tier_is_loaded() {
 
 #[test]
 fn memory_that_is_no_region_is_refused() {
-    let memory = Memory::new(LoadRegion::bytes(2, 2 << 20));
+    let memory = Memory::new(LoadRegion::bytes(2, 4 << 20));
     memory.check_refusals();
 }

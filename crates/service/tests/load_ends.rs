@@ -25,7 +25,7 @@ const LIMIT: u64 = 1 << 32;
 #[test]
 fn a_load_can_end_at_any_time() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let server = Server::new((2, 2 << 20));
+    let server = Server::new((2, 4 << 20));
     let mut world = World::new(Metric::Cosine, 1500, 5, 900, rng.random());
     world.delete(0.1);
     let lists: Vec<u32> = (0..5).collect();
@@ -78,7 +78,7 @@ fn a_load_can_end_at_any_time() {
 #[test]
 fn a_dead_loader_leaves_nothing_behind() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let server = Server::new((2, 2 << 20));
+    let server = Server::new((2, 4 << 20));
     let world = World::new(Metric::L2, 700, 3, 900, rng.random());
     let wanted = wanted(&world, Parts::Rows, LIMIT);
     for progress in 0..3 {
@@ -113,7 +113,7 @@ fn a_dead_loader_leaves_nothing_behind() {
 #[test]
 fn a_server_that_ends_fails_the_load() {
     let mut rng = StdRng::seed_from_u64(seed());
-    let mut server = Server::new((2, 2 << 20));
+    let mut server = Server::new((2, 4 << 20));
     let world = World::new(Metric::L2, 700, 3, 900, rng.random());
     let wanted = wanted(&world, Parts::Rows, LIMIT);
     let lost = |error: Option<GpuError>| matches!(error, Some(GpuError::Lost(_)));
@@ -151,7 +151,7 @@ fn a_server_that_ends_fails_the_load() {
 
 #[test]
 fn one_at_a_time_and_none_forever() {
-    let mut server = Server::new((1, 2 << 20));
+    let mut server = Server::new((1, 4 << 20));
     let mut rng = StdRng::seed_from_u64(seed());
     let world = one_bit(Metric::L2, 600, 3, 100, &mut rng);
     let wanted = wanted(&world, Parts::RowsAndCodes, LIMIT);
@@ -177,7 +177,7 @@ fn one_at_a_time_and_none_forever() {
 
 #[test]
 fn the_server_can_make_room_and_loaders_can_be_interrupted_meanwhile() {
-    let mut server = Server::new((2, 2 << 20));
+    let mut server = Server::new((2, 4 << 20));
     let world = World::new(Metric::L2, 100, 3, 900, seed());
     let wanted = wanted(&world, Parts::Rows, LIMIT);
     let (asked, questions) = channel();

@@ -102,6 +102,7 @@ fn chosen(list: u32, rng: &mut ChaCha8Rng) -> ChosenList {
             seq: rng.random(),
             n_records: rng.random(),
             delete_gen: rng.random(),
+            version: rng.random(),
         },
     }
 }

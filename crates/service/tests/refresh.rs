@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use store_world::{World, seed};
-use world::{Server, choices, direct, go_on, search, until, wanted};
+use world::{Server, choices, go_on, search, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
 const NUMBER: u64 = 7;
@@ -26,7 +26,7 @@ type Shared = Arc<Mutex<Option<Tier>>>;
 
 /// A server whose tier can be refreshed.
 fn server_with(tier: &Shared) -> Server {
-    let mut server = Server::new((2, 2 << 20));
+    let mut server = Server::new((2, 4 << 20));
     server.stop();
     let shared = tier.clone();
     server.start(HostOptions {
@@ -110,7 +110,6 @@ fn refreshed_lists_are_those_of_the_index() {
         for metric in [Metric::L2, Metric::NegIp, Metric::Cosine] {
             let n_lists = rng.random_range(4..12);
             let mut world = World::new(metric, dim, n_lists, n, rng.random());
-            let all: Vec<u32> = (0..n_lists).collect();
             let filter = world.index.meta.shape().filter;
             for &parts in choices(filter) {
                 let shared = Shared::default();

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::{Batch, BatchFound, Source};
 use omen_ivf::bound::rounding;
-use omen_ivf::index::{Index, read_entries};
+use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
+use omen_ivf::scan_list::Served;
 use omen_ivf::topk::Candidates;
 
 use super::prepare::prepare;
@@ -19,7 +20,6 @@ use crate::engine::answer::{Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, search_on_cpu};
 use crate::engine::gpu::{lists_for, n_slots_of, note_slots, uninterrupted};
 use crate::engine::heat;
-use crate::engine::pages::Searched;
 use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
@@ -36,7 +36,7 @@ pub(super) fn answer(
 ) -> Result<Option<Answers>, Stop> {
     let index = request.index;
     let all: Vec<u32> = (0..index.n_lists()).collect();
-    let directory = Directory::new(loaded, index, read_entries(request.pages, index, &all)?);
+    let directory = Directory::new(loaded, request, read_entries(request.pages, index, &all)?);
     if directory.stale.len() == all.len() {
         return Ok(None);
     }
@@ -103,12 +103,13 @@ struct Directory {
 }
 
 impl Directory {
-    fn new(loaded: &LoadedTier, index: &Index, entries: Vec<ListEntry>) -> Self {
+    fn new(loaded: &LoadedTier, request: &BatchRequest, entries: Vec<ListEntry>) -> Self {
+        let BatchRequest { pages, index, .. } = *request;
         let mut appended = Vec::with_capacity(entries.len());
         let mut may_lack = false;
         let of_list = |(list, entry): (u32, &ListEntry)| {
             let here = loaded.tier.current(list, entry);
-            may_lack |= here.is_some_and(|here| here.appended.may_lack(index, entry));
+            may_lack |= here.is_some_and(|here| here.appended.may_lack(pages, index, list, entry));
             appended.push(here.map_or(AppendedTo::NOTHING, |here| here.appended));
             here.is_none()
         };
@@ -188,7 +189,7 @@ impl<'a> PageSearch<'a> {
         let lists = self.lists(q, record);
         let found = match OnDevice::of_tier(&self.loaded.tier, self.found, q)? {
             found if found.is_lost() => return Ok(None),
-            OnDevice::Entries(entries) if !lists.want_pages(round.index) => {
+            OnDevice::Entries(entries) if !lists.want_pages(&round) => {
                 return Ok(Some(entries));
             }
             found => found,
@@ -226,7 +227,7 @@ impl<'a> PageSearch<'a> {
         note_slots(self.loaded, fresh.iter().copied(), record);
         self.behind.n_slots += n_slots_of(self.loaded, fresh.iter().copied());
         let directory = self.directory;
-        let searched = |list: u32| Searched {
+        let searched = |list: u32| Served {
             list,
             entry: &directory.entries[list as usize],
             appended: directory.appended[list as usize],

@@ -9,7 +9,7 @@ use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::Visit;
 use omen_ivf::query::Query;
-use omen_ivf::scan_list::{SearchStats, scan_appended};
+use omen_ivf::scan_list::{SearchStats, Served, scan_appended};
 use omen_ivf::topk::{Candidates, TopK};
 
 use super::{Answers, Pairs};
@@ -148,21 +148,16 @@ impl TierSearch<'_> {
                 split.stale.push(*probe);
                 continue;
             };
-            let visit = if here.appended.may_lack(index, entry) {
+            let served = Served {
+                list: probe.list,
+                entry,
+                appended: here.appended,
+            };
+            let visit = if served.may_lack(pages, index) {
                 let top = split
                     .appended
                     .get_or_insert_with(|| TopK::new(self.request.k));
-                let known = &here.appended;
-                scan_appended(
-                    pages,
-                    index,
-                    &split.query,
-                    probe,
-                    entry,
-                    known,
-                    top,
-                    &mut did,
-                )?
+                scan_appended(pages, index, &split.query, &served, top, &mut did)?
             } else {
                 Visit::Done
             };

@@ -6,12 +6,13 @@ use omen_gpu::GpuError;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::query::Query;
+use omen_ivf::scan_list::Served;
 use omen_ivf::topk::Candidates;
 
 use super::Nearest;
 use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, Round, complete};
 use crate::engine::lists::entries_of;
-use crate::engine::pages::{Searched, unranked};
+use crate::engine::pages::unranked;
 use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::Stop;
@@ -101,7 +102,7 @@ fn answer(
     let with_entries = asked.lists.iter().copied().zip(&asked.entries);
     for ((list, entry), searched) in with_entries.zip(&asked.searched) {
         match *searched {
-            Some(appended) => lists.searched.push(Searched {
+            Some(appended) => lists.searched.push(Served {
                 list,
                 entry,
                 appended,

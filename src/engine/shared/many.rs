@@ -7,6 +7,7 @@ use omen_gpu::GpuError;
 use omen_ivf::bound::rounding;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
+use omen_ivf::scan_list::Served;
 use omen_ivf::topk::Candidates;
 use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
@@ -18,7 +19,6 @@ use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};
 use crate::engine::fallback::Attempt;
 use crate::engine::gpu_batch::prepare::prepare;
 use crate::engine::gpu_batch::{n_together, note_batch};
-use crate::engine::pages::Searched;
 use crate::engine::service_tiers::Lacks;
 use crate::engine::stats::{Engine, ScanRecord};
 use crate::engine::tiers::Stop;
@@ -269,7 +269,7 @@ impl Asking<'_> {
                 self.may_ask[q] = false;
                 return Ok(None);
             }
-            OnDevice::Entries(entries) if !mine.by_engine.want_pages(round.index) => entries,
+            OnDevice::Entries(entries) if !mine.by_engine.want_pages(&round) => entries,
             found => {
                 let began = Instant::now();
                 let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
@@ -335,7 +335,7 @@ impl<'a> PartLists<'a> {
                 lists.by_engine.absent.push(chosen.list);
                 lists.n_stale += usize::from(is_known_stale(chosen));
             } else {
-                lists.by_engine.searched.push(Searched {
+                lists.by_engine.searched.push(Served {
                     list: chosen.list,
                     entry: &self.entries[chosen.list as usize],
                     appended: chosen.appended,

@@ -35,7 +35,7 @@ impl LoadShape {
     pub fn within_bounds(self) -> Self {
         Self {
             n_areas: self.n_areas.clamp(1, 64),
-            area_bytes: self.area_bytes.clamp(2 << 20, 1 << 28).next_multiple_of(64),
+            area_bytes: self.area_bytes.clamp(4 << 20, 1 << 28).next_multiple_of(64),
             job_bytes: self.job_bytes.max(8 << 10),
         }
     }

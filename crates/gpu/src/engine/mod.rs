@@ -27,6 +27,7 @@ use crate::params::{
     ListSlots, QueryBound, RerankParams, ScanMode, ScanParams, SelectParams, TierView,
 };
 use crate::plan::Rounds;
+use bytemuck::{Pod, Zeroable};
 use omen_ivf::Metric;
 use omen_ivf::rotation::Rotation;
 use std::ops::Range;
@@ -50,6 +51,21 @@ pub struct Scales {
     pub wide: f32,
 }
 
+/// Bytes of a staging area, and where in the tier's memory they are to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct WritePart {
+    /// First byte in the area.
+    pub start: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// Byte of the tier.
+    pub at: u64,
+}
+
+/// Most parts written at a time.
+pub const MAX_PARTS: usize = 4096;
+
 /// Writes a tier's arrays: the half of an engine that loading needs. Another process's engine may be behind it. One caller at a time.
 pub trait TierWriter: Send {
     /// Wants staging areas of this number and size, while none has been taken; the shape they have from now on.
@@ -66,6 +82,20 @@ pub trait TierWriter: Send {
 
     /// Queues a copy from a staging area to offset `at` of the tier's memory.
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError>;
+
+    /// Queues several such copies. Beyond the first `used` bytes the area has room for so many parts.
+    fn write_parts(
+        &mut self,
+        which: usize,
+        _used: usize,
+        parts: &[WritePart],
+    ) -> Result<(), GpuError> {
+        for part in parts {
+            let start = part.start as usize;
+            self.write_tier(which, start..start + part.len as usize, part.at as usize)?;
+        }
+        Ok(())
+    }
 
     /// Queues the copy of a staging area to the device and the unpacking of its items into the tier's arrays.
     fn unpack(&mut self, which: usize, work: &Unpack) -> Result<(), GpuError>;

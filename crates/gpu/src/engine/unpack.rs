@@ -1,7 +1,6 @@
 //! What a staging area holds, and whether that keeps within area and tier.
 
 use crate::error::GpuError;
-use crate::free_slots::FreeSlots;
 use crate::launch::unpack::{ENTRIES_PER_ITEM, Items};
 use crate::memory::Parts;
 use crate::params::UnpackItem;
@@ -9,6 +8,7 @@ use crate::tier::TierSpec;
 use half::f16;
 use omen_ivf::layout::group::{Filter, GROUP, GroupShape, HEADER_LINES};
 use omen_ivf::layout::page::LINE_BYTES;
+use std::ops::Range;
 
 /// Parts and items of a staging area start at multiples of this.
 pub(crate) const PART_ALIGN: usize = 16;
@@ -31,7 +31,12 @@ pub struct Unpack {
 impl Unpack {
     /// Checks that this keeps within `area` and within the free slots of a tier of these parts: where it, or what is in the area, comes from
     /// another process. Errors: `Other`.
-    pub fn check(&self, area: &[u8], parts: Parts, free: &FreeSlots) -> Result<(), GpuError> {
+    pub fn check(
+        &self,
+        area: &[u8],
+        parts: Parts,
+        may_fill: impl Fn(&Range<usize>) -> bool,
+    ) -> Result<(), GpuError> {
         let broken = |what: &str| Err(GpuError::Other(format!("staging area: {what}")));
         let n_items = self.groups.n.saturating_add(self.rows.n);
         let items_bytes = n_items.saturating_mul(size_of::<UnpackItem>());
@@ -67,7 +72,7 @@ impl Unpack {
                 return broken("an item beyond the area");
             }
             let first = item.first_slot as usize;
-            if !free.has(&(first..first + n)) {
+            if !may_fill(&(first..first + n)) {
                 return broken("an item for slots that are not free");
             }
         }

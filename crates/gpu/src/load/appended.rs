@@ -3,12 +3,15 @@
 
 use super::{LoadError, Loader};
 use crate::engine::TierWriter;
+use crate::memory::Parts;
 use crate::tier_builder::entries::Entries;
+use half::f16;
 use omen_ivf::export::ListPages;
 use omen_ivf::export::read_centroid;
+use omen_ivf::index::Index;
 use omen_ivf::list_reader::{AppendedTo, ListReader};
 use omen_ivf::rabitq::Encoder;
-use omen_ivf::store::{NO_BLOCK, PinStore};
+use omen_ivf::store::{NO_BLOCK, PageStore, PinStore};
 
 /// So many bytes of rows of a list are taken, or a page more; the rest is left to its pages.
 const MOST_BYTES: usize = 16 << 20;
@@ -19,6 +22,19 @@ pub(super) struct Appended {
     pub(super) entries: Entries,
     /// Up to where that is.
     pub(super) to: AppendedTo,
+}
+
+/// The centroid that codes of a list are made with, if the tier has codes.
+pub(super) fn centroid_for<S: PageStore>(
+    s: &S,
+    index: &Index,
+    parts: Parts,
+    list: u32,
+) -> Result<Option<Vec<f16>>, LoadError> {
+    Ok(match parts.codes() {
+        true => Some(read_centroid(s, index, list)?),
+        false => None,
+    })
 }
 
 impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
@@ -49,10 +65,7 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         };
         let slot = reading.first_slot + reading.n_slots - n;
         let index = self.index;
-        let centroid = match self.builder.parts().codes() {
-            true => Some(read_centroid(self.s, index, reading.pages.list)?),
-            false => None,
-        };
+        let centroid = centroid_for(self.s, index, self.builder.parts(), reading.pages.list)?;
         let filter = index.meta.shape().filter;
         let encoder = centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
         // What has been gathered belongs to the area being filled, which may be left now.

@@ -1,22 +1,36 @@
-//! Bringing lists up to date of which entries have died, and nothing else: their live bits are written anew, in place. A search that goes on
-//! meanwhile may miss what has just died, which nobody sees any more, and the tier's generations are raised only afterwards.
+//! Bringing lists up to date in place, where they have not been rewritten: live bits are written anew, and what was appended goes behind the
+//! entries that are there, as far as the list's last word of live bits has room. A search that goes on meanwhile may miss what has just died, which
+//! nobody sees any more; it does not look at what is new. The tier's generations are raised, and the list made longer, only afterwards.
 
 use super::LoadError;
+use super::appended::centroid_for;
 use crate::engine::TierWriter;
 use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
+use crate::tier_builder::entries::Entries;
 use omen_ivf::index::{Index, read_entry};
+use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
-use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
+use omen_ivf::rabitq::Encoder;
 use omen_ivf::store::PageStore;
 use std::ops::ControlFlow;
 
 // A group of frozen entries has a word of live bits.
 const _: () = assert!(GROUP == u32::BITS as usize);
 
+/// A list as it is by now.
+struct Renewed {
+    /// One bit a slot.
+    live: Vec<u32>,
+    /// What is new.
+    new: Entries,
+    list: TierList,
+}
+
 impl<W: TierWriter + ?Sized> TierBuilder<W> {
-    /// Takes over which entries of `lists` have died since they were loaded, for a refresh. Returns those lists that must be loaded instead:
-    /// they were rewritten, or share words of live bits with others.
+    /// Takes over which entries of `lists` have died since they were loaded, and what was appended, as far as there is room in place; for a
+    /// refresh. Returns those lists that must be loaded instead: they were rewritten, or share words of live bits with others.
     pub fn renew_lists<S: PageStore>(
         &mut self,
         s: &S,
@@ -42,53 +56,123 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         list: u32,
     ) -> Result<bool, LoadError> {
         let at = list as usize;
-        let (Some(here), Some(words)) = (self.lists[at], self.own_words[at].clone()) else {
+        let Some(here) = self.lists[at] else {
             return Ok(false);
         };
         // Before any of its pages, as in a load.
         let entry = read_entry(s, index, list)?;
-        let n_frozen = entry.frozen_count as usize;
+        let Some(words) = self.own_words[at].clone() else {
+            return Ok(here.is_current(&entry));
+        };
         if here.layout_gen != entry.layout_gen {
             return Ok(false);
         }
-        let mut live = vec![0u32; words.len()];
-        let mut set = |slot: usize| live[slot / GROUP] |= 1 << (slot % GROUP);
-        let visit = reader.for_each_group(s, index, list, &entry, |group, header| {
-            let slots = group as usize * GROUP..n_frozen.min((group as usize + 1) * GROUP);
-            for (i, slot) in slots.enumerate() {
-                if header.live & 1 << i != 0 {
-                    set(slot);
-                }
+        // Of a tier of codes alone nobody reads appended ones.
+        let room = match self.parts().rows() {
+            // The last word of the tier may be cut short.
+            true => (words.len() * GROUP).min(self.n_slots() - here.first_slot as usize),
+            false => here.n_slots as usize,
+        };
+        if here.is_current(&entry) {
+            let version = s.append_version(list);
+            if room <= here.n_slots as usize || !here.appended.may_lack(s, index, list, &entry) {
+                return Ok(true);
             }
-            ControlFlow::Continue(())
-        })?;
-        if visit == Visit::Changed {
-            return Ok(false);
+            if !has_more(s, index, reader, list, &entry, &here)? {
+                // Another list was counted in its place.
+                let appended = AppendedTo {
+                    version,
+                    ..here.appended
+                };
+                self.lists[at] = Some(TierList { appended, ..here });
+                return Ok(true);
+            }
         }
-        let n_appended = here.n_slots as usize - n_frozen;
-        let mut slot = n_frozen;
-        let known =
-            reader.appended_up_to(s, index, list, &entry, n_appended, |_, is_live, _, _| {
-                // Of the last page more may be there by now.
-                if is_live && slot < here.n_slots as usize {
-                    set(slot);
-                }
-                slot += 1;
-            })?;
-        let Some(known) = known.filter(|_| slot >= here.n_slots as usize) else {
+        let Some(renewed) = read_again(s, index, reader, list, &entry, &here, room)? else {
             return Ok(false);
         };
-        self.staging.set_live_words(words.start, &live);
-        self.renewed.push(words);
-        let mut appended = here.appended;
-        if appended.n_records > 0 {
-            appended.delete_gen = known.delete_gen;
+        if renewed.new.n() > 0 {
+            let centroid = centroid_for(s, index, self.parts(), list)?;
+            let filter = index.meta.shape().filter;
+            let encoder =
+                centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
+            self.stage_entries(&renewed.new, here.slots().end, encoder.as_ref())?;
         }
-        self.lists[at] = Some(TierList {
-            delete_gen: entry.delete_gen,
-            appended,
-            ..here
-        });
+        self.staging.set_live_words(words.start, &renewed.live);
+        self.renewed.push(words);
+        self.lists[at] = Some(renewed.list);
         Ok(true)
     }
+}
+
+/// Whether anything was appended since; a list that was rewritten has.
+fn has_more<S: PageStore>(
+    s: &S,
+    index: &Index,
+    reader: &mut ListReader,
+    list: u32,
+    entry: &ListEntry,
+    here: &TierList,
+) -> Result<bool, LoadError> {
+    let (mut n, known) = (0, &here.appended);
+    let visit = reader.for_each_appended(s, index, list, entry, known, |_, _, _| n += 1)?;
+    Ok(n > 0 || visit == Visit::Changed)
+}
+
+/// Reads which of the first `room` entries are live, and what of them is new. `None`: the list was rewritten meanwhile.
+fn read_again<S: PageStore>(
+    s: &S,
+    index: &Index,
+    reader: &mut ListReader,
+    list: u32,
+    entry: &ListEntry,
+    here: &TierList,
+    room: usize,
+) -> Result<Option<Renewed>, LoadError> {
+    let (n_frozen, n_here) = (entry.frozen_count as usize, here.n_slots as usize);
+    let mut live = vec![0u32; room.max(n_here).div_ceil(GROUP)];
+    let mut set = |slot: usize| live[slot / GROUP] |= 1 << (slot % GROUP);
+    let visit = reader.for_each_group(s, index, list, entry, |group, header| {
+        let first = group as usize * GROUP;
+        for (i, slot) in (first..n_frozen.min(first + GROUP)).enumerate() {
+            if header.live & 1 << i != 0 {
+                set(slot);
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    if visit == Visit::Changed {
+        return Ok(None);
+    }
+    let (mut slot, mut new) = (n_frozen, Entries::default());
+    let most = room - n_frozen;
+    let known = reader.appended_up_to(s, index, list, entry, most, |tid, is_live, err, row| {
+        if slot < room {
+            if is_live {
+                set(slot);
+            }
+            if slot >= n_here {
+                new.push(tid, is_live, err, row);
+            }
+        }
+        slot += 1;
+    })?;
+    let Some(mut to) = known.filter(|_| slot >= n_here) else {
+        return Ok(None);
+    };
+    // Of the last page not all may have found room.
+    if slot > room {
+        to.n_records -= (slot - room) as u32;
+        to.version = 0;
+    }
+    Ok(Some(Renewed {
+        list: TierList {
+            n_slots: slot.min(room) as u32,
+            delete_gen: entry.delete_gen,
+            appended: to,
+            ..*here
+        },
+        live,
+        new,
+    }))
 }

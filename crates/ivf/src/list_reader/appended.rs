@@ -46,6 +46,8 @@ impl ListReader {
         most: usize,
         mut f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
+        // Before any of the pages.
+        let version = s.append_version(list);
         let (mut known, mut n) = (AppendedTo::NOTHING, 0);
         let mut place = known.next_place(entry);
         while let Some(at) = place.filter(|_| n < most) {
@@ -61,8 +63,12 @@ impl ListReader {
                 seq: at.seq,
                 n_records,
                 delete_gen: entry.append_delete_gen,
+                version: 0,
             };
             place = next;
+        }
+        if place.is_none() {
+            known.version = version;
         }
         Ok(Some(known))
     }
@@ -177,6 +183,8 @@ pub struct AppendedTo {
     pub n_records: u32,
     /// [`ListEntry::append_delete_gen`] before the first of them was read.
     pub delete_gen: u32,
+    /// [`PageStore::append_version`] before the first of them was read, if these are all; else 0.
+    pub version: u32,
 }
 
 impl AppendedTo {
@@ -186,6 +194,7 @@ impl AppendedTo {
         seq: 0,
         n_records: 0,
         delete_gen: 0,
+        version: 0,
     };
 
     /// Whether none of these entries was deleted since, by the directory entry as just read.
@@ -193,8 +202,17 @@ impl AppendedTo {
         self.n_records == 0 || self.delete_gen == entry.append_delete_gen
     }
 
-    /// Whether there may be entries beyond these, in the layout of `entry`.
-    pub fn may_lack(&self, index: &Index, entry: &ListEntry) -> bool {
+    /// Whether there may be entries of `list` beyond these, in the layout of `entry`.
+    pub fn may_lack<S: PageStore>(
+        &self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entry: &ListEntry,
+    ) -> bool {
+        if self.version != 0 && self.version == s.append_version(list) {
+            return false;
+        }
         let is_full = self.n_records == append::records_per_page(index.meta.dim);
         let ends_here = self.block == entry.append_tail && is_full;
         entry.append_head != NO_BLOCK && !ends_here

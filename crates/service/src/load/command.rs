@@ -96,12 +96,11 @@ pub(super) enum Command {
     /// A tier that is there is to be mapped. Its lists go into [`LISTS_AREA`], the answer is what [`decode_export`] reads. The only command of its
     /// load.
     Export(TierKey),
-    /// Copies bytes `start..start + len` of an area to byte `at` of the tier.
+    /// Copies parts of an area to the tier: `n_parts` places (`WritePart`) lie at byte `parts_at`, behind what they are about.
     Write {
         which: usize,
-        start: usize,
-        len: usize,
-        at: usize,
+        parts_at: usize,
+        n_parts: usize,
     },
     Unpack {
         which: usize,
@@ -174,10 +173,9 @@ impl Command {
             }
             Self::Write {
                 which,
-                start,
-                len,
-                at,
-            } => put(2, &[which, start, len, at].map(|x| x as u64)),
+                parts_at,
+                n_parts,
+            } => put(2, &[which, parts_at, n_parts].map(|x| x as u64)),
             Self::Unpack {
                 which,
                 used,
@@ -231,9 +229,8 @@ impl Command {
             }
             2 => Self::Write {
                 which: size(1)?,
-                start: size(2)?,
-                len: size(3)?,
-                at: size(4)?,
+                parts_at: size(2)?,
+                n_parts: size(3)?,
             },
             3 => Self::Unpack {
                 which: size(1)?,
@@ -257,9 +254,9 @@ impl Command {
 
 /// Lists are told in this area.
 pub(super) const LISTS_AREA: usize = 0;
-/// Bytes of a list among the lists at the end of a load. An area, 2 MB and more, holds those of any index.
+/// Bytes of a list among the lists at the end of a load. An area, 4 MB and more, holds those of any index.
 pub(super) const LIST_BYTES: usize = size_of::<TierList>();
-const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 2 << 20);
+const _: () = assert!(MAX_LISTS as usize * LIST_BYTES <= 4 << 20);
 /// First slot of a list that is not there.
 const NO_LIST: u32 = u32::MAX;
 
@@ -304,6 +301,7 @@ mod tests {
                 seq: 6,
                 n_records: 7,
                 delete_gen: 8,
+                version: 9,
             },
         };
         assert_eq!(decode_list(&encode_list(&Some(list))), Some(list));
@@ -357,9 +355,8 @@ mod tests {
             Command::Begin(wanted),
             Command::Write {
                 which: 1,
-                start: 2,
-                len: 3,
-                at: 4,
+                parts_at: 2,
+                n_parts: 3,
             },
             Command::Unpack {
                 which: 5,

@@ -12,7 +12,7 @@ use super::outcome::Reply;
 use super::region::LoadRegion;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
-use omen_gpu::engine::{LoadShape, TierWriter, Unpack};
+use omen_gpu::engine::{LoadShape, TierWriter, Unpack, WritePart};
 use omen_gpu::memory::TierPlan;
 use omen_gpu::{Copiers, Export, GpuError, Refresh, TierBuilder, TierList, TierSpec, Written};
 use omen_ivf::rotation::Rotation;
@@ -234,11 +234,31 @@ impl TierWriter for RemoteWriter {
     }
 
     fn write_tier(&mut self, which: usize, range: Range<usize>, at: usize) -> Result<(), GpuError> {
+        let part = WritePart {
+            start: range.start as u64,
+            len: range.len() as u64,
+            at: at as u64,
+        };
+        self.write_parts(which, range.end, &[part])
+    }
+
+    fn write_parts(
+        &mut self,
+        which: usize,
+        used: usize,
+        parts: &[WritePart],
+    ) -> Result<(), GpuError> {
+        let parts_at = used.next_multiple_of(size_of::<u64>());
+        let bytes: &[u8] = bytemuck::cast_slice(parts);
+        let place = self.stage_open(which)?.get_mut(parts_at..);
+        let Some(place) = place.and_then(|place| place.get_mut(..bytes.len())) else {
+            return Err(GpuError::Other("no room for the places of parts".into()));
+        };
+        place.copy_from_slice(bytes);
         let command = Command::Write {
             which,
-            start: range.start,
-            len: range.len(),
-            at,
+            parts_at,
+            n_parts: parts.len(),
         };
         self.post(Some(which), command)
     }

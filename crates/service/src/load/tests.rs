@@ -11,6 +11,7 @@ use crate::message::TierKey;
 use bytemuck::Zeroable;
 use half::f16;
 use omen_gpu::context::Wait;
+use omen_gpu::engine::WritePart;
 use omen_gpu::memory::{Parts, TierPlan};
 use omen_gpu::tier_image::TierImage;
 use omen_gpu::{Copiers, Gpu, GpuError, Tier, TierBuilder, TierList, TierSpec};
@@ -102,7 +103,8 @@ fn tier(rng: &mut ChaCha8Rng, gpu: &Gpu) -> Tier {
     tier
 }
 
-fn any_command(rng: &mut ChaCha8Rng) -> Command {
+/// A command, and the place of a part, should it be one that writes parts.
+fn any_command(rng: &mut ChaCha8Rng) -> (Command, WritePart) {
     let mut size = |most: usize| match rng.random_range(0..12) {
         0 => usize::MAX,
         1 => most,
@@ -113,7 +115,12 @@ fn any_command(rng: &mut ChaCha8Rng) -> Command {
     };
     let (which, len, start, at) = (size(1), size(1 << 20), size(1 << 14), size(400_000));
     let (n_groups, n_rows) = (size(3), size(3));
-    match rng.random_range(0..20) {
+    let mut part = WritePart {
+        start: start as u64,
+        len: if rng.random() { len } else { len >> 4 } as u64,
+        at: at as u64,
+    };
+    let command = match rng.random_range(0..20) {
         0 => Command::EndWrites,
         1 => Command::Rotation { seed: at as u64 },
         2 => Command::Finish {
@@ -123,18 +130,19 @@ fn any_command(rng: &mut ChaCha8Rng) -> Command {
         3..6 => {
             // About live bits.
             let plan = TierPlan::new(&wanted().spec, wanted().parts, 1000).unwrap();
+            part.len = (len % 5 * 4) as u64;
+            let byte = at % 35 * 4 + usize::from(rng.random_ratio(1, 8));
+            part.at = (plan.live + byte) as u64;
             Command::Write {
                 which,
-                start,
-                len: len % 5 * 4,
-                at: plan.live + at % 35 * 4 + usize::from(rng.random_ratio(1, 8)),
+                parts_at: start,
+                n_parts: 1,
             }
         }
         6..9 => Command::Write {
             which,
-            start,
-            len: if rng.random() { len } else { len >> 4 },
-            at,
+            parts_at: start,
+            n_parts: if rng.random() { 1 } else { n_rows },
         },
         _ => {
             let items_at = start / 16 * 16;
@@ -151,7 +159,14 @@ fn any_command(rng: &mut ChaCha8Rng) -> Command {
                 n_rows,
             }
         }
+    };
+    if let Command::Write { parts_at, .. } = command
+        && rng.random_bool(0.7)
+    {
+        part.start = part.start.min(parts_at as u64 / 2);
+        part.len = part.len.min(parts_at as u64 / 2);
     }
+    (command, part)
 }
 
 #[test]
@@ -200,7 +215,19 @@ fn no_command_harms_the_host() {
                     *word <<= if rng.random_ratio(9, 10) { 4 } else { 0 };
                 }
             }
-            let command = any_command(&mut rng);
+            let (command, part) = any_command(&mut rng);
+            if let Command::Write {
+                which: which @ 0..2,
+                parts_at: parts_at @ 0..10_000,
+                ..
+            } = command
+            {
+                // SAFETY: as above; the area is larger.
+                unsafe {
+                    let start = region.area(which).unwrap().add(parts_at);
+                    start.cast::<WritePart>().write_unaligned(part);
+                }
+            }
             caller.post(&command).unwrap();
             match outcome(&caller, LONG) {
                 Ok(()) => fine += 1,
@@ -223,15 +250,12 @@ fn no_command_harms_the_host() {
         n_lists += usize::from(matches!(loaded, Loaded::Lists(..)));
     }
     println!("{n_lists} refreshes ended");
-    // What was in use is as it was.
+    // What was in use is as it was, but for live bits of whole lists.
     let after = tier.read_back().unwrap();
     let in_use = |image: &TierImage| -> Vec<u8> {
         let arrays = image.arrays();
         let of = |list: &TierList| {
             let slots = list.slots();
-            let live = slots
-                .clone()
-                .map(|s| (arrays.live[s / 32] >> (s % 32) & 1) as u8);
             let rows = &arrays.rows[slots.start * arrays.pitch..slots.end * arrays.pitch];
             let codes =
                 &arrays.codes[slots.start * arrays.code_pitch..slots.end * arrays.code_pitch];
@@ -241,7 +265,7 @@ fn no_command_harms_the_host() {
                 bytemuck::cast_slice(&arrays.err[slots.clone()]),
                 bytemuck::cast_slice(&arrays.tids[slots]),
             ];
-            live.chain(parts.concat()).collect::<Vec<u8>>()
+            parts.concat()
         };
         tier.lists().iter().flatten().flat_map(of).collect()
     };
@@ -265,8 +289,12 @@ fn a_refresh_writes_to_free_slots_alone() {
         ..HostOptions::default()
     };
     let host = Host::start(region, gpu, sender, options).unwrap();
-    // Lists have the slots from 0 to 150 and from 300 to 450.
+    // Lists have the slots from 0 to 150, where the words are the list's alone, and from 300 to 450, where the first is not.
     for (at, len, is_free) in [
+        (plan.live, 5 * 4, true),
+        (plan.live, 4 * 4, false),
+        (plan.live, 6 * 4, false),
+        (plan.live + 9 * 4, 6 * 4, false),
         (plan.live + 5 * 4, 16, true),
         (plan.live + 15 * 4, 17 * 4, true),
         (plan.live + 4 * 4, 4, false),
@@ -284,15 +312,24 @@ fn a_refresh_writes_to_free_slots_alone() {
         caller.post(&Command::Refresh(wanted().key)).unwrap();
         host.wake();
         outcome(&caller, LONG).unwrap();
-        let (which, start) = (0, 0);
+        let (which, parts_at, n_parts) = (0, 128, 1);
+        let part = WritePart {
+            start: 0,
+            len: len as u64,
+            at: at as u64,
+        };
+        // SAFETY: the area is the loader's, between its commands, and larger.
+        unsafe {
+            let start = region.area(which).unwrap().add(parts_at);
+            start.cast::<WritePart>().write_unaligned(part);
+        }
         let write = Command::Write {
             which,
-            start,
-            len,
-            at,
+            parts_at,
+            n_parts,
         };
         caller.post(&write).unwrap();
-        assert_eq!(outcome(&caller, LONG).is_ok(), is_free, "{write:?}");
+        assert_eq!(outcome(&caller, LONG).is_ok(), is_free, "{part:?}");
     }
 }
 

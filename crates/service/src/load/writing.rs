@@ -7,7 +7,7 @@ use super::host::Loaded;
 use super::region::LoadRegion;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
-use omen_gpu::engine::{Engine, LoadShape, StageShape, Unpack};
+use omen_gpu::engine::{Engine, LoadShape, StageShape, Unpack, WritePart};
 use omen_gpu::free_slots::{FreeSlots, own_words};
 use omen_gpu::launch::unpack::Items;
 use omen_gpu::memory::TierPlan;
@@ -29,6 +29,8 @@ pub(super) struct Load {
     free: FreeSlots,
     /// Per list of a tier that is refreshed, the words of live bits that are its alone.
     own_words: Vec<Option<Range<usize>>>,
+    /// Slots behind the entries of lists in these words, ascending.
+    slack: Vec<Range<usize>>,
     /// Number of the tier that is refreshed, and its lists as they were; `None`: it is a new tier.
     refreshed: Option<(u64, Vec<Option<TierList>>)>,
     /// Whether all writes were waited for.
@@ -55,6 +57,7 @@ impl Load {
             plan,
             byte_limit,
             engine,
+            slack: Vec::new(),
             own_words: Vec::new(),
             refreshed: None,
             is_written: false,
@@ -88,6 +91,7 @@ impl Load {
             spec,
             shape: StageShape::new(&spec, plan.parts),
             free: FreeSlots::beside(&lists, plan.n_slots)?,
+            slack: slack(&lists, plan.n_slots),
             own_words: own_words(&lists),
             plan,
             byte_limit,
@@ -111,12 +115,17 @@ impl Load {
         let (lists, _) = lists.as_chunks::<LIST_BYTES>();
         let lists: Vec<_> = lists.iter().map(decode_list).collect();
         if let Some((number, before)) = self.refreshed {
-            let is_kept = |(new, old): (&Option<TierList>, &Option<TierList>)| {
-                new == old
-                    || new.is_some_and(|new| self.free.has(&new.slots()))
-                    || matches!((new, old), (Some(new), Some(old)) if is_renewed(new, old))
+            let is_kept = |at: usize| {
+                let (new, old) = (lists[at], before[at]);
+                let is_in_place = || {
+                    let words = self.own_words[at].as_ref();
+                    new.zip(old)
+                        .zip(words)
+                        .is_some_and(|((new, old), words)| is_renewed(&new, &old, words))
+                };
+                new == old || new.is_some_and(|new| self.free.has(&new.slots())) || is_in_place()
             };
-            if !lists.iter().zip(&before).all(is_kept) {
+            if !(0..before.len()).all(is_kept) {
                 return Err(GpuError::Other("lists in slots that were not free".into()));
             }
             return Ok(Loaded::Lists(self.key, number, lists));
@@ -162,18 +171,29 @@ impl Load {
         match command {
             Command::Write {
                 which,
-                start,
-                len,
-                at,
+                parts_at,
+                n_parts,
             } => {
-                if self.is_written || !self.may_write(at, len) {
-                    return Err(GpuError::Other("a write to what is not free".into()));
-                }
-                let range = start..start.saturating_add(len);
+                let used = n_parts
+                    .checked_mul(size_of::<WritePart>())
+                    .and_then(|bytes| bytes.checked_add(parts_at))
+                    .unwrap_or(usize::MAX);
                 self.region.area(which)?;
                 let area = self.engine.stage(which, wait)?;
-                copy_out(&self.region, which, range, area)?;
-                self.engine.write_tier(which, 0..len, at)
+                copy_out(&self.region, which, 0..used, area)?;
+                let parts: Vec<WritePart> = area[parts_at..used]
+                    .chunks_exact(size_of::<WritePart>())
+                    .map(bytemuck::pod_read_unaligned)
+                    .collect();
+                let is_fine = |part: &WritePart| {
+                    let end = part.start.checked_add(part.len);
+                    end.is_some_and(|end| end <= parts_at as u64)
+                        && self.may_write(part.at as usize, part.len as usize)
+                };
+                if self.is_written || !parts.iter().all(is_fine) {
+                    return Err(GpuError::Other("a write to what is not free".into()));
+                }
+                self.engine.write_parts(which, parts_at, &parts)
             }
             Command::Unpack {
                 which,
@@ -201,7 +221,9 @@ impl Load {
                 self.region.area(which)?;
                 let area = self.engine.stage(which, wait)?;
                 copy_out(&self.region, which, 0..used, area)?;
-                work.check(area, self.plan.parts, &self.free)?;
+                let (free, slack) = (&self.free, &self.slack);
+                let may_fill = |slots: &Range<usize>| free.has(slots) || is_slack(slack, slots);
+                work.check(area, self.plan.parts, may_fill)?;
                 self.engine.unpack(which, &work)
             }
             Command::EndWrites => {
@@ -226,10 +248,30 @@ impl Load {
     }
 }
 
-/// Whether a list is where it was, with other live bits.
-fn is_renewed(new: &TierList, old: &TierList) -> bool {
-    let place = |list: &TierList| (list.first_slot, list.n_slots, list.layout_gen);
-    place(new) == place(old)
+/// Slots behind the entries of lists, in words of live bits that are theirs alone, of a tier of so many, ascending.
+fn slack(lists: &[Option<TierList>], n_slots: usize) -> Vec<Range<usize>> {
+    let words = own_words(lists);
+    let behind = lists.iter().zip(words).filter_map(|(list, words)| {
+        let (end, words) = ((*list)?.slots().end, words?);
+        Some(end..(words.end * 32).min(n_slots))
+    });
+    let mut slack: Vec<Range<usize>> = behind.filter(|slots| !slots.is_empty()).collect();
+    slack.sort_unstable_by_key(|slots| slots.start);
+    slack
+}
+
+/// Whether these slots are behind the entries of one list.
+fn is_slack(slack: &[Range<usize>], slots: &Range<usize>) -> bool {
+    let after = slack.partition_point(|behind| behind.start <= slots.start);
+    let behind = slack[..after].last();
+    behind.is_some_and(|behind| slots.end <= behind.end)
+}
+
+/// Whether a list is where it was, with other live bits, and perhaps more entries.
+fn is_renewed(new: &TierList, old: &TierList, words: &Range<usize>) -> bool {
+    let place = |list: &TierList| (list.first_slot, list.layout_gen);
+    let is_within = old.n_slots <= new.n_slots && new.slots().end <= words.end * 32;
+    place(new) == place(old) && is_within
 }
 
 /// As areas are cut in the region.

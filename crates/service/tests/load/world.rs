@@ -45,11 +45,11 @@ impl Memory {
         unsafe {
             let refusal = |at: *mut u8, len: usize| LoadRegion::attach(at, len).err();
             assert_eq!(refusal(start, len), Some(RegionError::Unknown));
-            let shifted = LoadRegion::create(start.add(8), 2, 2 << 20).err();
+            let shifted = LoadRegion::create(start.add(8), 2, 4 << 20).err();
             assert_eq!(shifted, Some(RegionError::Alignment));
-            LoadRegion::create(start, 2, 2 << 20).unwrap();
+            LoadRegion::create(start, 2, 4 << 20).unwrap();
             let region = LoadRegion::attach(start, len).unwrap();
-            assert_eq!((region.n_areas(), region.area_bytes()), (2, 2 << 20));
+            assert_eq!((region.n_areas(), region.area_bytes()), (2, 4 << 20));
             assert_eq!(region.owner(), None);
             assert_eq!(refusal(start.add(8), len - 8), Some(RegionError::Alignment));
             assert_eq!(refusal(start, len - 1), Some(RegionError::Length));

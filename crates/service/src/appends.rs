@@ -1,0 +1,61 @@
+//! Counts of what is appended to lists, in memory that all processes of a server share: a tier that was loaded at a list's count, and finds it
+//! unchanged, lacks nothing that was appended, and no page need be looked at to know.
+//!
+//! Whoever appends counts after the entry is on its page, and before its transaction ends. Whoever loads reads the count before the pages; whoever
+//! searches, after its snapshot was taken. So a row that a search may see is in the tier, or was counted since. Lists share counts: then pages are
+//! looked at in vain. Rows that a standby replays are not counted.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Counts, each for some lists of all indexes.
+const N_COUNTS: usize = 1 << 16;
+
+/// All zero at first.
+#[repr(C)]
+pub struct AppendCounts {
+    counts: [AtomicU32; N_COUNTS],
+}
+
+impl AppendCounts {
+    /// An entry of a list of the index with this file was appended.
+    pub fn note(&self, file: u64, list: u32) {
+        self.count_of(file, list).fetch_add(1, Ordering::Release);
+    }
+
+    /// The count of a list, as a number that is not 0.
+    pub fn version(&self, file: u64, list: u32) -> u32 {
+        let count = self.count_of(file, list).load(Ordering::Acquire);
+        count.wrapping_add(1).max(1)
+    }
+
+    fn count_of(&self, file: u64, list: u32) -> &AtomicU32 {
+        // Neighbouring lists of a file are apart, so that they share no cache line.
+        let word = (file ^ u64::from(list) << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        &self.counts[(word >> 48) as usize % N_COUNTS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn lists_have_counts_of_their_own_mostly() {
+        let counts: Box<AppendCounts> = Box::new(AppendCounts {
+            counts: [const { AtomicU32::new(0) }; N_COUNTS],
+        });
+        for file in [16_384u64, 5 << 32 | 16_385, u64::MAX] {
+            let places: HashSet<*const AtomicU32> = (0..4096)
+                .map(|list| std::ptr::from_ref(counts.count_of(file, list)))
+                .collect();
+            assert!(places.len() > 3800, "{}", places.len());
+        }
+        let before = counts.version(1, 2);
+        assert_eq!(before, counts.version(1, 2));
+        counts.note(1, 2);
+        assert_ne!(before, counts.version(1, 2));
+        counts.count_of(1, 2).store(u32::MAX, Ordering::Relaxed);
+        assert_ne!(counts.version(1, 2), 0);
+    }
+}
