@@ -13,6 +13,7 @@ import psycopg
 
 from . import vectors
 from .db import BY_INDEX, BY_SORT, CPU, Db, check_index, index_status, knn, last_scan, make_index, make_table, put
+from .figures import figure
 from .service import load
 
 DIM = 24
@@ -165,6 +166,7 @@ class Churn:
         wanted = knn(conn, "l2", query, k)
         put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
         self.count("searches")
+        figure("answers checked beside writers")
         self.count("by gpu", scan["engine"] == "gpu")
         if engine == "gpu":
             self.count("wanted by gpu")

@@ -10,7 +10,7 @@ import pytest
 from lib import vectors
 from lib.checks import check_indexes
 from lib.churn import DIM, PLACES, Churn, fill, rows_of
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, Db, assert_same, index_status, knn, last_scan, make_database, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, REAL_GPU, Db, assert_same, check_index, index_status, knn, last_scan, make_database, make_index, make_table, put
 from lib.service import GPU as SERVICE
 from lib.service import PRELOADED, load, loaders, stat, wait_for, wait_until
 
@@ -112,6 +112,61 @@ def test_conflicts(pair, rng):
     print(f"{n} searches cancelled, {compare(db, replica, CPU)} rows compared")
     log = replica.server.log_text()
     assert "PANIC" not in log and "was terminated" not in log, log[-2000:]
+
+
+def pinned(conn, *names) -> list[int]:
+    """How many pages of each relation somebody holds."""
+    rows = conn.execute("SELECT c.relname, count(*) FROM pg_buffercache b JOIN pg_class c ON b.relfilenode = pg_relation_filenode(c.oid) "
+                        "WHERE pinning_backends > 0 AND relforknumber = 0 GROUP BY 1").fetchall()
+    return [dict(rows).get(name, 0) for name in names]
+
+
+@pytest.mark.every_major
+@pytest.mark.parametrize("pair", (HASTY, HASTY | PRELOADED), ids=("sessions", "service"), indirect=True)
+def test_pages_held_by_a_search_that_pauses(pair, rng):
+    """The page of the row handed out last, as with other indexes, and none of the index, in memory or just read. What is to be removed from that page
+    cancels the search, whose snapshot would be in nobody's way."""
+    db, replica = pair
+    is_service = replica.server.sql("SHOW shared_preload_libraries")[0][0] != ""
+    dim = 1000
+    with db.connect() as writer:
+        writer.execute("CREATE EXTENSION pg_buffercache")
+        # So large that a search reads ahead.
+        make_table(writer, vectors.clustered(rng, 3000, dim), name="wide")
+        make_index(writer, lists=2, table="wide", name="wide_idx")
+        writer.execute("DELETE FROM wide WHERE id % 3 = 0")
+        db.server.wait_for(replica.server)
+        query = vectors.text(rng.normal(size=dim))
+        # Nothing of it is in memory then.
+        replica.server.stop()
+        replica.server.start()
+        other = replica.connect()
+        for engine in (CPU, SERVICE if is_service else GPU):
+            if engine is SERVICE:
+                wait_for(other, state="up")
+                load(other, "wide_idx")
+            for n in (1, 30, 700):
+                with replica.connect(**BY_INDEX, **engine, omen__probes=2) as searcher:
+                    searcher.execute("BEGIN")
+                    searcher.execute(f"DECLARE c CURSOR FOR SELECT id FROM wide ORDER BY v <-> '{query}'")
+                    assert len(searcher.execute(f"FETCH {n} FROM c").fetchall()) == n
+                    assert pinned(other, "wide_idx", "wide") == [0, 1]
+                    searcher.execute("CLOSE c")
+                    assert last_scan(searcher)["engine"] == engine["omen__engine"]
+        searcher = replica.connect(**BY_INDEX)
+        searcher.execute("BEGIN")
+        searcher.execute(f"DECLARE c CURSOR FOR SELECT id FROM wide ORDER BY v <-> '{query}'")
+        assert len(searcher.execute("FETCH 10 FROM c").fetchall()) == 10
+        writer.execute("VACUUM (TRUNCATE off) wide")
+        db.server.wait_for(replica.server)
+        with pytest.raises(psycopg.OperationalError, match="conflict with recovery"):
+            searcher.execute("FETCH ALL FROM c")
+        searcher.close()
+        conflicts = "SELECT confl_bufferpin, confl_snapshot + confl_lock + confl_tablespace + confl_deadlock FROM pg_stat_database_conflicts WHERE datname = 'churn'"
+        wait_until(lambda: other.execute(conflicts).fetchall() == [(1, 0)], "the conflict is not of a page that is held")
+        assert pinned(other, "wide_idx", "wide") == [0, 0]
+        check_index(other, "wide_idx")
+        other.close()
 
 
 @pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
