@@ -37,19 +37,20 @@ def fill(db: Db, n: int):
 class Churn:
     """Runs the threads for some seconds; `problems` holds what was wrong, `counts` how much of each was done.
 
-    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time;
-    `reader`: where they search, if elsewhere. A standby may cancel them in favour of what it replays, which is counted.
+    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time; `checks`: somebody
+    checks the index now and then; `reader`: where they search, if elsewhere. A standby may cancel them in favour of what it replays, which is counted.
     """
 
-    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False, reader: Db | None = None):
+    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False, checks: bool = True,
+                 reader: Db | None = None):
         self.db, self.seconds, self.reader = db, seconds, reader or db
         self.problems: list[str] = []
-        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "checks": 0, "searches": 0, "by gpu": 0}
-        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,), (self.check,)]
+        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "searches": 0, "by gpu": 0}
+        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,)]
         jobs += [(self.search, settings, number) for number, settings in enumerate(searchers)]
-        if reloads:
-            jobs.append((self.reload,))
-            self.counts["reloads"] = 0
+        for job, what in ((self.reload, "reloads"),) * reloads + ((self.check, "checks"),) * checks:
+            jobs.append((job,))
+            self.counts[what] = 0
         self.threads = [threading.Thread(target=self._guarded, args=job, daemon=True) for job in jobs]
         self.lock = threading.Lock()
 

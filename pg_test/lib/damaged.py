@@ -14,7 +14,6 @@ from .server import Server, major
 
 # Of each index: metric, dimension, rows, rows added. The dimensions have each kind of codes; rows of the last do not fit an Append page.
 SHAPES = (("l2", 16, 900, 500), ("ip", 64, 700, 300), ("cosine", 520, 260, 120), ("l2", 4100, 30, 20))
-COPIES = 6
 SMALL = {"shared_buffers": "32MB"}
 TIMEOUT = {"statement_timeout": "20s"}
 
@@ -120,9 +119,9 @@ class Damaged:
         found = {n: self.server.sql("SELECT pg_relation_filepath(%s::regclass)", (f"{n}_idx",), database)[0][0] for n in self.tables}
         return {name: self.server.data / path for name, path in found.items()}
 
-    def start(self, rng, conf: dict, checksums: bool, spoil=damage) -> dict[tuple[Db, str], tuple[str, str]]:
+    def start(self, rng, conf: dict, n_copies: int, checksums: bool, spoil=damage) -> dict[tuple[Db, str], tuple[str, str]]:
         """Starts the server again with each index of each copy damaged; the damage of each, as `spoil` tells it."""
-        copies = [Db(self.server, f"copy_{n}") for n in range(COPIES)]
+        copies = [Db(self.server, f"copy_{n}") for n in range(n_copies)]
         for copy in copies:
             self.server.sql(f"DROP DATABASE IF EXISTS {copy.name}")
             self.server.sql(f"CREATE DATABASE {copy.name} TEMPLATE sound" + (" STRATEGY file_copy" if major() > 14 else ""))
@@ -134,13 +133,13 @@ class Damaged:
         self.server.start()
         return done
 
-    def rounds(self, rng, seconds: float, base: dict, conf: dict, checksums: bool = False) -> Counter:
+    def rounds(self, rng, seconds: float, base: dict, conf: dict, copies: int = 6, checksums: bool = False) -> Counter:
         """Damages and uses indexes for about so long, and for one start of the server at least; how often each damage, and each kind of page."""
         tally, seen, n_starts = Tally(), Counter(), 0
         end = time.monotonic() + seconds
         while not n_starts or time.monotonic() < end:
             n_starts += 1
-            for (db, name), (how, kind) in self.start(rng, conf, checksums).items():
+            for (db, name), (how, kind) in self.start(rng, conf, copies, checksums).items():
                 seen[f"{kind} page"] += 1
                 seen[how] += 1
                 metric, dim = self.tables[name]
@@ -152,7 +151,7 @@ class Damaged:
                         check_reindexed(conn, name, metric, dim, rng)
         crash = CRASHES.search(log := self.server.log_text())
         assert not crash, log[max(0, crash.start() - 1000):][:3000]
-        n_indexes = n_starts * COPIES * len(self.tables)
+        n_indexes = n_starts * copies * len(self.tables)
         figure("damaged index files", n_indexes)
         figure("statements on damaged indexes", tally.answers + tally.refusals + tally.wrong_order + len(tally.others))
         print(f"{n_indexes} damaged indexes in {n_starts} starts of the server: {tally.answers} answers, {tally.refusals} errors that say so, "

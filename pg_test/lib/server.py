@@ -141,7 +141,7 @@ class Server:
             if checksums is not None:
                 self.set_checksums(checksums)
         else:
-            run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
+            run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
                  "-h", source.dir, "-p", PORT, "-U", "postgres"])
         self.configure(BASE_CONF | {"unix_socket_directories": self.dir} | (conf or {}))
 

@@ -14,7 +14,7 @@ from lib.db import BY_INDEX, GPU, Db
 from lib.service import GPU as SHARED_GPU
 from lib.service import PRELOADED
 
-SECONDS = 22
+SECONDS = 12
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def test_damaged_files(damaged, rng):
 
 def test_damaged_files_with_checksums(damaged, rng):
     """Postgres finds the damage when it reads the page."""
-    damaged.rounds(rng, 0, GPU, {}, checksums=True)
+    damaged.rounds(rng, 0, GPU, {}, copies=3, checksums=True)
 
 
 def test_damaged_files_and_the_service(damaged, rng):
     """The loaders of the shared service read the same pages; the service stays up."""
-    damaged.rounds(rng, 0, SHARED_GPU, PRELOADED)
+    damaged.rounds(rng, 0, SHARED_GPU, PRELOADED, copies=3)
 
 
 def test_a_hole_in_the_wrong_place(damaged, rng):
@@ -48,7 +48,7 @@ def test_a_hole_in_the_wrong_place(damaged, rng):
         for block in kinds(pages).get("append", []):
             pages[block * PAGE + 12:block * PAGE + 16] = np.array([100, 110], "<u2").tobytes()
         file.write_bytes(pages)
-    damaged.start(rng, {}, False, wrong_header)
+    damaged.start(rng, {}, 1, False, wrong_header)
     db = Db(damaged.server, "copy_0")
     with db.connect(**BY_INDEX) as conn:
         # Into every list that has appended rows.
