@@ -238,7 +238,7 @@ fn regions_for_loading() {
 fn damaged_pages() {
     let mut rng = rng();
     assert_eq!(pages::kinds(), pages::KINDS, "each kind of page is damaged");
-    let mut rounds = Rounds::new("damaged indexes in memory", 0.65);
+    let mut rounds = Rounds::new("damaged indexes", 0.65);
     let mut total = pages::Outcome::default();
     while rounds.goes_on() {
         let n = rng.random_range(24..400);

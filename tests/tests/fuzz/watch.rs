@@ -117,8 +117,8 @@ impl Rounds {
         let n = self.n - 1;
         let largest = LARGEST.load(Ordering::Relaxed);
         let (what, counted) = (self.what, self.n_counted);
-        println!("{counted} of {n} counted, largest allocation {largest} bytes");
-        println!("figures: {n} {what}");
+        println!("{what}: {counted} of {n} counted, largest allocation {largest} bytes");
+        println!("figures: {n} bad inputs tried");
         if self.slowest > Duration::ZERO {
             println!("slowest: {:?}", self.slowest);
         }
