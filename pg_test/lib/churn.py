@@ -135,17 +135,17 @@ class Churn:
     def search(self, settings, number):
         rng = vectors.rng_for(f"churn search {number}")
         while self.going():
-            with self.reader.connect(**BY_INDEX, **settings) as conn:
-                try:
+            try:
+                with self.reader.connect(**BY_INDEX, **settings) as conn:
                     lists = index_status(conn)["lists"]
                     put(conn, omen__probes=lists)
                     while self.going():
                         self.check_once(conn, rng, settings, lists)
-                except psycopg.OperationalError as error:
-                    # A standby cancels a statement, or ends the session of an idle transaction.
-                    if self.reader is self.db or not (conn.broken or error.sqlstate == "40001"):
-                        raise
-                    self.count("conflicts")
+            except psycopg.OperationalError as error:
+                # A standby cancels a statement, or ends a session between two of them, whose connection is then lost.
+                if self.reader is self.db or error.sqlstate not in (None, "40001"):
+                    raise
+                self.count("conflicts")
 
     def check_once(self, conn, rng, settings, lists):
         query, k = rows_of(rng, 1, rng.choice(PLACES))[0], int(rng.choice([1, 10, 200]))

@@ -30,11 +30,13 @@ def test_damaged_files(damaged, rng):
     assert sum(seen[how] for how in DAMAGES) == sum(seen.values()) / 2
 
 
+@pytest.mark.every_major
 def test_damaged_files_with_checksums(damaged, rng):
     """Postgres finds the damage when it reads the page."""
     damaged.rounds(rng, 0, GPU, {}, copies=3, checksums=True)
 
 
+@pytest.mark.every_major
 def test_damaged_files_and_the_service(damaged, rng):
     """The loaders of the shared service read the same pages; the service stays up."""
     damaged.rounds(rng, 0, SHARED_GPU, PRELOADED, copies=3)
