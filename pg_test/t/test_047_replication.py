@@ -60,7 +60,7 @@ def compare(db, replica, engine) -> int:
 
 
 @pytest.mark.every_major
-@pytest.mark.parametrize("pair,searchers", (({"hot_standby_feedback": "on"}, [CPU, CPU, GPU]), ({"max_standby_streaming_delay": "30ms", "max_standby_archive_delay": "30ms"}, [CPU, GPU, GPU]),
+@pytest.mark.parametrize("pair,searchers", (({"hot_standby_feedback": "on"}, [CPU, CPU, GPU]), ({"max_standby_streaming_delay": "0", "max_standby_archive_delay": "0"}, [CPU, GPU, GPU]),
                                             (PRELOADED, [CPU, SERVICE, SERVICE])), ids=("feedback", "conflicts", "service"), indirect=["pair"])
 def test_searches_while_the_primary_writes(pair, searchers):
     """Every answer is that of a sort in the same snapshot; at the end both have the same. By sessions' tiers and by that of the standby's service."""
