@@ -321,6 +321,6 @@ def check_standby(standby):
     wrong = [line for line in log.splitlines() if any(word in line for word in ("FATAL", "PANIC", "inconsistent page", "WARNING"))]
     # The primary comes and goes.
     wrong = [line for line in wrong if not any(usual in line for usual in (
-        "could not connect to the primary", "could not receive data from WAL stream", "terminating walreceiver", "the database system is",
+        "could not connect to the primary", "could not receive data from WAL stream", "could not send data to WAL stream", "terminating walreceiver", "the database system is",
         "could not send end-of-streaming", "connection to server on socket", "streaming replication receiver"))]
     assert not wrong, "\n".join(wrong)
