@@ -28,7 +28,7 @@ demo: package
 	@tools/demo.sh $(DEMO)
 
 # Inserts, deletions, VACUUM and searches at once for SECONDS, every answer checked: 64 searchers through the shared GPU service, 4 inserters.
-# SOAK="--searchers N --inserters N", or SOAK="--mode sessions|faults|storm|crash": see pg_test/soak.py.
+# SOAK="--searchers N --inserters N", or SOAK="--mode sessions|faults|storm|crash|crowd|damage": see pg_test/soak.py.
 soak:
 	@SOAK='$(SOAK)' tools/test.sh --soak $(or $(SECONDS),600) $(PG)
 

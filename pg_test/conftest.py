@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lib import db as database
-from lib import vectors
+from lib import figures, vectors
 from lib.server import BIN, Server, major
 from lib.service import PRELOADED, wait_for
 
@@ -17,6 +17,10 @@ def pytest_report_header(config):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every_major: runs on every PostgreSQL major, not only on the main one")
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.write_line(figures.line())
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +53,7 @@ def make_server(request):
     """Servers of the test's own, removed afterwards: make_server("name", conf), make_server("standby", source=primary)."""
     made = []
 
-    def make(name, conf=None, source=None, checksums=False, start=True, programs=BIN):
+    def make(name, conf=None, source=None, checksums=None, start=True, programs=BIN):
         # Short: the path of a socket has at most 107 bytes.
         test = re.sub(r"\W+", "_", request.node.name.removeprefix("test_"))[:18]
         made.append(Server(f"{test}_{name}", conf, source, checksums, programs))

@@ -4,6 +4,7 @@
 `--mode sessions`: the same with a GPU context of each session's own. `--mode faults`: with faults of the service, one after the other.
 `--mode storm`: sessions that are cancelled, ended, cut off and killed, for `--rounds` instead of seconds.
 `--mode crash`: a server that is killed at random points while sessions do everything to it, and its standby.
+`--mode damage`: damaged files of indexes. `--mode crowd`: many sessions that write to one list, none of which may wait for long.
 """
 
 import argparse
@@ -11,9 +12,11 @@ import random
 import sys
 import time
 
-from lib import vectors
+from lib import figures, vectors
 from lib.churn import Churn, fill
 from lib.crashes import CONF, Crashes, check_standby, make_tables
+from lib.crowd import Crowd
+from lib.damaged import Damaged
 from lib.db import CPU, GPU, REAL_GPU, Db, make_database
 from lib.faults import FAULTS, Faults
 from lib.server import Server
@@ -67,44 +70,74 @@ def ride_out(running: Churn, seconds: float):
         running.stop()
 
 
-def crash(seconds: float) -> int:
-    """Kills for so many seconds; 1 if something was lost."""
+def crash(seconds: float):
+    """Kills for so many seconds; fails if something was lost."""
     servers = [Server("soak", CONF, checksums=True).start()]
     try:
         db = make_database(servers[0], "soak")
         make_tables(db, workers=6)
         servers.append(Server("soak_standby", source=servers[0]).start())
-        crashes, end, problem = Crashes(db, servers[1], workers=6), time.monotonic() + seconds, "no problem found"
-        try:
-            while time.monotonic() < end:
-                crashes.round(3.0)
-                print(crashes.figures, flush=True)
-            check_standby(servers[1])
-            for server in servers:
-                server.check_checksums()
-        except (AssertionError, RuntimeError) as error:
-            problem = str(error)
+        crashes, end = Crashes(db, servers[1], workers=6), time.monotonic() + seconds
+        while time.monotonic() < end:
+            crashes.round(3.0)
+            print(crashes.figures, flush=True)
         print(crashes.steps)
-        print(problem)
-        failed = problem != "no problem found"
-        print(f"{int(not failed)} passed, {int(failed)} failed, 0 skipped")
-        return int(failed)
+        check_standby(servers[1])
+        for server in servers:
+            server.check_checksums()
     finally:
         for server in reversed(servers):
             server.remove()
 
 
+def damage(seconds: float):
+    """Damages files of indexes for so many seconds."""
+    damaged = Damaged(vectors.rng_for("damaged"))
+    try:
+        damaged.rounds(vectors.rng_for("soak"), seconds, GPU, {})
+    finally:
+        damaged.server.remove()
+
+
+def crowd(seconds: float):
+    """Everybody at once, for so many seconds, with the shared service."""
+    server = Server("soak", PRELOADED).start()
+    try:
+        db = make_database(server, "soak")
+        with db.connect() as conn:
+            wait_for(conn, state="up")
+        Crowd(db, seconds, [CPU, SERVICE, SERVICE]).run()
+    finally:
+        server.remove()
+
+
+def end(problems: list[str]) -> int:
+    """Prints what there is to say at the end; 1 if something was wrong."""
+    print("\n".join(problems) or "no problem found")
+    print(figures.line())
+    print(f"{int(not problems)} passed, {int(bool(problems))} failed, 0 skipped")
+    return int(bool(problems))
+
+
+# Modes whose functions raise what is wrong.
+RAISING = {"crash": crash, "damage": damage, "crowd": crowd}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("seconds", type=float)
-    parser.add_argument("--mode", choices=["service", "sessions", "faults", "storm", "crash"], default="service")
+    parser.add_argument("--mode", choices=["service", "sessions", "faults", "storm", *RAISING], default="service")
     parser.add_argument("--searchers", type=int, default=64)
     parser.add_argument("--inserters", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=10_000)
     args = parser.parse_args()
     print(f"OMEN_TEST_SEED={vectors.SEED} {args}", flush=True)
-    if args.mode == "crash":
-        return crash(args.seconds)
+    if args.mode in RAISING:
+        try:
+            RAISING[args.mode](args.seconds)
+        except Exception as error:  # noqa: BLE001  # what went wrong is what a soak is for
+            return end([f"{type(error).__name__}: {error}"])
+        return end([])
     if args.mode == "faults" and REAL_GPU:
         print("0 passed, 0 failed, 1 skipped: faults are injected in test builds alone")
         return 0
@@ -124,9 +157,7 @@ def main() -> int:
             print(test.counts)
         else:
             test = churn(db, args)
-        print("\n".join(test.problems) or "no problem found")
-        print(f"{int(not test.problems)} passed, {int(bool(test.problems))} failed, 0 skipped")
-        return bool(test.problems)
+        return end(test.problems)
     finally:
         server.remove()
 

@@ -2,12 +2,14 @@
 
 Kinds: cargo (cargo test), pytest, regress (pg_regress), checks (lines "ok", "FAILED", "skipped"), command (counts as one).
 A step that failed without a counted failure counts as one failure, and so does a test runner that ran no test.
-What failed is named once more at the end, where it is read when all else of the output is lost.
+What failed is named once more at the end, where it is read when all else of the output is lost. What tests count of their work, in lines
+"figures: N of this, N of that", is added up and printed before that.
 The last line printed is "N passed, N failed, N skipped"; exits non-zero when anything failed.
 """
 
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 # Of each step: failures named at the end, and characters of each.
@@ -51,6 +53,15 @@ def checks(log):
     return len(lines("ok")), len(lines("FAILED")), len(lines("skipped")), lines("skipped")
 
 
+def figures(log):
+    """What the tests of a step have counted."""
+    found = Counter()
+    for line in re.findall(r"^figures: (.+)$", log, re.M):
+        for n, what in re.findall(r"(\d+) ([^,]+)", line):
+            found[what] += int(n)
+    return found
+
+
 def names_of_failed(kind, log):
     """The lines of a step's log that name what failed, and why where the runner says it."""
     pattern = {
@@ -64,7 +75,7 @@ def names_of_failed(kind, log):
 
 
 def main(path):
-    total, failures = [0, 0, 0], []
+    total, failures, done = [0, 0, 0], [], Counter()
     print("\n== summary")
     for line in Path(path).read_text().splitlines():
         kind, name, code, log_path = line.split("\t")
@@ -76,12 +87,15 @@ def main(path):
             if not failed and (code != "0" or passed + skipped == 0):
                 failed = 1
         print(f"{name}: {passed} passed, {failed} failed, {skipped} skipped")
+        done += figures(log)
         for reason in reasons:
             print(f"    skipped: {reason}")
         if failed:
             named = names_of_failed(kind, log)[:MAX_NAMED] or [f"see {log_path}"]
             failures += [f"{name}: {line[:MAX_NAME]}" for line in named]
         total = [a + b for a, b in zip(total, (passed, failed, skipped))]
+    if done:
+        print("figures: " + ", ".join(f"{n:,} {what}" for what, n in sorted(done.items())))
     for failure in failures:
         print(f"FAILED: {failure}")
     print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped")

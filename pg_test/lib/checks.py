@@ -1,22 +1,17 @@
 """What must hold of a table's omen indexes when all is quiet: the checks at the end of each round of a test."""
 
-from .db import BY_INDEX, BY_SORT, put
+from .db import BY_INDEX, BY_SORT, check_index, omen_indexes, put
+from .figures import figure
 
 ALL_LISTS = 65_536
 # Rows that omen_search() gives at most.
 MOST_ROWS = 100_000
 
 
-def omen_indexes(conn, table: str = "t") -> list[str]:
-    """Valid omen indexes of `table`."""
-    return [name for (name,) in conn.execute(
-        "SELECT indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = indexrelid JOIN pg_am a ON a.oid = relam "
-        "WHERE indrelid = %s::regclass AND amname = 'omen' AND indisvalid AND indisready ORDER BY 1", (table,))]
-
-
-def check_indexes(conn, table: str = "t", column: str = "v") -> int:
-    """Each valid omen index of `table` has exactly the rows that the table has, each once, by omen_search() and by an ordered scan.
-    Returns how many rows were compared; `id` is unique in the table, and no value is NULL, nor zero under cosine."""
+def check_indexes(conn, table: str = "t", column: str = "v", prepared: bool = False) -> int:
+    """Each valid omen index of `table` is sound by omen_check(), and has exactly the rows that the table has, each once, by omen_check(), by omen_search()
+    and by an ordered scan. Returns how many rows were compared by searches; `id` is unique in the table, and no value is NULL, nor zero under cosine.
+    `prepared`: there are prepared transactions, for which omen_check() would wait."""
     n_compared = 0
     dim = conn.execute("SELECT atttypmod FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s", (table, column)).fetchone()[0]
     query = "[" + ",".join(["1"] * dim) + "]"
@@ -33,12 +28,15 @@ def check_indexes(conn, table: str = "t", column: str = "v") -> int:
             f"{index}: {n_rows} rows in the table, {n_found} found, {n_different} of them different, "
             f"{n_missing} missing, {n_foreign} of no row")
         n_compared += n_rows
+        if not prepared:
+            assert check_index(conn, index)["rows_checked"] == n_rows
     operators = conn.execute(
         "SELECT DISTINCT oprname FROM pg_index i JOIN pg_opclass c ON c.oid = indclass[0] JOIN pg_amop a ON amopfamily = opcfamily "
         "JOIN pg_operator o ON o.oid = amopopr WHERE indrelid = %s::regclass AND indexrelid::regclass::text = ANY(%s)",
         (table, omen_indexes(conn, table))).fetchall()
     for (operator,) in operators:
         n_compared += _check_scan(conn, table, column, operator, query)
+    figure("rows compared", n_compared)
     return n_compared
 
 

@@ -13,6 +13,7 @@ import psycopg
 
 from . import vectors
 from .db import BY_INDEX, BY_SORT, CPU, Db, check_index, index_status, knn, last_scan, make_index, make_table, put
+from .figures import figure
 from .service import load
 
 DIM = 24
@@ -36,19 +37,20 @@ def fill(db: Db, n: int):
 class Churn:
     """Runs the threads for some seconds; `problems` holds what was wrong, `counts` how much of each was done.
 
-    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time;
-    `reader`: where they search, if elsewhere. A standby may cancel them in favour of what it replays, which is counted.
+    There is a searcher for each of `searchers`, its settings; `reloads`: somebody has the shared service load the tier anew all the time; `checks`: somebody
+    checks the index now and then; `reader`: where they search, if elsewhere. A standby may cancel them in favour of what it replays, which is counted.
     """
 
-    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False, reader: Db | None = None):
+    def __init__(self, db: Db, seconds: float, searchers: list[dict], inserters: int = 2, reloads: bool = False, checks: bool = True,
+                 reader: Db | None = None):
         self.db, self.seconds, self.reader = db, seconds, reader or db
         self.problems: list[str] = []
-        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "checks": 0, "searches": 0, "by gpu": 0}
-        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,), (self.check,)]
+        self.counts = {"inserted": 0, "deleted": 0, "vacuums": 0, "searches": 0, "by gpu": 0}
+        jobs = [(self.insert, number) for number in range(inserters)] + [(self.delete,), (self.vacuum,)]
         jobs += [(self.search, settings, number) for number, settings in enumerate(searchers)]
-        if reloads:
-            jobs.append((self.reload,))
-            self.counts["reloads"] = 0
+        for job, what in ((self.reload, "reloads"),) * reloads + ((self.check, "checks"),) * checks:
+            jobs.append((job,))
+            self.counts[what] = 0
         self.threads = [threading.Thread(target=self._guarded, args=job, daemon=True) for job in jobs]
         self.lock = threading.Lock()
 
@@ -133,17 +135,17 @@ class Churn:
     def search(self, settings, number):
         rng = vectors.rng_for(f"churn search {number}")
         while self.going():
-            with self.reader.connect(**BY_INDEX, **settings) as conn:
-                try:
+            try:
+                with self.reader.connect(**BY_INDEX, **settings) as conn:
                     lists = index_status(conn)["lists"]
                     put(conn, omen__probes=lists)
                     while self.going():
                         self.check_once(conn, rng, settings, lists)
-                except psycopg.OperationalError as error:
-                    # A standby cancels a statement, or ends the session of an idle transaction.
-                    if self.reader is self.db or not (conn.broken or error.sqlstate == "40001"):
-                        raise
-                    self.count("conflicts")
+            except psycopg.OperationalError as error:
+                # A standby cancels a statement, or ends a session between two of them, whose connection is then lost.
+                if self.reader is self.db or error.sqlstate not in (None, "40001"):
+                    raise
+                self.count("conflicts")
 
     def check_once(self, conn, rng, settings, lists):
         query, k = rows_of(rng, 1, rng.choice(PLACES))[0], int(rng.choice([1, 10, 200]))
@@ -165,6 +167,7 @@ class Churn:
         wanted = knn(conn, "l2", query, k)
         put(conn, **{name: "on" for name in BY_SORT}, **BY_INDEX)
         self.count("searches")
+        figure("answers checked beside writers")
         self.count("by gpu", scan["engine"] == "gpu")
         if engine == "gpu":
             self.count("wanted by gpu")

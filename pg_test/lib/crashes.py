@@ -17,6 +17,7 @@ import psycopg
 from . import vectors
 from .checks import check_indexes
 from .db import BY_INDEX, Db
+from .figures import figure
 
 # A difference between a page as replayed and as the primary had it ends the standby. Few buffers: pages are written all the time.
 CONF = {"wal_consistency_checking": "generic", "full_page_writes": "on", "shared_buffers": "16MB", "max_prepared_transactions": 20,
@@ -276,6 +277,7 @@ class Crashes:
             for what, n in worker.counts.items():
                 self.steps[what] = self.steps.get(what, 0) + n
         self.figures["rounds"] += 1
+        figure("rounds of crashes")
         self.check()
 
     def kill(self):
@@ -291,6 +293,7 @@ class Crashes:
             time.sleep(0.2)
             self.server.wait_until_up()
             self.figures["kills of a session"] += 1
+            figure("kills of a session")
 
     def check(self):
         """What was committed is there, all of it is in the indexes, and the standby has the same."""
@@ -318,6 +321,6 @@ def check_standby(standby):
     wrong = [line for line in log.splitlines() if any(word in line for word in ("FATAL", "PANIC", "inconsistent page", "WARNING"))]
     # The primary comes and goes.
     wrong = [line for line in wrong if not any(usual in line for usual in (
-        "could not connect to the primary", "could not receive data from WAL stream", "terminating walreceiver", "the database system is",
+        "could not connect to the primary", "could not receive data from WAL stream", "could not send data to WAL stream", "terminating walreceiver", "the database system is",
         "could not send end-of-streaming", "connection to server on socket", "streaming replication receiver"))]
     assert not wrong, "\n".join(wrong)

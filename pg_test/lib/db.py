@@ -9,6 +9,7 @@ from psycopg.rows import dict_row
 
 from . import vectors
 from .exact import OPERATORS
+from .figures import figure
 from .server import Server
 
 # On a machine with a GPU the same tests run on it; elsewhere a test build has a hot tier in host memory.
@@ -127,14 +128,21 @@ def check_index(conn, name: str = "t_v_idx", heap_all_indexed: bool = True, comp
     with conn.cursor(row_factory=dict_row) as cur:
         row = cur.execute("SELECT * FROM omen_check(%s::regclass, %s)", (name, heap_all_indexed)).fetchone()
     assert row["complete"] or not complete, row
+    figure("indexes checked")
+    figure("rows checked", row["rows_checked"] or 0)
     return row
 
 
-def check_all(conn, **kwargs) -> list[dict]:
-    """check_index() of every omen index of the database that has pages and is valid."""
-    names = conn.execute("SELECT x.indexrelid::regclass::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am a ON a.oid = i.relam "
-                         "WHERE a.amname = 'omen' AND i.relkind = 'i' AND x.indisvalid ORDER BY 1").fetchall()
-    return [check_index(conn, name, **kwargs) for (name,) in names]
+def omen_indexes(conn, table: str | None = None) -> list[str]:
+    """Omen indexes that have pages and are valid, of `table` or of the database."""
+    return [name for (name,) in conn.execute(
+        "SELECT x.indexrelid::regclass::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_am a ON a.oid = i.relam "
+        "WHERE a.amname = 'omen' AND i.relkind = 'i' AND x.indisvalid AND x.indrelid = coalesce(%s::regclass, x.indrelid) ORDER BY 1", (table,))]
+
+
+def check_all(conn, table: str | None = None) -> list[dict]:
+    """check_index() of each omen_indexes()."""
+    return [check_index(conn, name) for name in omen_indexes(conn, table)]
 
 
 def findings(conn, name: str = "t_v_idx", heap_all_indexed: bool = False) -> list[tuple]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psycopg
 
+from .figures import figure
+
 BIN = Path(os.environ["OMEN_PG_BIN"])
 RUN_DIR = Path(os.environ["OMEN_RUN_DIR"])
 TEST_USER = os.environ.get("OMEN_TEST_USER", "postgres")
@@ -125,8 +127,8 @@ def _wait_gone(pids, seconds: float) -> list[int]:
 class Server:
     """One cluster in RUN_DIR/<name>, its socket, its log."""
 
-    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool = False, programs: Path = BIN):
-        """Makes the cluster: a fresh one, with checksums of its pages or as the major has it, or with `source` a streaming standby of it.
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool | None = None, programs: Path = BIN):
+        """Makes the cluster: a fresh one, with checksums of its pages, without, or as the major has it, or with `source` a streaming standby of it.
         `programs`: those of another major than the one under test."""
         self.programs = programs
         self.dir = RUN_DIR / name
@@ -136,10 +138,10 @@ class Server:
         _own_folder(self.dir)
         if source is None:
             run(["cp", "-a", _template(programs), self.data])
-            if checksums and "Data page checksum version:           0" in run([programs / "pg_controldata", "-D", self.data]).stdout:
-                run([programs / "pg_checksums", "--enable", "--no-sync", "-D", self.data])
+            if checksums is not None:
+                self.set_checksums(checksums)
         else:
-            run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast",
+            run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
                  "-h", source.dir, "-p", PORT, "-U", "postgres"])
         self.configure(BASE_CONF | {"unix_socket_directories": self.dir} | (conf or {}))
 
@@ -172,7 +174,7 @@ class Server:
         """Makes a stopped server keep checksums of its pages, or not: by default it does from PostgreSQL 18 on."""
         said = run([self.programs / "pg_controldata", self.data]).stdout
         if ("Data page checksum version:           0" not in said) != on:
-            run([self.programs / "pg_checksums", "--enable" if on else "--disable", "-D", self.data])
+            run([self.programs / "pg_checksums", "--enable" if on else "--disable", "--no-sync", "-D", self.data])
 
     def pid(self) -> int | None:
         """The postmaster's process id, None when it is not running."""
@@ -197,6 +199,7 @@ class Server:
                 os.kill(process, signal.SIGKILL)
         left = _wait_gone([pid, *children], 20)
         assert not left, f"{left} cannot be killed"
+        figure("kills of a server")
         # The next start would take a postmaster that nobody has collected yet for one that runs.
         for lock in (self.data / "postmaster.pid", self.dir / f".s.PGSQL.{PORT}.lock"):
             lock.unlink(missing_ok=True)

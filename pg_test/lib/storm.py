@@ -14,6 +14,7 @@ import psycopg
 
 from . import vectors
 from .db import BY_INDEX, BY_SORT, REAL_GPU, Db, knn_sql, last_scan, make_index, make_table, put
+from .figures import figure
 from .service import GPU, load, loaders, stat, wait_for, wait_until
 
 DIM, LISTS, ROWS, K = 48, 24, 3000, 10
@@ -208,6 +209,7 @@ class Storm:
                 with suppress(ProcessLookupError):
                     for (pid,) in conn.execute(sql):
                         os.kill(pid, signal.SIGKILL)
+                        figure("kills of a session")
                         return True
             wait_until(is_killed, "nobody is there")
 

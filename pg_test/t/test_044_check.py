@@ -282,19 +282,10 @@ DAMAGE = {
 }
 
 
-def set_checksums(server, on: bool):
-    """From PostgreSQL 18 on clusters have them unless told otherwise."""
-    if server.sql("SHOW data_checksums") != [("on" if on else "off",)]:
-        server.stop()
-        run([BIN / "pg_checksums", "--enable" if on else "--disable", "-D", server.data])
-        server.start()
-
-
 @pytest.mark.every_major
 def test_damage(make_server, rng):
     """An index for each kind of damage, done while the server is stopped. All are told with the SQLSTATE of a damaged index."""
-    server = make_server("damage")
-    set_checksums(server, False)
+    server = make_server("damage", checksums=False)
     db = make_database(server, "damage")
     with db.connect() as conn:
         make_table(conn, vectors.clustered(rng, 1500, DIM))
@@ -329,9 +320,8 @@ def test_damage(make_server, rng):
 
 def test_any_byte_with_checksums(make_server, rng):
     """With checksums of pages a flipped bit anywhere is told, with its page; other pages are checked all the same."""
-    server = make_server("sums")
+    server = make_server("sums", checksums=True)
     db = make_database(server, "sums")
-    set_checksums(server, True)
     with db.connect() as conn:
         make_table(conn, vectors.clustered(rng, 1500, DIM))
         make_index(conn, lists=LISTS)

@@ -17,6 +17,8 @@ DIM, LISTS = 24, 2
 PLACES = (3, -3)
 # An insert that folds nothing makes three changes at most: it finds the last page full, writes one, and links it.
 FIRST_OF_FOLD = 4
+# So many fold the list of `query`.
+MOST_INSERTS = 400
 INSERT = "INSERT INTO t VALUES (nextval('ids'), %s)"
 
 
@@ -36,7 +38,13 @@ def near(rng, query) -> str:
 
 def until_stopped(session, change, rng, query) -> bool:
     """Inserts rows until one stops before its change of this number, which those that fold or start a page have; whether one did."""
-    return any(session.execute(change, INSERT, (near(rng, query),)) for _ in range(1500))
+    return any(session.execute(change, INSERT, (near(rng, query),)) for _ in range(MOST_INSERTS))
+
+
+def shorten(conn):
+    """Gives the lists the rows that they had in the beginning, so that each fold takes the same changes."""
+    conn.execute("DELETE FROM t WHERE id >= 1000")
+    conn.execute("VACUUM t")
 
 
 def check(searcher, query):
@@ -119,6 +127,7 @@ def test_scans_while_a_list_is_folded(db, query, rng, engine):
                 for cursor in before[1:]:
                     cursor.check()
                 check(searcher, query)
+            shorten(watcher)
         check_indexes(searcher)
     print(f"{n_stops} moments of a fold, {n_by_gpu} searches of them by the GPU")
     # Pages written, the link, pages given back.
@@ -179,5 +188,6 @@ def test_cancel_in_the_middle_of_a_fold(db, query, rng):
             check_indexes(conn)
             conn.execute("VACUUM t")
             check_indexes(conn)
+            shorten(conn)
         assert n_cancelled
         assert not conn.execute("SELECT 1 FROM pg_locks WHERE locktype = 'page'").fetchall()

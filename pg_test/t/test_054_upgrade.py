@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, index_status, knn, last_scan, make_database, make_index, make_table, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_all, index_status, knn, last_scan, make_database, make_index, make_table
+from lib.figures import figure
 from lib.fixture import Fixtures
-from lib.server import BIN, PORT, Server, as_user, environment, major, run
+from lib.server import BIN, PORT, as_user, environment, major, run
 
 REPO = Path(__file__).parent.parent.parent
 FORMATS = sorted((REPO / "pg_test" / "fixtures").glob("format_*"))
@@ -106,14 +106,16 @@ def answers(conn, table: str, metric: str, queries) -> list:
 
 
 def compare(db, table: str, metric: str, queries):
-    """The index's answers, on the CPU and on the GPU, are those of a sort of the table."""
+    """The index's answers, on the CPU and on the GPU, are those of a sort of the table, whose indexes are sound."""
     with db.connect(**BY_SORT) as conn:
+        assert check_all(conn, table)
         wanted = answers(conn, table, metric, queries)
     for engine in (CPU, GPU):
         with db.connect(**BY_INDEX, **EXACT, **engine) as conn:
             assert_by_index(conn, metric, queries[0], None, table=table)
             for found, right in zip(answers(conn, table, metric, queries), wanted):
                 assert_same(found, right)
+                figure("rows compared", len(right))
             assert last_scan(conn)["engine"] == engine["omen__engine"]
 
 
@@ -122,14 +124,13 @@ def compare(db, table: str, metric: str, queries):
 def test_indexes_of_older_formats(make_server, rng, folder):
     """Indexes made long ago answer, on the CPU and on the GPU, take rows, lose rows, and are folded."""
     fixtures = Fixtures(folder)
-    server = make_server("old")
+    server = make_server("old", checksums=False)
     db = make_database(server, "old")
     with db.connect() as conn:
         for name in fixtures.names():
             fixtures.make_table(conn, name)
         files = {name: conn.execute("SELECT pg_relation_filepath(%s::regclass)", (f"{name}_idx",)).fetchone()[0] for name in fixtures.names()}
     server.stop()
-    server.set_checksums(False)
     # Indexes built before there were limits of distance end before them: the content of the metapage, 984 bytes, and zeroes.
     def before_limits(pages):
         return pages[:12] + (984).to_bytes(2, "little") + pages[14:984] + bytes(512) + pages[1496:]
@@ -197,9 +198,7 @@ def test_pg_upgrade(make_server, request, rng):
         # do not know. Where the two servers at hand are such a pair, nothing could be upgraded.
         conn.execute("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%}'")
     old.stop()
-    new = make_server("to", programs=new_bin)
-    new.stop()
-    new.set_checksums(False)
+    new = make_server("to", programs=new_bin, checksums=False, start=False)
     done = subprocess.run(
         as_user([new_bin / "pg_upgrade", "-b", old_bin, "-B", new_bin, "-d", old.data, "-D", new.data, "-U", "postgres", "-s", new.dir, "-p", PORT, "-P", PORT + 1]),
         capture_output=True, text=True, env=environment(), cwd=new.dir)
@@ -216,6 +215,7 @@ def test_pg_upgrade(make_server, request, rng):
                 same = ("rows", "lists", "dimension", "metric", "format_version", "built_at", "rows_at_build", "calibration_queries")
                 after = index_status(conn, f"{name}_idx")
                 assert [after[c] for c in same] == [before[metric][c] for c in same]
+                check_all(conn, name)
         with db.connect() as conn:
             conn.execute(f"INSERT INTO {name} SELECT id + 5000, v FROM {name}")
             conn.execute(f"DELETE FROM {name} WHERE id % 3 = 0")

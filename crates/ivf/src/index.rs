@@ -180,6 +180,11 @@ impl Index {
         run: Run,
     ) -> Result<()> {
         self.check_run(s, from, what, run)?;
+        self.check_length(s, from, what, n_pages)
+    }
+
+    /// Checks that the file can have so many pages.
+    fn check_length<S: PageStore>(&self, s: &S, from: u32, what: &str, n_pages: u64) -> Result<()> {
         if n_pages > u64::from(self.known_blocks()) && n_pages > u64::from(self.refresh_blocks(s)?)
         {
             return Err(IvfError::corrupt(
@@ -237,6 +242,7 @@ impl Index {
         if has_append {
             self.check_block(s, from, "appendable part", entry.append_head)?;
             self.check_block(s, from, "appendable part", entry.append_tail)?;
+            self.check_length(s, from, "appendable part", entry.append_pages.into())?;
         }
         Ok(())
     }

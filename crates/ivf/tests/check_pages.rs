@@ -4,6 +4,7 @@ mod store_world;
 
 use half::f16;
 use omen_ivf::Metric;
+use omen_ivf::index::Index;
 use omen_ivf::layout::append;
 use omen_ivf::layout::group::Filter;
 use omen_ivf::layout::meta::{CalibrationPoint, get_meta, put_meta};
@@ -148,6 +149,8 @@ fn chains() {
         let entry = v.entry(list);
         v.change(list, |entry| entry.append_pages += 1);
         v.expect(Some(list), "append chain of");
+        v.change(list, |entry| entry.append_pages = u32::MAX);
+        v.expect(Some(list), "more than the file has");
         v.change(list, |now| *now = entry);
         let blocks = v.blocks(PageKind::Append, list);
         let block = blocks[v.world.rng.random_range(0..blocks.len())];
@@ -231,7 +234,6 @@ fn metapage_and_centroids() {
             (9, point(0, 0.5, 0.5)),
             (9, point(LISTS + 1, 0.5, 0.5)),
             (9, point(1, 1.5, 0.5)),
-            (9, point(1, 0.5, f32::NAN)),
         ] {
             v.store.damage(0, |page| {
                 let mut meta = get_meta(page).unwrap();
@@ -251,5 +253,14 @@ fn metapage_and_centroids() {
         let directory = v.world.index.meta.directory.start;
         v.store.damage(directory, |page| page[TAIL_START] ^= 1);
         v.expect(None, "not page 0 of kind Directory");
+        // Told to whoever opens the index, the check too.
+        v.store.damage(0, |page| {
+            let mut meta = get_meta(page).unwrap();
+            (meta.calibration_queries, meta.calibration_points) = (9, 1);
+            meta.calibration[0] = point(1, 0.5, f32::NAN);
+            put_meta(page, &meta);
+        });
+        let error = Index::open(&v.store).unwrap_err().to_string();
+        assert!(error.contains("calibration point"), "{error}");
     });
 }

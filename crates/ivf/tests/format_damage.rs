@@ -161,6 +161,7 @@ fn damaged_pages() {
         println!(
             "dim {dim}: {n_errors} of 500 damages noticed, largest allocation {largest} bytes"
         );
+        println!("figures: 500 bad inputs tried");
         assert!(n_errors > 50);
         assert!(largest < MOST_BYTES, "an allocation of {largest} bytes");
     }

@@ -57,8 +57,8 @@ pub fn answer(input: &[u8]) -> bool {
 
 /// Attaches to a region that begins with these bytes: what is accepted lies within the memory there is. Whether it is.
 pub fn region(input: &[u8]) -> bool {
-    const BYTES: usize = 4096 + (2 << 20);
-    let layout = std::alloc::Layout::from_size_align(BYTES, 4096).expect("a power of two");
+    let n_bytes = LoadRegion::bytes(2, 1 << 20);
+    let layout = std::alloc::Layout::from_size_align(n_bytes, 4096).expect("a power of two");
     let n = input.len().min(MOST_BYTES);
     #[allow(unsafe_code)]
     // SAFETY: the memory is allocated, zeroed, with these bytes at its start, freed once, and used by this function alone.
@@ -66,10 +66,10 @@ pub fn region(input: &[u8]) -> bool {
         let memory = std::alloc::alloc_zeroed(layout);
         assert!(!memory.is_null(), "no memory");
         memory.copy_from_nonoverlapping(input.as_ptr(), n);
-        let region = LoadRegion::attach(memory, BYTES)
+        let region = LoadRegion::attach(memory, n_bytes)
             .map(|region| (region.n_areas(), region.area_bytes(), region.room().is_ok()));
         std::alloc::dealloc(memory, layout);
-        (region, BYTES)
+        (region, n_bytes)
     };
     let Ok((n_areas, area_bytes, _)) = region else {
         return false;

@@ -117,7 +117,8 @@ impl Rounds {
         let n = self.n - 1;
         let largest = LARGEST.load(Ordering::Relaxed);
         let (what, counted) = (self.what, self.n_counted);
-        println!("{what}: {n} inputs, {counted} counted; largest allocation {largest} bytes");
+        println!("{what}: {counted} of {n} counted, largest allocation {largest} bytes");
+        println!("figures: {n} bad inputs tried");
         if self.slowest > Duration::ZERO {
             println!("slowest: {:?}", self.slowest);
         }

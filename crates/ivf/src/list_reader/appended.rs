@@ -221,7 +221,10 @@ impl AppendedTo {
     /// How many entries are beyond these at least, in the layout of `entry`: all pages but the last are full.
     pub fn n_lacking(&self, index: &Index, entry: &ListEntry) -> u32 {
         let per_page = append::records_per_page(index.meta.dim);
-        let full = entry.append_pages.saturating_sub(1) * per_page;
+        let full = entry
+            .append_pages
+            .saturating_sub(1)
+            .saturating_mul(per_page);
         let known = match self.n_records {
             0 => 0,
             n => self.seq * per_page + n,
