@@ -50,7 +50,10 @@ impl Choice {
         let lists = heat::hottest_first(pages.file(), index.n_lists());
         let sizes: Vec<u32> = read_entries(pages, index, &lists)?
             .iter()
-            .map(|entry| entry.frozen_count + AppendedTo::NOTHING.n_lacking(index, entry))
+            .map(|entry| {
+                let appended = AppendedTo::NOTHING.n_lacking(index, entry);
+                entry.frozen_count.saturating_add(appended)
+            })
             .collect();
         let shape = LadderShape {
             spec,
