@@ -156,12 +156,14 @@ def test_eviction_spares_what_is_on(db, rng, kept, goes):
             make_table(conn, vectors.uniform(rng, 600, 512), name=name)
             make_index(conn, table=name, name=f"{name}_idx", lists=4)
         conn.execute(f"ALTER INDEX {kept}_idx SET (hot = on)")
-        n_bytes = load(conn, "a_idx")
-        evict(conn)
         put(conn, omen__gpu_memory_limit="1MB")
         with pytest.raises(psycopg.errors.OutOfMemory) as error:
             load(conn, "a_idx")
         needed = int(re.search(r"(\d+) bytes needed", str(error.value))[1])
+        # What it takes without room to grow.
+        put(conn, omen__gpu_memory_limit=f"{(needed >> 20) + 1}MB")
+        n_bytes = load(conn, "a_idx")
+        evict(conn)
         # Room for two, not for three.
         put(conn, omen__gpu_memory_limit=f"{(needed + n_bytes * 3 // 2) >> 20}MB")
         for name in (kept, goes, "c"):

@@ -178,6 +178,7 @@ impl Device {
         index: &Index,
         file: FileId,
     ) -> std::result::Result<bool, Stop> {
+        let mut n_lacking = 0;
         for _ in 0..MAX_ROUNDS {
             let has_all = |loaded: &&mut LoadedTier| {
                 loaded.is_whole && loaded.tier.parts().rows() && loaded.mapping.is_none()
@@ -190,14 +191,13 @@ impl Device {
             let round = write_stale(&mut builder, pages, index)?;
             loaded.tier.end_refresh(builder.end()?.lists)?;
             loaded.note_refreshed();
-            if round.is_over() || round.n_lacking() == 0 && !round.has_written() {
-                return Ok(true);
-            }
-            if !round.has_written() {
-                return Ok(false);
+            n_lacking = round.n_lacking();
+            if round.is_over() || !round.has_moved() {
+                break;
             }
         }
-        Ok(false)
+        // What was appended meanwhile is searched on pages.
+        Ok(n_lacking == 0)
     }
 
     /// What all tiers together may take.

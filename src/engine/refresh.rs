@@ -33,7 +33,7 @@ pub(crate) struct Round {
     /// Those of them that were written.
     pub(crate) n_extended: usize,
     /// Whether lists were brought up to date in place.
-    pub(crate) is_longer: bool,
+    pub(crate) is_renewed: bool,
     /// Lists with entries that are not in the tier.
     pub(crate) n_absent: usize,
 }
@@ -51,7 +51,12 @@ impl Round {
 
     /// Whether anything was written.
     pub(crate) fn has_written(&self) -> bool {
-        self.is_longer || self.n_written + self.n_extended > 0
+        self.is_renewed || self.has_moved()
+    }
+
+    /// Whether lists were moved, so that another round has the room that they left.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.n_written + self.n_extended > 0
     }
 }
 
@@ -78,7 +83,7 @@ fn lacks_many(here: &TierList, index: &Index, entry: &ListEntry) -> bool {
     lacking > 0 && lacking * LIST_SHARE > u64::from(here.n_slots)
 }
 
-/// Writes lists of a tier again that are out of date, as far as there is room; in place where entries have but died; in the order of their slots, so that what they leave is in one
+/// Writes lists of a tier again that are out of date, as far as there is room; in place where they were not rewritten and have room; in the order of their slots, so that what they leave is in one
 /// piece.
 pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     builder: &mut TierBuilder<W>,
@@ -109,11 +114,9 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         !rewritten.contains(list) && now.is_some_and(|now| lacks_many(&now, index, entry))
     });
     // Of a tier of codes alone nobody reads appended ones.
-    behind.truncate(if builder.parts().rows() {
-        behind.len()
-    } else {
-        0
-    });
+    if !builder.parts().rows() {
+        behind.clear();
+    }
     let extended = builder.lists().to_vec();
     builder.load_lists(pages, index, &behind)?;
     let is_written = |list: &&u32| {
@@ -131,6 +134,6 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
             .iter()
             .filter(|list| builder.lists()[**list as usize] != extended[**list as usize])
             .count(),
-        is_longer: extended != before,
+        is_renewed: extended != before,
     })
 }

@@ -28,7 +28,7 @@ const SHORT_REST: Duration = Duration::from_secs(5);
 const FIRST_REST: Duration = Duration::from_secs(30);
 const LAST_REST: Duration = Duration::from_secs(3600);
 /// After a refresh, an index rests so many times what that took, and a second at least; only for the pause if searches have lost as much time by
-/// what its tier lacks: so refreshes never take more than what they save.
+/// what its tier lacks: so refreshes take no more than what is lost without them.
 const REFRESH_SHARE: u32 = 20;
 const REFRESH_REST: Duration = Duration::from_secs(1);
 const REFRESH_PAUSE: Duration = Duration::from_millis(50);
@@ -278,11 +278,22 @@ impl Loaders {
     }
 
     /// An index with this file has just been brought up to date, in this time: that is not done again before it is but a small part of the time.
-    pub(super) fn rest_after_refresh(&self, index: IndexId, file: u32, took: Duration) {
+    /// Where it was of no use, whatever searches lose.
+    pub(super) fn rest_after_refresh(
+        &self,
+        index: IndexId,
+        file: u32,
+        took: Duration,
+        is_useful: bool,
+    ) {
         let pause = (took * REFRESH_SHARE).clamp(REFRESH_REST, LAST_REST);
         let (rest, now) = (self.place_for(index, file), now());
-        rest.refresh_us
-            .store(micros(took) as u64, Ordering::Relaxed);
+        let least = if is_useful {
+            micros(took) as u64
+        } else {
+            u64::MAX
+        };
+        rest.refresh_us.store(least, Ordering::Relaxed);
         rest.lost_us.store(0, Ordering::Relaxed);
         rest.refresh_until
             .store(now + micros(pause), Ordering::Relaxed);

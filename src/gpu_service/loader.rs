@@ -328,15 +328,18 @@ fn refresh(
     let outcome = loop {
         let began = Instant::now();
         let refreshed = loading::refresh(service, pages, index, key)?;
-        if refreshed != Refreshed::Whole {
+        let is_useful = refreshed == Refreshed::Whole;
+        if !is_useful && refreshed != Refreshed::Idle {
             break refreshed;
         }
-        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed());
-        let ended = Instant::now();
-        while !loaders.wants_refresh(job.id, FILE.get()) && ended.elapsed() < STAY {
+        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed(), is_useful);
+        let ends = until.min(Instant::now() + STAY);
+        let mut is_wanted = false;
+        while is_useful && !is_wanted && Instant::now() < ends {
             session::doze();
+            is_wanted = loaders.wants_refresh(job.id, FILE.get());
         }
-        if ended.elapsed() >= STAY || Instant::now() > until {
+        if !is_wanted {
             break refreshed;
         }
     };
@@ -344,7 +347,11 @@ fn refresh(
         Refreshed::Lacking | Refreshed::Mapped if job.task == Task::LoadAgain => {
             loading::load(service, pages, index, key, Fit::Whole, true)?;
         }
-        Refreshed::Whole | Refreshed::Lacking | Refreshed::Mapped | Refreshed::Not => {}
+        Refreshed::Whole
+        | Refreshed::Idle
+        | Refreshed::Lacking
+        | Refreshed::Mapped
+        | Refreshed::Not => {}
     }
     Ok(Outcome::Loaded)
 }

@@ -180,8 +180,10 @@ fn load_once(
 /// What a refresh has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refreshed {
-    /// The tier is as the index is.
+    /// The tier is as the index is, but for what was appended meanwhile.
     Whole,
+    /// It was before; what it lacks cannot be had by a refresh.
+    Idle,
     /// It lacks lists, or has some of old still, for which there is no room.
     Lacking,
     /// Sessions have it mapped.
@@ -202,7 +204,8 @@ pub(crate) fn refresh(
     if service.may_be_mapped(key) {
         return Ok(Refreshed::Mapped);
     }
-    let (spec, mut n_lacking) = (spec_of(index), 0);
+    let spec = spec_of(index);
+    let (mut n_lacking, mut has_written) = (0, false);
     for _ in 0..MAX_ROUNDS {
         let (copiers, me) = (Copiers::none(), wake::my_number());
         let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
@@ -228,15 +231,16 @@ pub(crate) fn refresh(
             service.wake_worker();
         }
         n_lacking = round.n_lacking();
-        if round.is_over() || !round.has_written() {
+        has_written |= round.has_written();
+        if round.is_over() || !round.has_moved() {
             break;
         }
     }
     // What was appended meanwhile is searched on pages.
-    Ok(if n_lacking == 0 {
-        Refreshed::Whole
-    } else {
-        Refreshed::Lacking
+    Ok(match (n_lacking, has_written) {
+        (0, true) => Refreshed::Whole,
+        (0, false) => Refreshed::Idle,
+        _ => Refreshed::Lacking,
     })
 }
 

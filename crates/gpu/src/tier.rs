@@ -131,16 +131,16 @@ impl Catalog {
         ends.max().unwrap_or(0)
     }
 
-    /// Whether every slot in use belongs to a list, or fills its last word of live bits, where none is live. (A list that was rewritten while
-    /// it was loaded leaves slots behind.)
+    /// Whether every slot in use belongs to a list. Those between lists may have live bits all the same: a list that was rewritten while it was
+    /// loaded leaves slots behind, and a refresh may be about to make a list longer.
     pub(crate) fn is_dense(&self) -> bool {
-        let mut end = 0;
-        self.by_slot.iter().all(|&(first, number)| {
-            let first = first as usize;
-            let is_next = first == end || first == usize::next_multiple_of(end, 32);
-            end = first + self.lists[number as usize].map_or(0, |list| list.n_slots as usize);
-            is_next
-        })
+        let listed: usize = self
+            .lists
+            .iter()
+            .flatten()
+            .map(|l| l.n_slots as usize)
+            .sum();
+        listed == self.n_slots()
     }
 
     /// The slots of all lists, none for those of `skipped`.

@@ -16,6 +16,7 @@ mod control;
 mod locks;
 mod pins;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -53,6 +54,8 @@ pub struct MemStore {
     n_pins: AtomicU64,
     most_pins: Option<u64>,
     accesses: Mutex<Option<Vec<Access>>>,
+    /// Entries appended to each list, by those who tell.
+    appends: Mutex<HashMap<u32, u32>>,
 }
 
 /// What was asked of a store, while that is recorded.
@@ -226,6 +229,11 @@ impl PageStore for MemStore {
         let _inside = enter();
         self.may_fail()
     }
+
+    fn append_version(&self, list: u32) -> u32 {
+        let appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        1 + appends.get(&list).copied().unwrap_or(0)
+    }
 }
 
 impl PageStoreMut for MemStore {
@@ -328,5 +336,10 @@ impl PageStoreMut for MemStore {
         let _inside = enter();
         self.locks.unlock(list, mode);
         Ok(())
+    }
+
+    fn note_append(&self, list: u32) {
+        let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
+        *appends.entry(list).or_default() += 1;
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Counts, each for some lists of all indexes.
 const N_COUNTS: usize = 1 << 16;
 
-/// All zero at first.
+/// All zero at first; even numbers, which wrap around.
 #[repr(C)]
 pub struct AppendCounts {
     counts: [AtomicU32; N_COUNTS],
@@ -19,13 +19,12 @@ pub struct AppendCounts {
 impl AppendCounts {
     /// An entry of a list of the index with this file was appended.
     pub fn note(&self, file: u64, list: u32) {
-        self.count_of(file, list).fetch_add(1, Ordering::Release);
+        self.count_of(file, list).fetch_add(2, Ordering::Release);
     }
 
     /// The count of a list, as a number that is not 0.
     pub fn version(&self, file: u64, list: u32) -> u32 {
-        let count = self.count_of(file, list).load(Ordering::Acquire);
-        count.wrapping_add(1).max(1)
+        self.count_of(file, list).load(Ordering::Acquire) | 1
     }
 
     fn count_of(&self, file: u64, list: u32) -> &AtomicU32 {
@@ -55,7 +54,10 @@ mod tests {
         assert_eq!(before, counts.version(1, 2));
         counts.note(1, 2);
         assert_ne!(before, counts.version(1, 2));
-        counts.count_of(1, 2).store(u32::MAX, Ordering::Relaxed);
+        counts.count_of(1, 2).store(u32::MAX - 1, Ordering::Relaxed);
+        let last = counts.version(1, 2);
+        counts.note(1, 2);
+        assert_ne!(counts.version(1, 2), last);
         assert_ne!(counts.version(1, 2), 0);
     }
 }

@@ -9,14 +9,16 @@ mod world;
 use omen_gpu::memory::Parts;
 use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierBuilder, TierList};
 use omen_ivf::Metric;
-use omen_ivf::index::read_entries;
+use omen_ivf::bulk_delete::bulk_delete;
+use omen_ivf::index::{Index, read_entries, read_entry};
+use omen_ivf::insert::insert;
 use omen_ivf::list_reader::ListReader;
 use omen_service::load::{HostOptions, Loaded, begin, begin_refresh, export, finish};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use store_world::{World, seed};
+use store_world::{World, seed, tid, vector};
 use world::{Server, choices, go_on, search, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
@@ -103,6 +105,44 @@ fn answers(tier: &Tier, world: &World, seed: u64) -> Vec<Vec<(u32, u32, f32)>> {
     answers
 }
 
+/// First row number of entries that the world does not know of.
+const PASSING: u32 = 1_000_000;
+
+/// From now on something is inserted now and then between two reads of pages.
+fn disturb(world: &World, seed: u64) {
+    let (mut rng, dim, mut left) = (StdRng::seed_from_u64(seed), world.index.meta.dim, 8);
+    world.store.set_hook(move |store, _| {
+        if left > 0 && rng.random_bool(0.2) {
+            left -= 1;
+            let index = Index::open(store).unwrap();
+            let row = tid(PASSING + rng.random_range(0..1_000_000));
+            insert(store, &index, &vector(&mut rng, dim), row).unwrap();
+        }
+    });
+}
+
+/// What a tier says that it has of the entries appended to its lists is there.
+fn check_known(tier: &Tier, world: &World, what: &str) {
+    let (store, index) = (&world.store, &world.index);
+    for (list, here) in (0..).zip(tier.lists()) {
+        let entry = read_entry(store, index, list).unwrap();
+        let Some(here) = here.filter(|here| here.is_current(&entry)) else {
+            continue;
+        };
+        let mut n = 0;
+        let all = usize::MAX;
+        let known =
+            ListReader::new().appended_up_to(store, index, list, &entry, all, |_, _, _, _| n += 1);
+        assert!(known.unwrap().is_some(), "{what}");
+        let n_here = here.n_slots - entry.frozen_count;
+        let may_lack = here.appended.may_lack(store, index, list, &entry);
+        assert!(
+            n_here == n || n_here < n && may_lack,
+            "{what}, list {list}: {n_here} of {n}"
+        );
+    }
+}
+
 #[test]
 fn refreshed_lists_are_those_of_the_index() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -119,6 +159,8 @@ fn refreshed_lists_are_those_of_the_index() {
                 let (key, mut n_refreshed) = (wanted(&world, parts, LIMIT).key, 0);
                 let (mut n_renewed, mut n_compared) = (0, 0);
                 for _ in 0..6 {
+                    let is_passing = &mut |row| row >= tid(PASSING);
+                    bulk_delete(&world.store, &world.index, is_passing).unwrap();
                     for _ in 0..rng.random_range(0..60) {
                         world.insert();
                     }
@@ -135,10 +177,15 @@ fn refreshed_lists_are_those_of_the_index() {
                     assert_eq!(builder.lists(), old, "{what}");
                     let wanted = stale(builder.lists(), &world, parts);
                     let (store, index) = (&world.store, &world.index);
+                    let is_disturbed = rng.random_bool(0.4);
+                    if is_disturbed {
+                        disturb(&world, rng.random());
+                    }
                     let left = builder.renew_lists(store, index, &wanted).unwrap();
+                    store.clear_hook();
                     n_renewed += wanted.len() - left.len();
                     builder.load_lists(store, index, &left).unwrap();
-                    // Those that are renewed lack what was appended.
+                    // Those that are renewed may lack what was appended.
                     let behind = stale(builder.lists(), &world, parts);
                     builder.load_lists(store, index, &behind).unwrap();
                     let finished = finish(builder).unwrap();
@@ -148,6 +195,7 @@ fn refreshed_lists_are_those_of_the_index() {
                     assert_eq!(of, key);
                     let mut tier = shared.lock().unwrap().take().unwrap();
                     tier.end_refresh(lists).unwrap();
+                    check_known(&tier, &world, &what);
                     drop(finished);
                     let left: BTreeSet<u32> =
                         stale(tier.lists(), &world, parts).into_iter().collect();

@@ -1,6 +1,7 @@
 //! Bringing lists up to date in place, where they have not been rewritten: live bits are written anew, and what was appended goes behind the
 //! entries that are there, as far as the list's last word of live bits has room. A search that goes on meanwhile may miss what has just died, which
-//! nobody sees any more; it does not look at what is new. The tier's generations are raised, and the list made longer, only afterwards.
+//! nobody sees any more; it does not look at what is new, since it goes list by list where there is such room (`Catalog::is_dense`). The tier's
+//! generations are raised, and the list made longer, only afterwards.
 
 use super::LoadError;
 use super::appended::centroid_for;
@@ -64,7 +65,9 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         let Some(words) = self.own_words[at].clone() else {
             return Ok(here.is_current(&entry));
         };
-        if here.layout_gen != entry.layout_gen {
+        let n_frozen = entry.frozen_count;
+        // In one layout the number of frozen entries stays, unless the page is damaged.
+        if here.layout_gen != entry.layout_gen || n_frozen > here.n_slots {
             return Ok(false);
         }
         // Of a tier of codes alone nobody reads appended ones.

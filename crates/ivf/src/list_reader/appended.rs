@@ -67,7 +67,8 @@ impl ListReader {
             };
             place = next;
         }
-        if place.is_none() {
+        // The first append of all shows in the entry alone, which was read before the version.
+        if place.is_none() && entry.append_head != NO_BLOCK {
             known.version = version;
         }
         Ok(Some(known))
