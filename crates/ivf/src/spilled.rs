@@ -28,6 +28,19 @@ pub trait RunFile {
     fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<()>;
 }
 
+/// A file in memory.
+impl RunFile for Vec<u8> {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
+        out.copy_from_slice(&self[at as usize..][..out.len()]);
+        Ok(())
+    }
+}
+
 /// Runs in a file.
 #[derive(Debug)]
 pub struct Spilled<F> {
@@ -203,21 +216,6 @@ mod tests {
     use crate::build_entries::{Chunk, sorted_keys};
     use proptest::prelude::*;
 
-    #[derive(Default)]
-    struct InMemory(Vec<u8>);
-
-    impl RunFile for InMemory {
-        fn append(&mut self, bytes: &[u8]) -> Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
-            out.copy_from_slice(&self.0[at as usize..][..out.len()]);
-            Ok(())
-        }
-    }
-
     /// One chunk of entries (list, tid), whose radius and row say which they are.
     fn chunk(dim: usize, entries: &[(u32, u32)]) -> Chunk {
         let mut rows = RowBatch::new(dim);
@@ -260,7 +258,7 @@ mod tests {
             let wanted = all(&mut EntriesInMemory::new(chunks(), keys), most);
             prop_assert_eq!(wanted.len(), entries.len());
             prop_assert!(wanted.is_sorted_by_key(|entry| (entry.0, entry.2)));
-            let mut spilled = Spilled::new(InMemory::default(), dim);
+            let mut spilled = Spilled::new(Vec::<u8>::new(), dim);
             for chunk in chunks() {
                 let chunk = vec![chunk];
                 let keys = sorted_keys(&chunk);
@@ -276,7 +274,7 @@ mod tests {
     fn writing_a_run_can_be_ended() {
         let chunks = vec![chunk(3, &[(1, 2), (0, 1)])];
         let keys = sorted_keys(&chunks);
-        let mut spilled = Spilled::new(InMemory::default(), 3);
+        let mut spilled = Spilled::new(Vec::<u8>::new(), 3);
         let stop = || Err(IvfError::Store("stop".into()));
         let outcome = spilled.add_run(EntriesInMemory::new(chunks, keys), &mut { stop });
         assert!(outcome.is_err() && spilled.n_runs() == 0);

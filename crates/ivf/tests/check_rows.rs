@@ -11,40 +11,24 @@ use omen_ivf::index::Index;
 use omen_ivf::insert::insert;
 use omen_ivf::layout::page;
 use omen_ivf::mem_store::MemStore;
-use omen_ivf::spilled::RunFile;
 use omen_ivf::store::PageStore;
 use omen_ivf::stored::StoredVector;
-use omen_ivf::{IvfError, Metric, Result, Tid};
+use omen_ivf::{IvfError, Metric, Tid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use store_world::{Model, World, seed, tid, vector, verify};
 
-#[derive(Default)]
-struct Bytes(Vec<u8>);
-
-impl RunFile for Bytes {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
-        out.copy_from_slice(&self.0[at as usize..][..out.len()]);
-        Ok(())
-    }
-}
-
 /// Of an index during one check.
 const MOST_CHANGES: u32 = 30;
 
-fn walked(store: &MemStore, is_changing: bool) -> CrossCheck<Bytes> {
+fn walked(store: &MemStore, is_changing: bool) -> CrossCheck<Vec<u8>> {
     let index = Index::open(store).unwrap();
     let settings = Settings {
         is_changing,
         has_place: &mut |tid| tid.block < 1_000_000,
         // As little as there can be: a thousand rows, the rest goes to the file.
         most_bytes: 0,
-        new_file: &mut || Ok(Bytes::default()),
+        new_file: &mut || Ok(Vec::<u8>::new()),
     };
     walk(store, &index, settings).unwrap()
 }
@@ -143,7 +127,7 @@ fn places_past_the_end_of_the_table() {
         is_changing: false,
         has_place: &mut |tid| tid.block < 2,
         most_bytes: 0,
-        new_file: &mut || Ok(Bytes::default()),
+        new_file: &mut || Ok(Vec::<u8>::new()),
     };
     let check = walk(&world.store, &world.index, settings).unwrap();
     let report = check.finish(&mut || Ok(())).unwrap();

@@ -3,11 +3,9 @@
 
 use super::{LoadError, Loader};
 use crate::engine::TierWriter;
-use crate::memory::Parts;
+use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
-use half::f16;
-use omen_ivf::export::ListPages;
-use omen_ivf::export::read_centroid;
+use omen_ivf::export::{ListPages, read_centroid};
 use omen_ivf::index::Index;
 use omen_ivf::list_reader::{AppendedTo, ListReader};
 use omen_ivf::rabitq::Encoder;
@@ -24,17 +22,24 @@ pub(super) struct Appended {
     pub(super) to: AppendedTo,
 }
 
-/// The centroid that codes of a list are made with, if the tier has codes.
-pub(super) fn centroid_for<S: PageStore>(
-    s: &S,
-    index: &Index,
-    parts: Parts,
-    list: u32,
-) -> Result<Option<Vec<f16>>, LoadError> {
-    Ok(match parts.codes() {
-        true => Some(read_centroid(s, index, list)?),
-        false => None,
-    })
+impl<W: TierWriter + ?Sized> TierBuilder<W> {
+    /// Sends entries that were appended to `list` to the slots from `slot` on, with codes if the tier has codes.
+    pub(super) fn stage_appended<S: PageStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entries: &Entries,
+        slot: usize,
+    ) -> Result<(), LoadError> {
+        let centroid = match self.parts().codes() {
+            true => Some(read_centroid(s, index, list)?),
+            false => None,
+        };
+        let filter = index.meta.shape().filter;
+        let encoder = centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
+        Ok(self.stage_entries(entries, slot, encoder.as_ref())?)
+    }
 }
 
 impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
@@ -63,15 +68,11 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         let Some(reading) = self.lists.last().filter(|_| n > 0) else {
             return Ok(());
         };
-        let slot = reading.first_slot + reading.n_slots - n;
-        let index = self.index;
-        let centroid = centroid_for(self.s, index, self.builder.parts(), reading.pages.list)?;
-        let filter = index.meta.shape().filter;
-        let encoder = centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
+        let (list, slot) = (reading.pages.list, reading.first_slot + reading.n_slots - n);
         // What has been gathered belongs to the area being filled, which may be left now.
         self.dispatch()?;
-        Ok(self
-            .builder
-            .stage_entries(&appended.entries, slot, encoder.as_ref())?)
+        let (s, index) = (self.s, self.index);
+        self.builder
+            .stage_appended(s, index, list, &appended.entries, slot)
     }
 }

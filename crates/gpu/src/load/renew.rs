@@ -4,7 +4,6 @@
 //! generations are raised, and the list made longer, only afterwards.
 
 use super::LoadError;
-use super::appended::centroid_for;
 use crate::engine::TierWriter;
 use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
@@ -13,7 +12,6 @@ use omen_ivf::index::{Index, read_entry};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
 use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
-use omen_ivf::rabitq::Encoder;
 use omen_ivf::store::PageStore;
 use std::ops::ControlFlow;
 
@@ -95,11 +93,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             return Ok(false);
         };
         if renewed.new.n() > 0 {
-            let centroid = centroid_for(s, index, self.parts(), list)?;
-            let filter = index.meta.shape().filter;
-            let encoder =
-                centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
-            self.stage_entries(&renewed.new, here.slots().end, encoder.as_ref())?;
+            self.stage_appended(s, index, list, &renewed.new, here.slots().end)?;
         }
         self.staging.set_live_words(words.start, &renewed.live);
         self.renewed.push(words);

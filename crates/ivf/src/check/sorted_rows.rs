@@ -159,21 +159,6 @@ mod tests {
     use super::*;
     use rand::Rng;
 
-    #[derive(Default)]
-    struct Bytes(Vec<u8>);
-
-    impl RunFile for Bytes {
-        fn append(&mut self, bytes: &[u8]) -> Result<()> {
-            self.0.extend_from_slice(bytes);
-            Ok(())
-        }
-
-        fn read_at(&mut self, at: u64, out: &mut [u8]) -> Result<()> {
-            out.copy_from_slice(&self.0[at as usize..][..out.len()]);
-            Ok(())
-        }
-    }
-
     #[test]
     fn all_rows_in_order_from_a_file_too() {
         let mut rng = rand::rng();
@@ -181,7 +166,7 @@ mod tests {
             let mut n_files = 0;
             let mut new_file = || {
                 n_files += 1;
-                Ok(Bytes::default())
+                Ok(Vec::<u8>::new())
             };
             let mut rows = SortedRows::new(1);
             let mut wanted: Vec<Record> = Vec::new();

@@ -85,14 +85,15 @@ impl Load {
             n_slots: plan.n_slots as u64,
             byte_limit,
         };
+        let own_words = own_words(&lists);
         let load = Self {
             region,
             key,
             spec,
             shape: StageShape::new(&spec, plan.parts),
             free: FreeSlots::beside(&lists, plan.n_slots)?,
-            slack: slack(&lists, plan.n_slots),
-            own_words: own_words(&lists),
+            slack: slack(&lists, &own_words, plan.n_slots),
+            own_words,
             plan,
             byte_limit,
             engine,
@@ -248,11 +249,14 @@ impl Load {
     }
 }
 
-/// Slots behind the entries of lists, in words of live bits that are theirs alone, of a tier of so many, ascending.
-fn slack(lists: &[Option<TierList>], n_slots: usize) -> Vec<Range<usize>> {
-    let words = own_words(lists);
-    let behind = lists.iter().zip(words).filter_map(|(list, words)| {
-        let (end, words) = ((*list)?.slots().end, words?);
+/// Slots behind the entries of lists, in the words of live bits that are their own, of a tier of so many, ascending.
+fn slack(
+    lists: &[Option<TierList>],
+    own_words: &[Option<Range<usize>>],
+    n_slots: usize,
+) -> Vec<Range<usize>> {
+    let behind = lists.iter().zip(own_words).filter_map(|(list, words)| {
+        let (end, words) = ((*list)?.slots().end, words.as_ref()?);
         Some(end..(words.end * 32).min(n_slots))
     });
     let mut slack: Vec<Range<usize>> = behind.filter(|slots| !slots.is_empty()).collect();
