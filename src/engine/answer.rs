@@ -84,7 +84,7 @@ impl Lists<'_> {
 /// A device's answer with what pages hold beside it.
 pub(super) struct Completed {
     pub found: Candidates,
-    /// Appended entries that were looked at because the device lacks them, and how long that took.
+    /// Appended entries that were looked at because the device lacks them, none for codes alone, which never have any; and how long that took.
     pub n_appended: u64,
     pub appended_time: Duration,
 }
@@ -123,11 +123,11 @@ pub(super) fn complete(
     *stale_time += scan_stale(pages, index, query, absent, exact, &mut top, record)?;
     let on_pages = top.into_candidates();
     Ok(Some(Completed {
+        n_appended: if entries.is_some() { n_appended } else { 0 },
         found: match entries {
             Some(entries) => merge(entries, on_pages),
             None => on_pages,
         },
-        n_appended,
         appended_time,
     }))
 }

@@ -194,18 +194,13 @@ impl<'a> PageSearch<'a> {
             }
             found => found,
         };
-        let keeps_appended = !found.is_named();
         let began = Instant::now();
         let query = &mut round.index.prepare_uncoded(self.request.vectors[q])?;
         let stale_time = &mut self.stale_time;
         let found = complete(&round, query, found, &lists, stale_time, record)?;
         record.cpu += began.elapsed();
         Ok(found.map(|completed| {
-            self.behind.n_appended += if keeps_appended {
-                completed.n_appended
-            } else {
-                0
-            };
+            self.behind.n_appended += completed.n_appended;
             completed.found
         }))
     }

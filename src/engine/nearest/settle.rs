@@ -125,8 +125,7 @@ fn answer(
         lists: asked.lists.into_iter().map(unranked).collect(),
         is_ranked: false,
         behind: Behind {
-            // A tier of codes alone keeps none of them.
-            n_appended: if is_named { 0 } else { completed.n_appended },
+            n_appended: completed.n_appended,
             n_slots: asked.n_slots,
             time: *stale_time + completed.appended_time,
         },

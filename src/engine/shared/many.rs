@@ -281,7 +281,7 @@ impl Asking<'_> {
                     return Ok(None);
                 };
                 let behind = &mut self.lacks.behind;
-                behind.n_appended += if is_named { 0 } else { completed.n_appended };
+                behind.n_appended += completed.n_appended;
                 behind.time += completed.appended_time;
                 completed.found
             }
