@@ -53,8 +53,8 @@ def test_a_hole_in_the_wrong_place(damaged, rng):
     damaged.start(rng, {}, 1, False, wrong_header)
     db = Db(damaged.server, "copy_0")
     with db.connect(**BY_INDEX) as conn:
-        # Into every list that has appended rows.
-        rows = conn.execute(f"SELECT id, v FROM {name} WHERE id > 400000 OR id BETWEEN 900 AND 1400").fetchall()
+        # Into every list that has appended rows; with ids of their own, as the answers are compared by them.
+        rows = conn.execute(f"SELECT 1000000 + id, v FROM {name} WHERE id > 400000 OR id BETWEEN 900 AND 1400").fetchall()
         refused = 0
         for row in rows:
             try:
