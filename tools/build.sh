@@ -18,12 +18,17 @@ build() {
 
 # copy_to LIBRARY PKGLIBDIR SHAREDIR
 copy_to() {
+  local version
   install -d "$2" "$3/extension"
   install -m 755 "$1" "$2/pg_omen.so.new"
   # Renamed into place: a server that has the old file mapped must not see it change.
   mv "$2/pg_omen.so.new" "$2/pg_omen.so"
   rm -f "$3"/extension/pg_omen*
-  install -m 644 "$REPO"/pg_omen.control "$REPO"/sql/pg_omen--*.sql "$3/extension/"
+  install -m 644 "$REPO/pg_omen.control" "$3/extension/"
+  # What has been released stays as it was: sql/pg_omen--*.sql.
+  find "$REPO/sql" -maxdepth 1 -name 'pg_omen--*.sql' -exec install -m 644 -t "$3/extension" {} +
+  version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$REPO/pg_omen.control")
+  cat "$REPO"/sql/install/*.sql > "$3/extension/pg_omen--$version.sql"
 }
 
 case ${1:-} in

@@ -61,7 +61,7 @@ def members(server, version: str | None, update: bool = False) -> set[tuple]:
 
 def released() -> list[str]:
     """Versions that have an install script."""
-    names = (path.stem.removeprefix("pg_omen--") for path in (REPO / "sql").glob("pg_omen--*.sql"))
+    names = (path.stem.removeprefix("pg_omen--") for path in installed().glob("pg_omen--*.sql"))
     return sorted(name for name in names if "--" not in name)
 
 
@@ -82,7 +82,7 @@ def test_updates_from_every_version(shared_server):
 def test_a_wrong_update_is_noticed(shared_server):
     """The comparison sees a function that an update forgets, and one that it makes otherwise."""
     newest = released()[-1]
-    script = (REPO / "sql" / f"pg_omen--{newest}.sql").read_text()
+    script = (installed() / f"pg_omen--{newest}.sql").read_text()
     start = script.index("CREATE FUNCTION omen_cpu_status(")
     function = script[start:script.index(";", script.index("AS 'MODULE_PATHNAME'", start)) + 1]
     older = script.replace(function, "").replace("COMMENT ON FUNCTION omen_cpu_status()", "-- ")
