@@ -62,7 +62,7 @@ impl OrderedScan {
         record: &mut ScanRecord,
     ) -> Result<Self> {
         let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
-        let plan = ListPlan::new(index, guc::probes(), depth);
+        let plan = ListPlan::new(index, guc::effort(index.meta.built_rows), depth);
         let iterative = guc::iterative_scan();
         let mut scan = Self {
             query,

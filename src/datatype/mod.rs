@@ -7,5 +7,6 @@
 
 mod array;
 mod function;
+mod pgvector;
 mod varlena;
 pub(crate) mod vector;

@@ -4,7 +4,7 @@ use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::probes::Reach;
 
-use crate::guc;
+use crate::guc::Effort;
 
 /// Rows that searches are taken to want until more is known.
 pub(crate) const USUAL_ROWS: u64 = 10;
@@ -36,27 +36,27 @@ pub(crate) struct ListPlan {
 }
 
 impl ListPlan {
-    /// For a search that wants about `depth` rows; `probes` lists, or with 0 as many as `omen.recall` needs.
-    pub(crate) fn new(index: &Index, probes: u32, depth: u64) -> Self {
+    /// For a search that wants about `depth` rows.
+    pub(crate) fn new(index: &Index, effort: Effort, depth: u64) -> Self {
         let depth = depth.max(USUAL_ROWS);
         let covers = step_of(depth);
-        let recall = guc::recall();
-        let asked = if probes > 0 {
-            Reach::from(probes)
-        } else {
-            index.reach_for(recall, covers)
+        let recall = effort.recall();
+        let probes = effort.probes(index.n_lists());
+        let asked = match probes {
+            Some(probes) => Reach::from(probes),
+            None => index.reach_for(recall, covers),
         };
         let exact = asked.probes >= index.n_lists();
         let rows = index.meta.built_rows;
         let deep = depth >= MANY_ROWS && rows <= FEW_ENTRIES
             || depth >= MANY_ROWS_DEEP && rows <= FEW_ENTRIES_DEEP;
-        let reach = if probes == 0 && deep {
+        let reach = if probes.is_none() && deep {
             Reach::from(index.n_lists())
         } else {
             asked
         };
         Self {
-            given: probes > 0,
+            given: probes.is_some(),
             recall,
             exact,
             covers,
