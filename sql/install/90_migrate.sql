@@ -73,3 +73,22 @@ BEGIN ATOMIC
 	ORDER BY theirs.relkind = 'I', theirs.table_id::regclass::text, theirs.relname;
 END;
 COMMENT ON FUNCTION omen_migrate(regclass) IS 'the hnsw and ivfflat indexes of a table, or of all, with the statement that builds an omen index beside each';
+
+CREATE FUNCTION omen_shadow_compare(
+	index regclass,
+	queries anyarray,
+	k integer DEFAULT 10,
+	exact boolean DEFAULT true,
+	OUT compared regclass,
+	OUT access_method text,
+	OUT n_queries bigint,
+	OUT rows bigint,
+	OUT recall double precision,
+	OUT same_rows double precision,
+	OUT mean_ms double precision,
+	OUT median_ms double precision,
+	OUT p95_ms double precision,
+	OUT max_ms double precision
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_shadow_compare_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3;
+COMMENT ON FUNCTION omen_shadow_compare(regclass, anyarray, integer, boolean) IS 'the same searches by an index, by those beside it, and by a sort of the table: rows and times';

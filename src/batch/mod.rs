@@ -73,7 +73,8 @@ fn omen_search(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
-fn checked_k(k: i32) -> Result<usize> {
+/// Errors: a k that no search takes.
+pub(crate) fn checked_k(k: i32) -> Result<usize> {
     if (1..=MAX_K).contains(&k) {
         return Ok(k as usize);
     }

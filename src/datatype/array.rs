@@ -6,6 +6,7 @@
 
 use super::varlena::{Detoasted, new_varlena};
 use crate::error::{PgError, Result};
+use pgrx::datum::AnyArray;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 /// Bytes before the elements of an array with one dimension and no null bitmap.
@@ -133,6 +134,16 @@ impl ArrayRef {
     /// The elements, which are not null, of an array whose type has variable length and the alignment of int: datums that point
     /// into the array.
     pub(super) fn datums(&self) -> Vec<pg_sys::Datum> {
+        self.datums_of(-1, false, pg_sys::TYPALIGN_INT as core::ffi::c_char)
+    }
+
+    /// The elements, which are not null, of an array whose type has this length and alignment.
+    fn datums_of(
+        &self,
+        length: i16,
+        by_value: bool,
+        alignment: core::ffi::c_char,
+    ) -> Vec<pg_sys::Datum> {
         let mut datums = core::ptr::null_mut();
         let mut n_datums = 0;
         // SAFETY: the value is an array of such a type; Postgres returns `n_datums` palloc'd datums.
@@ -140,9 +151,9 @@ impl ArrayRef {
             pg_sys::deconstruct_array(
                 self.value.as_ptr(),
                 self.element_type(),
-                -1,
-                false,
-                pg_sys::TYPALIGN_INT as core::ffi::c_char,
+                i32::from(length),
+                by_value,
+                alignment,
                 &mut datums,
                 core::ptr::null_mut(),
                 &mut n_datums,
@@ -197,4 +208,32 @@ pub(super) unsafe fn new_array<T>(
         ))?;
         Ok(header)
     }
+}
+
+/// Type and elements of an array of whatever type. Errors: more than one dimension, or an element that is NULL.
+pub(crate) fn elements_of(array: &AnyArray) -> Result<(pg_sys::Oid, Vec<pg_sys::Datum>)> {
+    // SAFETY: an array is a varlena that lives as long as the call it is an argument of, as what was detoasted does.
+    let array = ArrayRef::new(unsafe { Detoasted::new(array.datum()) });
+    if array.n_dims() > 1 {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            "array must be 1-D",
+        ));
+    }
+    if array.contains_nulls() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "array must not contain nulls",
+        ));
+    }
+    let element_type = array.element_type();
+    let (mut length, mut by_value, mut alignment) = (0, false, 0);
+    // SAFETY: a type of the catalog, and places for its properties.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut alignment);
+    }
+    let datums = array.datums_of(length, by_value, alignment);
+    // The datums point into it.
+    core::mem::forget(array);
+    Ok((element_type, datums))
 }

@@ -10,3 +10,5 @@ mod function;
 mod pgvector;
 mod varlena;
 pub(crate) mod vector;
+
+pub(crate) use array::elements_of;
