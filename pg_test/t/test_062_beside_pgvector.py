@@ -1,6 +1,8 @@
 """In a database with pgvector its types are indexed, wherever it is installed; nothing of it changes."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import psycopg
@@ -204,3 +206,21 @@ def test_dump_without_pgvector(shared_server, version, db, rng):
         # And pgvector says what is in its way.
         with pytest.raises(psycopg.errors.DuplicateObject, match="vector"):
             conn.execute("CREATE EXTENSION vector")
+
+
+def test_every_object_has_its_line(shared_server, version):
+    """docs/coming-from-pgvector.md names each function, operator, operator class and setting of pgvector, and leaves no cell empty."""
+    db = make_pgvector_database(shared_server, "named", ours=False)
+    page = (Path(__file__).parent.parent.parent / "docs" / "coming-from-pgvector.md").read_text().split("## One by one")[1]
+    words = {word for part in re.findall(r"`([^`]+)`|<code>([^<]+)</code>", page) for word in " ".join(part).replace("&#124;", "|").split()}
+    with db.connect() as conn:
+        conn.execute("LOAD 'vector'")
+        members = """SELECT {name} FROM {catalog} o JOIN pg_depend d ON d.objid = o.oid AND d.classid = '{catalog}'::regclass AND d.deptype = 'e'
+            JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'vector'"""
+        named = [name for catalog, name in (("pg_proc", "proname"), ("pg_operator", "oprname"), ("pg_opclass", "opcname"), ("pg_type", "typname"))
+                 for (name,) in conn.execute(members.format(catalog=catalog, name=name)) if not name.startswith("_")]
+        settings = [name for (name,) in conn.execute("SELECT name FROM pg_settings WHERE name ~ '^(hnsw|ivfflat)[.]'")]
+    assert len(named) > 100 and len(settings) >= 2
+    assert not {name for name in [*named, *settings] if name not in words}
+    rows = [line for line in page.splitlines() if line.startswith("|") and not set(line) <= set("|- ")]
+    assert len(rows) > 40 and not [row for row in rows if "" in [cell.strip() for cell in row.strip("|").replace("\\|", "").split("|")]]
