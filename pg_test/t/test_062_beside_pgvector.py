@@ -10,7 +10,7 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_index, knn, plan, put
-from lib.pgvector import make_pgvector_database, need_pgvector
+from lib.pgvector import install, make_pgvector_database
 from lib.server import BIN, as_user, environment
 
 pytestmark = [pytest.mark.every_major, pytest.mark.pgvector]
@@ -25,9 +25,9 @@ MEMBERS = """SELECT classid::regclass::text, count(*) FROM pg_depend d JOIN pg_e
 HEAPS = "SELECT relname, pg_relation_filenode(oid) FROM pg_class WHERE relname IN ('t', 'u') ORDER BY 1"
 
 
-@pytest.fixture
-def version(shared_server):
-    return need_pgvector(shared_server)
+@pytest.fixture(autouse=True)
+def pgvector():
+    return install()
 
 
 def quoted(schema: str) -> str:
@@ -60,14 +60,8 @@ def check_searches(conn, metric: str, rng, how_often: int = 5):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_pgvector_in_any_schema(shared_server, version, schema, rng):
-    server = shared_server
-    server.sql("DROP DATABASE IF EXISTS beside")
-    server.sql("CREATE DATABASE beside")
-    if schema != "public":
-        server.sql(f"CREATE SCHEMA {quoted(schema)}", dbname="beside")
-    server.sql(f"CREATE EXTENSION vector SCHEMA {quoted(schema)}", dbname="beside")
-    db = Db(server, "beside")
+def test_pgvector_in_any_schema(shared_server, schema, rng):
+    db = make_pgvector_database(shared_server, "beside", schema, ours=False)
     with db.connect(search_path=f"public, {quoted(schema)}") as conn:
         fill(conn, rng)
         heaps = conn.execute(HEAPS).fetchall()
@@ -106,7 +100,7 @@ def types_of(conn) -> list[str]:
         "JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_omen'")]
 
 
-def test_pgvector_moves(shared_server, version, rng):
+def test_pgvector_moves(shared_server, rng):
     """ALTER EXTENSION vector SET SCHEMA, before and behind open sessions."""
     db = make_pgvector_database(shared_server, "moved")
     with db.connect() as conn, db.connect() as other:
@@ -130,7 +124,7 @@ def test_pgvector_moves(shared_server, version, rng):
         assert conn.execute("SELECT count(*) FROM omen_migrate()").fetchone() == (1,)
 
 
-def test_who_goes_first(shared_server, version, rng):
+def test_who_goes_first(shared_server, rng):
     """pgvector cannot go from under our indexes unnoticed; we go and leave pgvector's columns and indexes as they were."""
     db = make_pgvector_database(shared_server, "goes", "ext")
     with db.connect(search_path="public, ext") as conn:
@@ -168,7 +162,7 @@ def dump_and_restore(server, source: str, target: str, custom: bool):
 
 
 @pytest.mark.parametrize("custom", [False, True])
-def test_dump_and_restore(shared_server, version, rng, custom):
+def test_dump_and_restore(shared_server, rng, custom):
     """A dump names pgvector before us, although its name comes later in the alphabet; each side restores the other's."""
     source = make_pgvector_database(shared_server, "dumped", "ext")
     with source.connect(search_path="public, ext") as conn:
@@ -187,7 +181,7 @@ def test_dump_and_restore(shared_server, version, rng, custom):
         check_searches(conn, "l2", rng, 2)
 
 
-def test_dump_without_pgvector(shared_server, version, db, rng):
+def test_dump_without_pgvector(shared_server, db, rng):
     """A database with our own types goes to a server that has pgvector, and stays without it."""
     with db.connect() as conn:
         rows = vectors.clustered(rng, 500, DIM)
@@ -208,7 +202,7 @@ def test_dump_without_pgvector(shared_server, version, db, rng):
             conn.execute("CREATE EXTENSION vector")
 
 
-def test_every_object_has_its_line(shared_server, version):
+def test_every_object_has_its_line(shared_server):
     """docs/coming-from-pgvector.md names each function, operator, operator class and setting of pgvector, and leaves no cell empty."""
     db = make_pgvector_database(shared_server, "named", ours=False)
     page = (Path(__file__).parent.parent.parent / "docs" / "coming-from-pgvector.md").read_text().split("## One by one")[1]

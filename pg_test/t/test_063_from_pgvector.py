@@ -6,7 +6,7 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, CPU, index_status, last_scan, make_index, make_table, put
-from lib.pgvector import make_pgvector_database, need_pgvector
+from lib.pgvector import make_pgvector_database
 
 pytestmark = [pytest.mark.every_major, pytest.mark.pgvector]
 
@@ -109,7 +109,6 @@ def test_migrate_without_pgvector(conn):
 
 def test_migrate(shared_server, rng):
     """Each statement runs as it is, and its index is then known as the sibling."""
-    need_pgvector(shared_server)
     db = make_pgvector_database(shared_server, "migrates", "ext")
     with db.connect(search_path="public, ext") as conn:
         conn.execute("CREATE SCHEMA \"Odd one\"")
@@ -223,7 +222,6 @@ def test_compare_refuses(conn, rng):
 
 def test_compare_with_pgvector(shared_server, rng):
     """All indexes that can answer take part, each alone before the planner."""
-    need_pgvector(shared_server)
     db = make_pgvector_database(shared_server, "compares", "ext")
     with db.connect(search_path="public, ext") as conn:
         make_table(conn, vectors.clustered(rng, 5000, DIM))
