@@ -17,6 +17,7 @@ def pytest_report_header(config):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every_major: runs on every PostgreSQL major, not only on the main one")
+    config.addinivalue_line("markers", "pgvector: needs a build of pgvector for the PostgreSQL major under test")
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -105,3 +105,10 @@ impl From<omen_ivf::IvfError> for PgError {
         }
     }
 }
+
+/// What the interface to SQL says itself; errors of the statements are Postgres's own, and unwind.
+impl From<pgrx::spi::SpiError> for PgError {
+    fn from(error: pgrx::spi::SpiError) -> Self {
+        Self::new(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, error.to_string())
+    }
+}

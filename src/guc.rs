@@ -1,11 +1,14 @@
 //! Session settings, prefix `omen.` (reserved by us). Read on the main thread only; algorithms get plain values.
 
+mod effort;
 mod gpu_devices;
+mod pgvector;
 
 use std::ffi::CString;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+pub(crate) use effort::{Effort, effort, recall};
 pub(crate) use gpu_devices::GpuDevices;
 
 use crate::{compat, gpu_service};
@@ -110,7 +113,7 @@ static GPU_CONTEXT: GucSetting<ContextSetting> =
 static GPU_AUTOLOAD: GucSetting<bool> = GucSetting::<bool>::new(true);
 static GPU_QUEUE_SLOTS: GucSetting<i32> = GucSetting::<i32>::new(0);
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
-static RECALL: GucSetting<f64> = GucSetting::<f64>::new(0.95);
+static RECALL: GucSetting<f64> = GucSetting::<f64>::new(effort::DEFAULT_RECALL);
 static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
 static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -151,19 +154,14 @@ pub(crate) fn gpu_queue_slots() -> Option<usize> {
         .map(|n| n.max(MIN_QUEUE_SLOTS))
 }
 
-/// `omen.probes`: lists to visit; 0: as many as `omen.recall` needs.
-pub(crate) fn probes() -> u32 {
-    PROBES.get() as u32
-}
-
-/// `omen.recall`.
-pub(crate) fn recall() -> f32 {
-    RECALL.get() as f32
-}
-
-/// `omen.iterative_scan`.
+/// `omen.iterative_scan`; at its default what is set for pgvector's indexes counts.
 pub(crate) fn iterative_scan() -> IterativeScan {
-    ITERATIVE_SCAN.get()
+    match ITERATIVE_SCAN.get() {
+        IterativeScan::StrictOrder => {
+            pgvector::iterative_scan().unwrap_or(IterativeScan::StrictOrder)
+        }
+        chosen => chosen,
+    }
 }
 
 /// `omen.max_scan_tuples`: rows after which a scan ends; `None`: it goes on as long as rows are asked for.

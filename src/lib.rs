@@ -37,4 +37,5 @@ extern "C-unwind" fn _PG_init() {
     guc::define();
     options::define();
     gpu_service::define();
+    admin::define();
 }

@@ -17,6 +17,8 @@ struct Options {
     vl_len: i32,
     lists: c_int,
     hot: c_int,
+    m: c_int,
+    ef_construction: c_int,
 }
 
 /// The `hot` option: whether the index has a hot tier on the GPU.
@@ -76,6 +78,27 @@ pub(crate) fn define() {
             c"Valid values are \"auto\", \"on\", and \"off\".".as_ptr(),
             pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
         );
+        // pgvector's options of hnsw indexes, with its ranges, so that of such a statement only the method's name needs to change.
+        for (name, what, default, least, most) in [
+            (c"m", c"Accepted as hnsw's, without effect", 16, 2, 100),
+            (
+                c"ef_construction",
+                c"Accepted as hnsw's, without effect",
+                64,
+                4,
+                1000,
+            ),
+        ] {
+            pg_sys::add_int_reloption(
+                kind,
+                name.as_ptr(),
+                what.as_ptr(),
+                default,
+                least,
+                most,
+                pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE,
+            );
+        }
         KIND.store(kind as u32, Ordering::Relaxed);
     }
 }
@@ -89,6 +112,8 @@ pub(crate) unsafe fn parse(reloptions: pg_sys::Datum, validate: bool) -> *mut pg
     let table = [
         compat::int_option(c"lists", offset_of!(Options, lists)),
         compat::enum_option(c"hot", offset_of!(Options, hot)),
+        compat::int_option(c"m", offset_of!(Options, m)),
+        compat::int_option(c"ef_construction", offset_of!(Options, ef_construction)),
     ];
     // SAFETY: `table` describes `Options`, whose size is given; Postgres copies what it needs.
     unsafe {

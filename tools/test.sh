@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be checked on this machine; the last line is "N passed, N failed, N skipped".
 #
-#   tools/test.sh [MAJOR...]                the PostgreSQL majors whose servers are tested (default 15)
+#   tools/test.sh [MAJOR[:MARK]...]         the PostgreSQL majors whose servers are tested (default 15); with a mark, by tests that have it
 #   tools/test.sh --soak SECONDS [MAJOR]    only pg_test/soak.py, for so long; SOAK holds its options
 #   ONLY="static crates kernels server" tools/test.sh    some of the parts
 #   PYTEST_ARGS='-k crash' ONLY=server tools/test.sh     some of the server tests
@@ -42,7 +42,7 @@ step() {
 wants() { [[ " $parts " == *" $1 "* ]]; }
 clippy() { PGRX_PG_CONFIG_PATH=$(pg_build_config 15) cargo clippy --locked --workspace --all-targets --features simulated-gpu -- -D warnings; }
 crate_tests() {
-  cargo test --locked --no-fail-fast -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features omen_gpu/simulated,omen_service/simulated -- --show-output
+  cargo test --locked --no-fail-fast -p omen_vector -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features omen_gpu/simulated,omen_service/simulated -- --show-output
 }
 # The scripts that measure on a GPU machine, at tiny sizes on the simulated device.
 gpu_benchmark() {
@@ -54,13 +54,13 @@ built=()
 server_env() {
   local major=$1
   shift
-  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_TEST_USER=$TEST_USER \
+  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_PGVECTOR=$PGVECTOR_ROOT/$major OMEN_TEST_USER=$TEST_USER \
     PYTHONDONTWRITEBYTECODE=1 "$@"
 }
 scenarios() {
-  local major=$1 selection=()
+  local major=$1 mark=$2 selection=()
   # The whole set runs on the first major; the others run the tests that could depend on the server's version.
-  [[ $major == "${majors[0]}" ]] || selection=(-m every_major)
+  [[ $1:$2 == "${majors[0]}:" ]] || selection=(-m "${mark:-every_major}")
   # shellcheck disable=SC2086  # words are meant to be split
   server_env "$major" "$VENV/bin/python" -m pytest -c pg_test/pytest.ini "${selection[@]}" ${PYTEST_ARGS:-} pg_test/t
 }
@@ -93,13 +93,16 @@ fi
 if wants kernels; then step command 'kernel pack' "$VENV/bin/python" tools/build_kernels.py --check || true; fi
 if wants server; then
   step command 'clients for the driver tests' tools/setup.sh drivers || true
-  for major in "${majors[@]}"; do
+  for spec in "${majors[@]}"; do
+    major=${spec%%:*} mark=
+    [[ $spec != *:* ]] || mark=${spec#*:}
     tools/setup.sh server "$major"
+    tools/setup.sh pgvector "$major"
     step command "build for PostgreSQL $major" tools/build.sh test "$major" || continue
     built+=("$major=$(pg_tree "$major")/bin")
     mkdir -p "$RUN_ROOT/t/$major"
-    step regress "regression tests on PostgreSQL $major" server_env "$major" "$VENV/bin/python" pg_test/regress.py || true
-    step pytest "scenario tests on PostgreSQL $major" scenarios "$major" || true
+    [[ $mark ]] || step regress "regression tests on PostgreSQL $major" server_env "$major" "$VENV/bin/python" pg_test/regress.py || true
+    step pytest "scenario tests on PostgreSQL $major" scenarios "$major" "$mark" || true
   done
 fi
 

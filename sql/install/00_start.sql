@@ -9,3 +9,8 @@
 SELECT pg_catalog.set_config('search_path', pg_catalog.concat_ws(', ', pg_catalog.current_setting('search_path'), pg_catalog.quote_ident(n.nspname)), true)
 	FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
 	WHERE e.extname = 'vector';
+
+CREATE FUNCTION omen_depend_on_pgvector() RETURNS void
+	AS 'MODULE_PATHNAME', 'omen_depend_on_pgvector_wrapper' LANGUAGE C VOLATILE;
+SELECT omen_depend_on_pgvector();
+DROP FUNCTION omen_depend_on_pgvector();

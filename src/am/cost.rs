@@ -228,18 +228,19 @@ unsafe fn facts(info: &pg_sys::IndexOptInfo, filtered: bool) -> Facts {
         unsafe {
             let rel = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
             known = open_index(&IndexPages::new(rel)).ok().map(|index| {
-                let probes = index.reach_for(recall_wanted(filtered), 10).probes;
-                (index.n_lists(), probes, Some(index.meta.dim))
+                let (lists, effort) = (index.n_lists(), guc::effort(index.meta.built_rows));
+                let given = effort.probes(lists);
+                let recall = recall_wanted(effort.recall(), filtered);
+                let probes = given.unwrap_or_else(|| index.reach_for(recall, 10).probes);
+                (lists, probes, Some(index.meta.dim))
             });
             pg_sys::index_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
     }
-    let (lists, automatic, dim) = known.unwrap_or((guess, (guess / 16).max(1), None));
-    let probes = if guc::probes() > 0 {
-        guc::probes()
-    } else {
-        automatic
-    };
+    let (lists, probes, dim) = known.unwrap_or_else(|| {
+        let given = guc::effort(info.tuples.max(0.0) as u64).probes(guess);
+        (guess, given.unwrap_or((guess / 16).max(1)), None)
+    });
     Facts {
         lists: f64::from(lists),
         probes: f64::from(probes.min(lists)),

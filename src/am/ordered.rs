@@ -63,7 +63,8 @@ impl OrderedScan {
     ) -> Result<Self> {
         let expected = engine::stats::expectation(record.relation);
         let depth = expected.rows.unwrap_or(0).max(USUAL_ROWS);
-        let plan = ListPlan::new(index, guc::probes(), depth, expected.filtered);
+        let effort = guc::effort(index.meta.built_rows);
+        let plan = ListPlan::new(index, effort, depth, expected.filtered);
         let iterative = guc::iterative_scan();
         let mut scan = Self {
             query,

@@ -32,7 +32,7 @@ use crate::compat;
 use crate::datatype::vector::{VectorArray, VectorRef};
 use crate::engine::stats::{self, ScanRecord};
 use crate::error::{PgError, Result};
-use crate::guc;
+use crate::guc::{self, Effort};
 use crate::named_index::NamedIndex;
 use crate::privilege;
 use crate::storage::open_index;
@@ -73,7 +73,8 @@ fn omen_search(fcinfo: pg_sys::FunctionCallInfo) {
     }
 }
 
-fn checked_k(k: i32) -> Result<usize> {
+/// Errors: a k that no search takes.
+pub(crate) fn checked_k(k: i32) -> Result<usize> {
     if (1..=MAX_K).contains(&k) {
         return Ok(k as usize);
     }
@@ -84,10 +85,10 @@ fn checked_k(k: i32) -> Result<usize> {
     .with_hint("ORDER BY with LIMIT returns as many rows as there are, for one query at a time."))
 }
 
-fn checked_probes(probes: Option<i32>) -> Result<u32> {
+fn checked_probes(probes: Option<i32>) -> Result<Option<u32>> {
     match probes {
-        None => Ok(guc::probes()),
-        Some(probes) if probes >= 1 => Ok((probes as u32).min(MAX_LISTS)),
+        None => Ok(None),
+        Some(probes) if probes >= 1 => Ok(Some((probes as u32).min(MAX_LISTS))),
         Some(probes) => Err(PgError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("probes must be at least 1, not {probes}"),
@@ -96,12 +97,12 @@ fn checked_probes(probes: Option<i32>) -> Result<u32> {
     }
 }
 
-/// Searches, and puts what is found to `rows`. `probes` 0: by `omen.recall`.
+/// Searches, and puts what is found to `rows`. `probes`: lists to visit, where the settings are not to say.
 fn search(
     index: pg_sys::Oid,
     queries: &VectorArray,
     k: usize,
-    probes: u32,
+    probes: Option<u32>,
     rows: &mut Rows,
 ) -> Result<()> {
     let named = NamedIndex::open(index)?;
@@ -112,6 +113,7 @@ fn search(
     let open = open_index(&pages)?;
     check_dims(&open, queries)?;
 
+    let effort = probes.map_or_else(|| guc::effort(open.meta.built_rows), Effort::Lists);
     let vectors = queries.vectors();
     let mut record = ScanRecord {
         // SAFETY: the index is open.
@@ -130,7 +132,7 @@ fn search(
     let chunk = chunk.clamp(1, CHUNK_QUERIES);
     let mut query_no = queries.first_subscript();
     for vectors in vectors.chunks(chunk) {
-        let batch = Batch::new(&pages, &open, vectors, k, probes);
+        let batch = Batch::new(&pages, &open, vectors, k, effort);
         for neighbours in batch.search(&mut visible, &mut record)?.by_query() {
             for neighbour in neighbours {
                 rows.put(query_no, neighbour.row, neighbour.distance);

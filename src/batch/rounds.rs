@@ -12,7 +12,7 @@ use crate::engine::batch::{BatchRequest, search_batch};
 use crate::engine::lists::ListPlan;
 use crate::engine::stats::ScanRecord;
 use crate::error::Result;
-use crate::guc::{self, IterativeScan};
+use crate::guc::{self, Effort, IterativeScan};
 use crate::storage::IndexPages;
 
 /// Candidates in memory at a time, about, 56 bytes each.
@@ -56,20 +56,20 @@ struct Round {
 }
 
 impl<'a> Batch<'a> {
-    /// The queries `vectors` (of the index's dimension) for `k` rows each from `probes` lists, 0: by `omen.recall`.
+    /// The queries `vectors` (of the index's dimension) for `k` rows each.
     pub(super) fn new(
         pages: &'a IndexPages,
         index: &'a Index,
         vectors: &'a [VectorRef],
         k: usize,
-        probes: u32,
+        effort: Effort,
     ) -> Self {
         Self {
             pages,
             index,
             vectors,
             k,
-            plan: ListPlan::new(index, probes, k as u64, false),
+            plan: ListPlan::new(index, effort, k as u64, false),
             widens: guc::iterative_scan() != IterativeScan::Off,
             max_rows: guc::max_scan_tuples().map_or(usize::MAX, |max| max as usize),
         }

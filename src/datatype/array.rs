@@ -4,9 +4,12 @@
 //! dimensions, null bitmap if there is an offset, then the elements, aligned to eight bytes.
 #![allow(unsafe_code)]
 
+use super::function::Stored;
 use super::varlena::{Detoasted, new_varlena};
 use crate::error::{PgError, Result};
+use pgrx::datum::AnyArray;
 use pgrx::{PgSqlErrorCode, pg_sys};
+use std::borrow::Cow;
 
 /// Bytes before the elements of an array with one dimension and no null bitmap.
 const HEADER_BYTES_1D: usize = size_of::<pg_sys::ArrayType>() + 8;
@@ -133,6 +136,16 @@ impl ArrayRef {
     /// The elements, which are not null, of an array whose type has variable length and the alignment of int: datums that point
     /// into the array.
     pub(super) fn datums(&self) -> Vec<pg_sys::Datum> {
+        self.datums_of(-1, false, pg_sys::TYPALIGN_INT as core::ffi::c_char)
+    }
+
+    /// The elements, which are not null, of an array whose type has this length and alignment.
+    fn datums_of(
+        &self,
+        length: i16,
+        by_value: bool,
+        alignment: core::ffi::c_char,
+    ) -> Vec<pg_sys::Datum> {
         let mut datums = core::ptr::null_mut();
         let mut n_datums = 0;
         // SAFETY: the value is an array of such a type; Postgres returns `n_datums` palloc'd datums.
@@ -140,9 +153,9 @@ impl ArrayRef {
             pg_sys::deconstruct_array(
                 self.value.as_ptr(),
                 self.element_type(),
-                -1,
-                false,
-                pg_sys::TYPALIGN_INT as core::ffi::c_char,
+                i32::from(length),
+                by_value,
+                alignment,
                 &mut datums,
                 core::ptr::null_mut(),
                 &mut n_datums,
@@ -153,8 +166,46 @@ impl ArrayRef {
         }
     }
 
+    /// The elements of an array of numbers, rounded to f32, not checked to be finite: what a cast takes.
+    ///
+    /// Errors: an element type without a cast. Raises Postgres' error for a numeric beyond the range of real.
+    pub(super) fn numbers(&self) -> Result<Cow<'_, [f32]>> {
+        // SAFETY: each arm reads the memory form of the element type that it matches.
+        unsafe {
+            Ok(match self.element_type() {
+                pg_sys::INT4OID => self.elements::<i32>()?.iter().map(|&x| x as f32).collect(),
+                pg_sys::FLOAT4OID => Cow::Borrowed(self.elements()?),
+                pg_sys::FLOAT8OID => self.elements::<f64>()?.iter().map(|&x| x as f32).collect(),
+                pg_sys::NUMERICOID => self.numerics_as_f32().into(),
+                _ => {
+                    return Err(PgError::new(
+                        PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                        "unsupported array type",
+                    ));
+                }
+            })
+        }
+    }
+
+    /// Errors: what no cast takes, more than one dimension or a null.
+    pub(super) fn check_list(&self) -> Result<()> {
+        if self.n_dims() > 1 {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                "array must be 1-D",
+            ));
+        }
+        if self.contains_nulls() {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "array must not contain nulls",
+            ));
+        }
+        Ok(())
+    }
+
     /// Numeric elements, not null, rounded to f32. Raises Postgres' error for one beyond the range of real.
-    pub(super) fn numerics_as_f32(&self) -> Vec<f32> {
+    fn numerics_as_f32(&self) -> Vec<f32> {
         let as_f32 = |numeric| {
             // SAFETY: the value is a numeric[], whose elements this function takes; they live as long as `self`.
             let real = unsafe {
@@ -168,6 +219,12 @@ impl ArrayRef {
     /// Gives the array to the caller as it is.
     pub(super) fn into_ptr(self) -> *mut pg_sys::ArrayType {
         self.value.into_ptr()
+    }
+}
+
+impl Stored for ArrayRef {
+    fn read(value: Detoasted) -> Result<Self> {
+        Ok(Self::new(value))
     }
 }
 
@@ -197,4 +254,32 @@ pub(super) unsafe fn new_array<T>(
         ))?;
         Ok(header)
     }
+}
+
+/// Type and elements of an array of whatever type. Errors: more than one dimension, or an element that is NULL.
+pub(crate) fn elements_of(array: &AnyArray) -> Result<(pg_sys::Oid, Vec<pg_sys::Datum>)> {
+    // SAFETY: an array is a varlena that lives as long as the call it is an argument of, as what was detoasted does.
+    let array = ArrayRef::new(unsafe { Detoasted::new(array.datum()) });
+    if array.n_dims() > 1 {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            "array must be 1-D",
+        ));
+    }
+    if array.contains_nulls() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            "array must not contain nulls",
+        ));
+    }
+    let element_type = array.element_type();
+    let (mut length, mut by_value, mut alignment) = (0, false, 0);
+    // SAFETY: a type of the catalog, and places for its properties.
+    unsafe {
+        pg_sys::get_typlenbyvalalign(element_type, &mut length, &mut by_value, &mut alignment);
+    }
+    let datums = array.datums_of(length, by_value, alignment);
+    // The datums point into it.
+    core::mem::forget(array);
+    Ok((element_type, datums))
 }

@@ -4,7 +4,7 @@ use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::probes::Reach;
 
-use crate::guc;
+use crate::guc::Effort;
 
 /// Rows that searches are taken to want until more is known.
 pub(crate) const USUAL_ROWS: u64 = 10;
@@ -36,28 +36,27 @@ pub(crate) struct ListPlan {
 }
 
 impl ListPlan {
-    /// For a search that wants about `depth` rows; `probes` lists, or with 0 as many as `omen.recall` needs. `filtered`: not all of
-    /// the rows will be taken.
-    pub(crate) fn new(index: &Index, probes: u32, depth: u64, filtered: bool) -> Self {
+    /// For a search that wants about `depth` rows. `filtered`: not all of them will be taken.
+    pub(crate) fn new(index: &Index, effort: Effort, depth: u64, filtered: bool) -> Self {
         let depth = depth.max(USUAL_ROWS);
         let covers = step_of(depth);
-        let recall = recall_wanted(filtered);
-        let asked = if probes > 0 {
-            Reach::from(probes)
-        } else {
-            index.reach_for(recall, covers)
+        let recall = recall_wanted(effort.recall(), filtered);
+        let probes = effort.probes(index.n_lists());
+        let asked = match probes {
+            Some(probes) => Reach::from(probes),
+            None => index.reach_for(recall, covers),
         };
         let exact = asked.probes >= index.n_lists();
         let rows = index.meta.built_rows;
         let deep = depth >= MANY_ROWS && rows <= FEW_ENTRIES
             || depth >= MANY_ROWS_DEEP && rows <= FEW_ENTRIES_DEEP;
-        let reach = if probes == 0 && deep {
+        let reach = if probes.is_none() && deep {
             Reach::from(index.n_lists())
         } else {
             asked
         };
         Self {
-            given: probes > 0,
+            given: probes.is_some(),
             recall,
             exact,
             covers,
@@ -117,13 +116,12 @@ impl ListPlan {
     }
 }
 
-/// Recall for which lists are chosen.
+/// Recall for which lists are chosen, of that which is wanted.
 ///
 /// The calibration is about the nearest rows, all of them taken. Those that pass a filter may all be where it tells least: the farthest
 /// of them, or those of queries that are far from everything; and a row that was missed is lost to strict order once the
-/// scan, which looks for more, has gone past it. So a filtered search misses a third of what `omen.recall` allows.
-pub(crate) fn recall_wanted(filtered: bool) -> f32 {
-    let recall = guc::recall();
+/// scan, which looks for more, has gone past it. So a filtered search misses a third of what the setting allows.
+pub(crate) fn recall_wanted(recall: f32, filtered: bool) -> f32 {
     if filtered {
         1.0 - (1.0 - recall) / 3.0
     } else {
