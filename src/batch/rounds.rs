@@ -69,7 +69,7 @@ impl<'a> Batch<'a> {
             index,
             vectors,
             k,
-            plan: ListPlan::new(index, effort, k as u64),
+            plan: ListPlan::new(index, effort, k as u64, false),
             widens: guc::iterative_scan() != IterativeScan::Off,
             max_rows: guc::max_scan_tuples().map_or(usize::MAX, |max| max as usize),
         }

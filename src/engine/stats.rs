@@ -107,14 +107,23 @@ pub(crate) struct Counters {
     pub fallbacks: BTreeMap<&'static str, u64>,
 }
 
+/// What is known of a scan before it begins. No more than a hint: a plan may have been discarded, or serve for another query.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Expectation {
+    /// Rows it will pull; `None`: unknown.
+    pub rows: Option<u64>,
+    /// Not all that it hands out will be taken: there is a WHERE clause or a join.
+    pub filtered: bool,
+}
+
 #[derive(Default)]
 struct Session {
     last: Option<ScanRecord>,
     counters: Counters,
     /// Rows pulled lately, by index.
     depths: HashMap<u32, u64>,
-    /// Rows that a plan made since the last scan of the index expects to pull, by index.
-    planned: HashMap<u32, u64>,
+    /// What the last plan of a scan expects of it, by index; the number of rows only until that scan has begun.
+    planned: HashMap<u32, Expectation>,
 }
 
 thread_local! {
@@ -151,23 +160,29 @@ pub(crate) fn count_fallback(reason: &'static str) -> u64 {
     })
 }
 
-/// The planner considers a scan of this index that would pull so many rows.
-pub(crate) fn note_plan(relation: u32, rows: u64) {
+/// The planner considers a scan of this index of which it expects this.
+pub(crate) fn note_plan(relation: u32, expected: Expectation) {
     SESSION.with_borrow_mut(|session| {
         if session.planned.len() >= MAX_PLANNED {
             session.planned.clear();
         }
-        session.planned.insert(relation, rows);
+        session.planned.insert(relation, expected);
     });
 }
 
-/// About how many rows the scan of this index that begins now will pull, 0 if unknown: as its plan says, if that was made just
-/// now, else as scans did lately. No more than a hint: a plan may have been discarded, or serve for another query.
-pub(crate) fn expected_depth(relation: u32) -> u64 {
+/// What the scan of this index that begins now will pull: as its plan says, if that was made just now, else as scans did lately.
+pub(crate) fn expectation(relation: u32) -> Expectation {
     SESSION.with_borrow_mut(|session| {
         let usual = session.depths.get(&relation).copied();
-        let planned = session.planned.remove(&relation);
-        planned.or(usual).unwrap_or(0).min(MAX_DEPTH)
+        let planned = session.planned.get_mut(&relation);
+        let (planned, filtered) = match planned {
+            Some(plan) => (plan.rows.take(), plan.filtered),
+            None => (None, false),
+        };
+        Expectation {
+            rows: planned.or(usual).map(|rows| rows.min(MAX_DEPTH)),
+            filtered,
+        }
     })
 }
 
