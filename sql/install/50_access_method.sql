@@ -41,3 +41,21 @@ CREATE OPERATOR CLASS vector_cosine_ops
 	FUNCTION 1 (vector, vector) omen_vector_cosine_support(internal);
 COMMENT ON OPERATOR CLASS vector_cosine_ops USING omen IS 'order by cosine distance';
 COMMENT ON OPERATOR FAMILY vector_cosine_ops USING omen IS 'order by cosine distance';
+
+CREATE FUNCTION omen_vector_l1_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_vector_l1_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_vector_l1_support(internal) IS 'internal function of access method omen';
+
+-- pgvector has had this operator since 0.7.
+DO $omen$ BEGIN
+IF pg_catalog.to_regoperator('<+>(vector,vector)') IS NOT NULL THEN
+
+CREATE OPERATOR CLASS vector_l1_ops
+	FOR TYPE vector USING omen AS
+	OPERATOR 1 <+> (vector, vector) FOR ORDER BY float_ops,
+	FUNCTION 1 (vector, vector) omen_vector_l1_support(internal);
+COMMENT ON OPERATOR CLASS vector_l1_ops USING omen IS 'order by taxicab distance';
+COMMENT ON OPERATOR FAMILY vector_l1_ops USING omen IS 'order by taxicab distance';
+
+END IF;
+END $omen$;

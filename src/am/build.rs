@@ -72,12 +72,12 @@ pub(super) unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
 unsafe fn build_empty(index: pg_sys::Relation) -> Result<()> {
     // SAFETY: by this function's contract.
     unsafe {
-        let dim = column_dim(index)?;
+        let (dim, metric) = (column_dim(index)?, OpClass::of(index)?.metric);
         let spec = IndexSpec {
-            metric: OpClass::of(index)?.metric,
+            metric,
             dim,
             lists: 1,
-            filter: Filter::for_dim(dim),
+            filter: Filter::for_index(metric, dim),
             lists_option: options::lists(index),
             scale_exp: 0,
             rotation_seed: Random::from_clock().next(),
@@ -185,7 +185,7 @@ unsafe fn build(
         metric: opclass.metric,
         dim,
         lists,
-        filter: Filter::for_dim(dim),
+        filter: Filter::for_index(opclass.metric, dim),
         lists_option,
         scale_exp,
         rotation_seed: random.next(),

@@ -70,6 +70,12 @@ fn omen_vector_ip_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {
     TYPE_VECTOR * UNITS + Metric::NegIp as i32
 }
 
+/// Support function of `vector_l1_ops`.
+#[pg_extern(sql = false)]
+fn omen_vector_l1_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {
+    TYPE_VECTOR * UNITS + Metric::L1 as i32
+}
+
 /// Support function of `vector_cosine_ops`.
 #[pg_extern(sql = false)]
 fn omen_vector_cosine_support(_fcinfo: pg_sys::FunctionCallInfo) -> i32 {

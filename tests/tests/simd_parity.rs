@@ -17,7 +17,7 @@ type Case = (
     fn(f64, f64) -> f64,
 );
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     (
         "l2sq",
         |v, p| v.l2sq(p.a(), p.b()),
@@ -47,6 +47,12 @@ const CASES: [Case; 5] = [
         |v, p| v.dot_f16(p.a(), p.h()),
         |p| scalar::dot_f16(p.a(), p.h()),
         |x, y| x * y,
+    ),
+    (
+        "l1_f16",
+        |v, p| v.l1_f16(p.a(), p.h()),
+        |p| scalar::l1_f16(p.a(), p.h()),
+        |x, y| (x - y).abs(),
     ),
 ];
 

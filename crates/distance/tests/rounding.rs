@@ -82,6 +82,7 @@ fn sums_stay_within_the_bound() {
             let l1 = exact(&a, &b, |x, y| (x - y).abs());
             let l2sq_f16 = exact(&a, &widened, |x, y| (x - y) * (x - y));
             let dot_f16 = exact(&a, &widened, |x, y| x * y);
+            let l1_f16 = exact(&a, &widened, |x, y| (x - y).abs());
             for v in variants() {
                 for (name, got, (want, size)) in [
                     ("l2sq", v.l2sq(&a, &b), l2sq),
@@ -89,6 +90,7 @@ fn sums_stay_within_the_bound() {
                     ("l1", v.l1(&a, &b), l1),
                     ("l2sq_f16", v.l2sq_f16(&a, &h), l2sq_f16),
                     ("dot_f16", v.dot_f16(&a, &h), dot_f16),
+                    ("l1_f16", v.l1_f16(&a, &h), l1_f16),
                 ] {
                     let error = (f64::from(got) - want).abs();
                     let bound = rounding(n) * size + n as f64 * 2f64.powi(-149);

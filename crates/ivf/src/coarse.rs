@@ -34,10 +34,10 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// What lists are ranked by and bounds of entries start from: l2sq (L2, Cosine) or minus the inner product (NegIp).
+    /// What lists are ranked by and bounds of entries start from: l2sq, or minus the inner product (NegIp). Lists near by l2sq are near by L1.
     pub(crate) fn rank(&self, query: &Query) -> f32 {
         match query.metric() {
-            Metric::L2 | Metric::Cosine => self.l2sq,
+            Metric::L2 | Metric::Cosine | Metric::L1 => self.l2sq,
             Metric::NegIp => -self.ip,
         }
     }
@@ -53,7 +53,7 @@ pub fn default_lists(rows: u64) -> u32 {
 }
 
 /// The lists whose centroids are nearest to the query, as far as `reach` goes (at least one), nearest first, ties by list
-/// number. L2 and Cosine rank by l2sq, NegIp by inner product. All lists if there are no more.
+/// number. NegIp ranks by inner product, others by l2sq. All lists if there are no more.
 pub fn select_lists<S: PageStore>(
     s: &S,
     index: &Index,
@@ -140,7 +140,7 @@ pub fn probes_of<S: PageStore>(
 /// [`crate::layout::meta::CalibrationSpread`]. Monotone in `rank`, and 0 for the nearest.
 pub(crate) fn farther(query: &Query, rank: f32, nearest: f32) -> f32 {
     match query.metric() {
-        Metric::L2 | Metric::Cosine => rank.sqrt() - nearest.sqrt(),
+        Metric::L2 | Metric::Cosine | Metric::L1 => rank.sqrt() - nearest.sqrt(),
         // A query of length 0 has all inner products 0.
         Metric::NegIp => (rank - nearest) / query.bound().q_norm().max(f32::MIN_POSITIVE),
     }

@@ -74,6 +74,11 @@ impl Index {
         Metric::from_u32(self.meta.metric).expect("get_meta checked it")
     }
 
+    /// Why the CPU alone searches this index, whatever devices there are; `None`: a device may.
+    pub fn cpu_only(&self) -> Option<&'static str> {
+        self.metric().cpu_only()
+    }
+
     /// Dimension of the vectors.
     pub fn dim(&self) -> usize {
         self.meta.dim as usize

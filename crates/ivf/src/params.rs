@@ -12,6 +12,8 @@ pub enum Metric {
     NegIp = 2,
     /// Cosine distance, operator `<=>`; vectors are stored at unit length and searched by Euclidean distance.
     Cosine = 3,
+    /// Taxicab distance, operator `<+>`.
+    L1 = 4,
 }
 
 impl Metric {
@@ -21,7 +23,16 @@ impl Metric {
             1 => Some(Self::L2),
             2 => Some(Self::NegIp),
             3 => Some(Self::Cosine),
+            4 => Some(Self::L1),
             _ => None,
+        }
+    }
+
+    /// Why the CPU alone searches indexes of this metric; `None`: kernels compute it too.
+    pub fn cpu_only(self) -> Option<&'static str> {
+        match self {
+            Self::L2 | Self::NegIp | Self::Cosine => None,
+            Self::L1 => Some("kernels do not compute the L1 distance"),
         }
     }
 
@@ -31,6 +42,7 @@ impl Metric {
             Self::L2 => "l2",
             Self::NegIp => "ip",
             Self::Cosine => "cosine",
+            Self::L1 => "l1",
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::index::Index;
 use crate::layout::group::Filter;
 use crate::rabitq::QueryCode;
 use crate::rotation::Rotation;
-use crate::stored::Scaling;
+use crate::stored::{Scale, Scaling};
 use crate::{Metric, Result};
 
 /// A prepared query. Serves all lists.
@@ -63,12 +63,13 @@ impl Query {
         self.is_ordinary
     }
 
-    /// The distance a key is made of: `l2sq_f16` (L2, Cosine) or `dot_f16` (NegIp) of the query and a stored row.
+    /// The distance a key is made of: `l2sq_f16` (L2, Cosine), `dot_f16` (NegIp) or `l1_f16` (L1) of the query and a stored row.
     #[inline(always)]
     pub fn raw(&self, row: &[f16]) -> f32 {
         match self.metric {
             Metric::L2 | Metric::Cosine => omen_distance::l2sq_f16(&self.vector, row),
             Metric::NegIp => omen_distance::dot_f16(&self.vector, row),
+            Metric::L1 => omen_distance::l1_f16(&self.vector, row),
         }
     }
 
@@ -164,7 +165,11 @@ fn scale_into(scaling: &Scaling, q: &[f32], out: &mut [f32]) -> Result<Scaled> {
     }
     let [norm_sq, true_norm_sq, diff_sq] = sums.totals();
     let true_norm = true_norm_sq.sqrt();
-    let q_err = scale.map_or(f64::INFINITY, |scale| scale.err) + diff_sq.sqrt();
+    let rounded = match (scaling.metric, scale) {
+        (Metric::L1, Some(scale)) => l1_rounded(&scale, q, out),
+        _ => diff_sq.sqrt(),
+    };
+    let q_err = scale.map_or(f64::INFINITY, |scale| scale.err) + rounded;
     let bound = Bound::new(
         scaling.metric,
         scaling.dim,
@@ -176,8 +181,19 @@ fn scale_into(scaling: &Scaling, q: &[f32], out: &mut [f32]) -> Result<Scaled> {
     Ok(Scaled {
         bound,
         unordered: scale.is_none(),
-        is_ordinary: bound.is_plain() && q_err.is_finite() && true_norm <= QUERY_MAX,
+        is_ordinary: scaling.metric.cpu_only().is_none()
+            && bound.is_plain()
+            && q_err.is_finite()
+            && true_norm <= QUERY_MAX,
     })
+}
+
+/// How far the query `q` scaled is from its f32 form, by L1.
+fn l1_rounded(scale: &Scale, q: &[f32], scaled: &[f32]) -> f64 {
+    let pairs = q.iter().zip(scaled);
+    pairs
+        .map(|(&x, &y)| (scale.apply(x) - f64::from(y)).abs())
+        .sum()
 }
 
 /// Sums over coordinates, in eight lanes: one after the other the additions would wait for each other.

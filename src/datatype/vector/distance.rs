@@ -1,7 +1,7 @@
 //! Distances and measures. Sums are f32 (`omen_distance`), the rest f64.
 //!
 //! The index's bounds are proved against exactly these definitions; change neither alone:
-//! `<->` = sqrt(l2sq), `<#>` = -dot, `<=>` = 1 - clamp(dot(a, b) / sqrt(norm_sq(a) norm_sq(b)), -1, 1).
+//! `<->` = sqrt(l2sq), `<#>` = -dot, `<+>` = l1, `<=>` = 1 - clamp(dot(a, b) / sqrt(norm_sq(a) norm_sq(b)), -1, 1).
 
 use super::check_same_dim;
 use crate::datatype::function::pg_functions;
@@ -56,7 +56,7 @@ pg_functions! {
     fn l1_distance(args) -> f64 {
         let (a, b) = args.two_vectors()?;
         check_same_dim(&a, &b)?;
-        Ok(f64::from(l1(a.x(), b.x())))
+        Ok(distance(Metric::L1, a.x(), b.x()))
     }
 
     /// Number of dimensions.
@@ -76,6 +76,7 @@ pub(crate) fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     match metric {
         Metric::L2 => f64::from(l2sq(a, b)).sqrt(),
         Metric::NegIp => -f64::from(dot(a, b)),
+        Metric::L1 => f64::from(l1(a, b)),
         Metric::Cosine => {
             let norms = f64::from(norm_sq(a)) * f64::from(norm_sq(b));
             let similarity = f64::from(dot(a, b)) / norms.sqrt();

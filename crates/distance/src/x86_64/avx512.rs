@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::avx2;
+use super::avx2::{self, common, differing};
 use crate::bits::GROUP;
 use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
@@ -21,6 +21,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l1,
     l2sq_f16,
     dot_f16,
+    l1_f16,
+    differing,
+    common,
     f16_from_f32,
     f32_from_f16,
     fastscan,
@@ -114,6 +117,7 @@ sums! {
     l1(L1, f32);
     l2sq_f16(L2sq, f16);
     dot_f16(Dot, f16);
+    l1_f16(L1, f16);
 }
 
 /// # Safety

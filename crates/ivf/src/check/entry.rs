@@ -110,7 +110,7 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
         let meta = &self.index.meta;
         let g = f64::from(rounding(meta.dim));
         let (least, more, may_be_infinite) = match self.index.metric() {
-            Metric::L2 => (0.0, 0.0, false),
+            Metric::L2 | Metric::L1 => (0.0, 0.0, false),
             Metric::NegIp => (
                 2.0 * g * (size.norm - size.rounded).max(0.0),
                 2.0 * g * (size.norm + size.rounded),
@@ -125,7 +125,11 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
             f64::INFINITY
         } else {
             // A radius is rounded up by at least the next number.
-            (size.rounded + more) * (1.0 + SLACK) + f64::from(f32::MIN_POSITIVE)
+            let rounded = match self.index.metric() {
+                Metric::L1 => size.rounded_sum,
+                _ => size.rounded,
+            };
+            (rounded + more) * (1.0 + SLACK) + f64::from(f32::MIN_POSITIVE)
         };
         (least * (1.0 - SLACK), most)
     }
@@ -160,13 +164,15 @@ struct Size {
     norm: f64,
     /// Most that rounding to binary16 can have taken away, but for what was cut off.
     rounded: f64,
+    /// The same by L1.
+    rounded_sum: f64,
     /// Whether a number may have been cut off at the end of the range.
     is_cut: bool,
 }
 
 impl Size {
     fn of(row: &[f16]) -> Self {
-        let (mut norm_sq, mut rounded_sq, mut is_cut) = (0f64, 0f64, false);
+        let (mut norm_sq, mut rounded_sq, mut rounded_sum, mut is_cut) = (0f64, 0f64, 0f64, false);
         for &x in row {
             let magnitude = x.to_bits() & 0x7FFF;
             is_cut |= magnitude == F16_MAX;
@@ -176,10 +182,12 @@ impl Size {
             let half = 2f64.powi(exponent - 26) + x.abs() * 2f64.powi(-23);
             norm_sq += x * x;
             rounded_sq += half * half;
+            rounded_sum += half;
         }
         Self {
             norm: norm_sq.sqrt(),
             rounded: rounded_sq.sqrt(),
+            rounded_sum,
             is_cut,
         }
     }
