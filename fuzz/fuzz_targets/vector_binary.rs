@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    omen_tests::fuzz::vectors::binary(input);
+    omen_tests::fuzz::vectors::binary::<f32>(input);
 });

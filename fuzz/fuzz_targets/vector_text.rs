@@ -2,5 +2,5 @@
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
-    omen_tests::fuzz::vectors::text(input);
+    omen_tests::fuzz::vectors::text::<f32>(input);
 });

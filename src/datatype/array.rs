@@ -4,9 +4,11 @@
 //! dimensions, null bitmap if there is an offset, then the elements, aligned to eight bytes.
 #![allow(unsafe_code)]
 
+use super::function::Stored;
 use super::varlena::{Detoasted, new_varlena};
 use crate::error::{PgError, Result};
 use pgrx::{PgSqlErrorCode, pg_sys};
+use std::borrow::Cow;
 
 /// Bytes before the elements of an array with one dimension and no null bitmap.
 const HEADER_BYTES_1D: usize = size_of::<pg_sys::ArrayType>() + 8;
@@ -153,8 +155,46 @@ impl ArrayRef {
         }
     }
 
+    /// The elements of an array of numbers, rounded to f32, not checked to be finite: what a cast takes.
+    ///
+    /// Errors: an element type without a cast. Raises Postgres' error for a numeric beyond the range of real.
+    pub(super) fn numbers(&self) -> Result<Cow<'_, [f32]>> {
+        // SAFETY: each arm reads the memory form of the element type that it matches.
+        unsafe {
+            Ok(match self.element_type() {
+                pg_sys::INT4OID => self.elements::<i32>()?.iter().map(|&x| x as f32).collect(),
+                pg_sys::FLOAT4OID => Cow::Borrowed(self.elements()?),
+                pg_sys::FLOAT8OID => self.elements::<f64>()?.iter().map(|&x| x as f32).collect(),
+                pg_sys::NUMERICOID => self.numerics_as_f32().into(),
+                _ => {
+                    return Err(PgError::new(
+                        PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                        "unsupported array type",
+                    ));
+                }
+            })
+        }
+    }
+
+    /// Errors: what no cast takes, more than one dimension or a null.
+    pub(super) fn check_list(&self) -> Result<()> {
+        if self.n_dims() > 1 {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+                "array must be 1-D",
+            ));
+        }
+        if self.contains_nulls() {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+                "array must not contain nulls",
+            ));
+        }
+        Ok(())
+    }
+
     /// Numeric elements, not null, rounded to f32. Raises Postgres' error for one beyond the range of real.
-    pub(super) fn numerics_as_f32(&self) -> Vec<f32> {
+    fn numerics_as_f32(&self) -> Vec<f32> {
         let as_f32 = |numeric| {
             // SAFETY: the value is a numeric[], whose elements this function takes; they live as long as `self`.
             let real = unsafe {
@@ -168,6 +208,12 @@ impl ArrayRef {
     /// Gives the array to the caller as it is.
     pub(super) fn into_ptr(self) -> *mut pg_sys::ArrayType {
         self.value.into_ptr()
+    }
+}
+
+impl Stored for ArrayRef {
+    fn read(value: Detoasted) -> Result<Self> {
+        Ok(Self::new(value))
     }
 }
 

@@ -5,7 +5,6 @@
 //! All functions are declared STRICT: arguments are never NULL.
 
 use super::varlena::Detoasted;
-use super::vector::VectorRef;
 use crate::error::Result;
 use core::ffi::CStr;
 use pgrx::pg_sys;
@@ -78,16 +77,16 @@ impl Args {
         unsafe { Detoasted::new(self.datum(index)) }
     }
 
-    /// Argument `index`, declared vector.
+    /// Argument `index`, of the type that `T` reads.
     #[inline(always)]
-    pub(super) fn vector(&self, index: usize) -> Result<VectorRef> {
-        VectorRef::new(self.varlena(index))
+    pub(super) fn read<T: Stored>(&self, index: usize) -> Result<T> {
+        T::read(self.varlena(index))
     }
 
-    /// The first two arguments, declared vector.
+    /// The first two arguments, both of the type that `T` reads.
     #[inline(always)]
-    pub(super) fn two_vectors(&self) -> Result<(VectorRef, VectorRef)> {
-        Ok((self.vector(0)?, self.vector(1)?))
+    pub(super) fn two<T: Stored>(&self) -> Result<(T, T)> {
+        Ok((self.read(0)?, self.read(1)?))
     }
 
     /// Whether an aggregate is running, so that its first argument, the state, may be changed in place.
@@ -95,6 +94,12 @@ impl Args {
         // SAFETY: `fcinfo` belongs to the call in progress; a null context pointer asks for the answer alone.
         unsafe { pg_sys::AggCheckCallContext(self.fcinfo, core::ptr::null_mut()) != 0 }
     }
+}
+
+/// A value of one SQL type, read in place.
+pub(crate) trait Stored: Sized {
+    /// Checks that `value` has the layout of the type. Errors: damaged data.
+    fn read(value: Detoasted) -> Result<Self>;
 }
 
 /// A function result.

@@ -84,6 +84,14 @@ pub(super) fn new_varlena(n_bytes: usize) -> *mut u8 {
     }
 }
 
+/// A varlena of `n_bytes` (the length word included) in the current memory context, what follows the length word zero before `fill`.
+pub(super) fn fill_varlena(n_bytes: usize, fill: impl FnOnce(&mut [u8])) -> *mut u8 {
+    let ptr = new_varlena(n_bytes);
+    // SAFETY: `new_varlena` gave `n_bytes` initialised bytes that nothing else refers to.
+    fill(unsafe { core::slice::from_raw_parts_mut(ptr.add(HEADER_BYTES), n_bytes - HEADER_BYTES) });
+    ptr
+}
+
 /// Writes the length word of the varlena at `ptr`.
 ///
 /// # Safety

@@ -8,9 +8,10 @@ use omen_gpu::params::Found;
 use omen_ivf::list_reader::AppendedTo;
 use omen_service::load::LoadRegion;
 use omen_service::message::{Answer, ChosenList, OfQuery, Request, StaleList};
-use omen_tests::fuzz::{messages, pages, vectors};
+use omen_tests::fuzz::{messages, pages, sparse, vectors};
 use omen_tests::rng;
-use rand::seq::IndexedRandom;
+use omen_vector::{Element, dense, f16};
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, RngCore};
 use rand_chacha::ChaCha8Rng;
 use watch::Rounds;
@@ -58,49 +59,156 @@ fn coordinates(rng: &mut ChaCha8Rng) -> Vec<f32> {
     (0..n).map(|_| number(rng)).collect()
 }
 
-#[test]
-fn text_of_vectors() {
+/// Characters that a literal may hold, and some that it may not.
+const ALPHABET: &[u8] = b"[]{}:/,.0123456789+-eExXpPaAfFnNiIty \t\n\x0b\xff\xc3\xa4\"";
+/// Numbers that are not plain.
+const NUMBERS: [&str; 12] = [
+    "0x1p3", "1e39", "-inf", "nan(1)", "1e-50", "Infinity", "0x", "+.5", "1_0", "65519", "65520",
+    "0x0p9",
+];
+
+/// Mutated: noise, a value with a number that is not plain (`around` it), or the text of a value.
+fn literal(
+    rng: &mut ChaCha8Rng,
+    around: (&str, &str),
+    of_value: impl FnOnce(&mut ChaCha8Rng) -> String,
+) -> Vec<u8> {
+    let mut text = match rng.random_range(0..8) {
+        0 => {
+            let n = rng.random_range(0..60);
+            (0..n)
+                .map(|_| *ALPHABET.choose(rng).expect("some"))
+                .collect()
+        }
+        1 => [around.0, NUMBERS.choose(rng).expect("some"), around.1]
+            .concat()
+            .into_bytes(),
+        2 => {
+            let n = rng.random_range(0..200);
+            random_bytes(rng, n)
+        }
+        _ => of_value(rng).into_bytes(),
+    };
+    mutate(rng, &mut text, ALPHABET);
+    text
+}
+
+/// Mutated: noise, or a value's message.
+fn message(rng: &mut ChaCha8Rng, of_value: impl FnOnce(&mut ChaCha8Rng) -> Vec<u8>) -> Vec<u8> {
+    let mut message = if rng.random_bool(0.1) {
+        let n = rng.random_range(0..80);
+        random_bytes(rng, n)
+    } else {
+        of_value(rng)
+    };
+    mutate(rng, &mut message, &[0, 1, 0x3E, 0x7C, 0x7F, 0x80, 0xFF]);
+    message
+}
+
+/// As [`coordinates`], rounded; those beyond the range are left out.
+fn values<E: Element>(rng: &mut ChaCha8Rng) -> Vec<E> {
+    let mut x: Vec<E> = coordinates(rng).into_iter().map(E::from_f32).collect();
+    x.retain(|x| x.is_finite());
+    if x.is_empty() {
+        x.push(E::ZERO);
+    }
+    x
+}
+
+/// Dimension and elements of a sparse vector.
+fn elements(rng: &mut ChaCha8Rng) -> (usize, Vec<(i32, f32)>) {
+    let x = coordinates(rng)
+        .into_iter()
+        .filter(|&x| x != 0.0)
+        .take(16_000);
+    let step = if rng.random_bool(0.5) { 1 } else { 60_000 };
+    let mut index = -1;
+    let elements: Vec<_> = x
+        .map(|x| {
+            index += rng.random_range(1..=step);
+            (index, x)
+        })
+        .collect();
+    ((index + 1).max(1) as usize, elements)
+}
+
+fn dense_text<E: Element>(what: &'static str) {
     let mut rng = rng();
-    let mut rounds = Rounds::new("text input of vectors", 0.1);
-    let alphabet = b"[],.0123456789+-eExXpPaAfFnNiIty \t\n\x0b\xff\xc3\xa4\"";
-    let numbers = [
-        "0x1p3", "1e39", "-inf", "nan(1)", "1e-50", "Infinity", "0x", "+.5", "1_0",
-    ];
+    let mut rounds = Rounds::new(what, 0.06);
     while rounds.goes_on() {
-        let mut text = match rng.random_range(0..8) {
-            0 => {
-                let n = rng.random_range(0..60);
-                (0..n)
-                    .map(|_| *alphabet.choose(&mut rng).expect("some"))
-                    .collect()
-            }
-            1 => format!("[1,{},2]", numbers.choose(&mut rng).expect("some")).into_bytes(),
-            2 => {
-                let n = rng.random_range(0..200);
-                random_bytes(&mut rng, n)
-            }
-            _ => vectors::written(&coordinates(&mut rng)).into_bytes(),
-        };
-        mutate(&mut rng, &mut text, alphabet);
-        rounds.count(vectors::text(&text));
+        let text = literal(&mut rng, ("[1,", ",2]"), |rng| {
+            vectors::written(&values::<E>(rng))
+        });
+        rounds.count(vectors::text::<E>(&text));
+    }
+    rounds.end(0.05..0.95);
+}
+
+fn dense_binary<E: Element>(what: &'static str) {
+    let mut rng = rng();
+    let mut rounds = Rounds::new(what, 0.06);
+    while rounds.goes_on() {
+        let message = message(&mut rng, |rng| {
+            let x = values::<E>(rng);
+            let mut message = vec![0; dense::binary_bytes::<E>(x.len())];
+            dense::put_binary(0, &x, &mut message);
+            message
+        });
+        rounds.count(vectors::binary::<E>(&message));
     }
     rounds.end(0.05..0.95);
 }
 
 #[test]
+fn text_of_vectors() {
+    dense_text::<f32>("text input of vectors");
+}
+
+#[test]
 fn binary_form_of_vectors() {
+    dense_binary::<f32>("binary input of vectors");
+}
+
+#[test]
+fn text_of_halfvecs() {
+    dense_text::<f16>("text input of halfvecs");
+}
+
+#[test]
+fn binary_form_of_halfvecs() {
+    dense_binary::<f16>("binary input of halfvecs");
+}
+
+#[test]
+fn text_of_sparsevecs() {
     let mut rng = rng();
-    let mut rounds = Rounds::new("binary input of vectors", 0.1);
+    let mut rounds = Rounds::new("text input of sparsevecs", 0.06);
     while rounds.goes_on() {
-        let x = coordinates(&mut rng);
-        let mut message = vec![0; omen_vector::HEAD_BYTES + 4 * x.len()];
-        omen_vector::put_binary(0, &x, &mut message);
-        if rng.random_bool(0.1) {
-            let n = rng.random_range(0..80);
-            message = random_bytes(&mut rng, n);
-        }
-        mutate(&mut rng, &mut message, &[0, 1, 0x3E, 0x7F, 0x80, 0xFF]);
-        rounds.count(vectors::binary(&message));
+        let text = literal(&mut rng, ("{3:", ",1:2}/5"), |rng| {
+            let (dim, mut elements) = elements(rng);
+            if rng.random_bool(0.3) {
+                elements.shuffle(rng);
+            }
+            sparse::written(dim, &elements)
+        });
+        rounds.count(sparse::text(&text));
+    }
+    rounds.end(0.05..0.95);
+}
+
+#[test]
+fn binary_form_of_sparsevecs() {
+    let mut rng = rng();
+    let mut rounds = Rounds::new("binary input of sparsevecs", 0.06);
+    while rounds.goes_on() {
+        let message = message(&mut rng, |rng| {
+            let (dim, elements) = elements(rng);
+            let (indices, x): (Vec<i32>, Vec<f32>) = elements.into_iter().unzip();
+            let mut message = vec![0; omen_vector::sparse::binary_bytes(x.len())];
+            omen_vector::sparse::put_binary(dim as i32, 0, &indices, &x, &mut message);
+            message
+        });
+        rounds.count(sparse::binary(&message));
     }
     rounds.end(0.05..0.95);
 }
@@ -238,7 +346,7 @@ fn regions_for_loading() {
 fn damaged_pages() {
     let mut rng = rng();
     assert_eq!(pages::kinds(), pages::KINDS, "each kind of page is damaged");
-    let mut rounds = Rounds::new("damaged indexes", 0.65);
+    let mut rounds = Rounds::new("damaged indexes", 0.49);
     let mut total = pages::Outcome::default();
     while rounds.goes_on() {
         let n = rng.random_range(24..400);

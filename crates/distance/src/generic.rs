@@ -124,8 +124,8 @@ impl Term for L1 {
 /// # Safety
 /// The instruction set of `V` must be available.
 #[inline(always)]
-pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, B: Element>(
-    a: &[f32],
+pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, A: Element, B: Element>(
+    a: &[A],
     b: &[B],
 ) -> f32 {
     const { assert!(N * V::LANES == SUM_LANES) };
@@ -139,7 +139,7 @@ pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, B: Element>(
         while i + SUM_LANES <= n {
             for (j, acc) in acc.iter_mut().enumerate() {
                 let at = i + j * V::LANES;
-                *acc = acc.add(T::of(V::load(a.add(at)), B::load(b.add(at))));
+                *acc = acc.add(T::of(A::load(a.add(at)), B::load(b.add(at))));
             }
             i += SUM_LANES;
         }
@@ -148,7 +148,7 @@ pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, B: Element>(
             let at = n - rest;
             let part = if rest > 0 {
                 T::of(
-                    V::load_first(a.add(at), rest),
+                    A::load_first(a.add(at), rest),
                     B::load_first(b.add(at), rest),
                 )
             } else {
@@ -158,7 +158,7 @@ pub(crate) unsafe fn sum_terms<V: Lanes, const N: usize, T: Term, B: Element>(
             for (j, acc) in acc.iter_mut().enumerate() {
                 if j < whole {
                     let at = i + j * V::LANES;
-                    *acc = acc.add(T::of(V::load(a.add(at)), B::load(b.add(at))));
+                    *acc = acc.add(T::of(A::load(a.add(at)), B::load(b.add(at))));
                 } else if j == whole {
                     *acc = acc.add(part);
                 }

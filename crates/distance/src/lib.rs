@@ -10,6 +10,7 @@
 //! | `nearest.rs` | nearest of many centroids for many rows |
 //! | `fht.rs` | the passes of the Hadamard transform that all variants share |
 //! | `bits.rs`, `nibbles.rs` | bit rows to and from FastScan order; 4-bit codes |
+//! | `sparse.rs`, `bit_strings.rs` | distances of sparse rows and of bit strings |
 //! | `bounds.rs` | from a group's sums to bounds and to the entries within a limit |
 //!
 //! # The same on every machine
@@ -35,6 +36,7 @@
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+mod bit_strings;
 mod bits;
 mod bounds;
 mod fht;
@@ -43,16 +45,19 @@ mod isa;
 mod nearest;
 mod nibbles;
 pub mod scalar;
+mod sparse;
 mod variant;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
+pub use bit_strings::{hamming, jaccard};
 pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
 pub use bounds::{Estimate, GroupFactors, Limit};
 pub use half::f16;
 pub use isa::{Isa, isa, isa_note};
 pub use nearest::Panels;
 pub use nibbles::{pack_nibbles, unpack_nibbles};
+pub use sparse::Sparse;
 pub use variant::{Variant, variants};
 
 use variant::active;
@@ -96,6 +101,24 @@ pub fn l2sq_f16(q: &[f32], h: &[f16]) -> f32 {
 #[inline]
 pub fn dot_f16(q: &[f32], h: &[f16]) -> f32 {
     active().dot_f16(q, h)
+}
+
+/// `sum (a_i - b_i)^2` of two f16 rows. Slices as for [`l2sq`].
+#[inline]
+pub fn l2sq_halves(a: &[f16], b: &[f16]) -> f32 {
+    active().l2sq_halves(a, b)
+}
+
+/// `sum a_i b_i` of two f16 rows. Slices as for [`l2sq`].
+#[inline]
+pub fn dot_halves(a: &[f16], b: &[f16]) -> f32 {
+    active().dot_halves(a, b)
+}
+
+/// `sum |a_i - b_i|` of two f16 rows. Slices as for [`l2sq`].
+#[inline]
+pub fn l1_halves(a: &[f16], b: &[f16]) -> f32 {
+    active().l1_halves(a, b)
 }
 
 /// `sum |q_i - h_i|` of an f32 query and an f16 row. Slices as for [`l2sq`].

@@ -21,6 +21,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l1,
     l2sq_f16,
     dot_f16,
+    l2sq_halves,
+    dot_halves,
+    l1_halves,
     l1_f16,
     differing,
     common,
@@ -58,6 +61,24 @@ pub fn l2sq_f16(q: &[f32], h: &[f16]) -> f32 {
 /// See [`crate::dot_f16`].
 pub fn dot_f16(q: &[f32], h: &[f16]) -> f32 {
     sum_terms(q, h, |x, y| x * widen(y))
+}
+
+/// See [`crate::l2sq_halves`].
+pub fn l2sq_halves(a: &[f16], b: &[f16]) -> f32 {
+    sum_terms(a, b, |x, y| {
+        let d = widen(x) - widen(y);
+        d * d
+    })
+}
+
+/// See [`crate::dot_halves`].
+pub fn dot_halves(a: &[f16], b: &[f16]) -> f32 {
+    sum_terms(a, b, |x, y| widen(x) * widen(y))
+}
+
+/// See [`crate::l1_halves`].
+pub fn l1_halves(a: &[f16], b: &[f16]) -> f32 {
+    sum_terms(a, b, |x, y| (widen(x) - widen(y)).abs())
 }
 
 /// See [`crate::l1_f16`].
@@ -166,7 +187,7 @@ pub fn hadamard(x: &mut [f32]) {
 
 /// Sums `term(a_i, b_i)` in [`SUM_LANES`] lanes, then the lanes as a binary tree.
 #[inline(always)]
-fn sum_terms<B: Copy>(a: &[f32], b: &[B], term: impl Fn(f32, B) -> f32) -> f32 {
+fn sum_terms<A: Copy, B: Copy>(a: &[A], b: &[B], term: impl Fn(A, B) -> f32) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     let mut lanes = [0f32; SUM_LANES];

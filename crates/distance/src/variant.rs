@@ -23,6 +23,9 @@ pub struct Variant {
     pub(crate) l1: unsafe fn(&[f32], &[f32]) -> f32,
     pub(crate) l2sq_f16: unsafe fn(&[f32], &[f16]) -> f32,
     pub(crate) dot_f16: unsafe fn(&[f32], &[f16]) -> f32,
+    pub(crate) l2sq_halves: unsafe fn(&[f16], &[f16]) -> f32,
+    pub(crate) dot_halves: unsafe fn(&[f16], &[f16]) -> f32,
+    pub(crate) l1_halves: unsafe fn(&[f16], &[f16]) -> f32,
     pub(crate) l1_f16: unsafe fn(&[f32], &[f16]) -> f32,
     pub(crate) differing: unsafe fn(&[u8], &[u8]) -> u32,
     pub(crate) common: unsafe fn(&[u8], &[u8]) -> u32,
@@ -92,6 +95,30 @@ impl Variant {
         debug_assert_eq!(q.len(), h.len());
         // SAFETY: as in `l2sq`.
         unsafe { (self.dot_f16)(q, h) }
+    }
+
+    /// See [`crate::l2sq_halves`].
+    #[inline]
+    pub fn l2sq_halves(&self, a: &[f16], b: &[f16]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.l2sq_halves)(a, b) }
+    }
+
+    /// See [`crate::dot_halves`].
+    #[inline]
+    pub fn dot_halves(&self, a: &[f16], b: &[f16]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.dot_halves)(a, b) }
+    }
+
+    /// See [`crate::l1_halves`].
+    #[inline]
+    pub fn l1_halves(&self, a: &[f16], b: &[f16]) -> f32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.l1_halves)(a, b) }
     }
 
     /// See [`crate::l1_f16`].

@@ -1,38 +1,26 @@
-//! What the type `vector` accepts: its text form, its binary form, and the checks that all values pass. Pure: what is made of the numbers,
-//! and how an error is raised, is the caller's business.
+//! What the types `vector`, `halfvec` and `sparsevec` accept: their text form, their binary form, and the checks that all values pass. Pure: what
+//! is made of the numbers, and how an error is raised, is the caller's business.
+//!
+//! | file | content |
+//! |---|---|
+//! | `vector_type.rs` | the three types: names, limits, checks of dimensions and numbers |
+//! | `element.rs` | what `vector` and `halfvec` are made of |
+//! | `dense/` | text and binary form of these two |
+//! | `sparse/` | text and binary form of `sparsevec` |
+//! | `cursor.rs` | reading a literal from left to right |
+//! | `error.rs` | why something is no value |
 
-mod binary;
+mod cursor;
+pub mod dense;
+mod element;
 mod error;
-mod text;
+pub mod sparse;
+mod vector_type;
 
-pub use binary::{Binary, HEAD_BYTES, put_binary, read_binary};
+pub use element::Element;
 pub use error::InputError;
-pub use text::{parse_text, room_for};
+pub use half::f16;
+pub use vector_type::VectorType;
 
-/// Result of reading a vector.
+/// Result of reading a value.
 pub type Result<T> = core::result::Result<T, InputError>;
-
-/// Most dimensions of a vector.
-pub const MAX_DIM: usize = 16_000;
-
-/// Errors: no dimension, or more than [`MAX_DIM`].
-#[inline]
-pub fn check_dim(dim: usize) -> Result<()> {
-    match dim {
-        0 => Err(InputError::NoDimension),
-        1..=MAX_DIM => Ok(()),
-        _ => Err(InputError::TooManyDimensions),
-    }
-}
-
-/// Errors: `x` is NaN or infinite.
-#[inline]
-pub fn check_finite(x: f32) -> Result<()> {
-    if x.is_finite() {
-        Ok(())
-    } else if x.is_nan() {
-        Err(InputError::NotFinite("NaN"))
-    } else {
-        Err(InputError::NotFinite("infinite value"))
-    }
-}

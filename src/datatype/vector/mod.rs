@@ -1,230 +1,207 @@
-//! The type `vector`: f32 coordinates of one row.
+//! The type `vector`: f32 coordinates of one row. What its functions do, and the layout, is in [`dense`].
 //!
-//! | file | content |
-//! |---|---|
-//! | `mod.rs` | memory layout, reading and making values, the checks all functions share |
-//! | `text.rs`, `binary.rs` | input and output, type modifier |
-//! | `cast.rs` | from and to arrays |
-//! | `distance.rs` | distances, norm and dimension |
-//! | `arithmetic.rs` | new vectors from vectors |
-//! | `compare.rs` | order by coordinates, for btree |
-//! | `array.rs` | many vectors as one argument |
-//! | `aggregate.rs` | transition, combine and final functions |
-//!
-//! Layout, as pgvector's: `{ length word: i32, dim: u16, unused: u16 = 0, x: [f32; dim] }`, aligned to four bytes.
-//! Coordinates are finite; 1 <= dim <= [`omen_vector::MAX_DIM`].
+//! `array.rs` reads many vectors as one argument.
 
-mod aggregate;
-mod arithmetic;
 mod array;
-mod binary;
-mod cast;
-mod compare;
-mod distance;
-mod text;
 
+pub(crate) use super::dense::distance;
 pub(crate) use array::VectorArray;
-pub(crate) use distance::distance;
 
-use super::function::Returned;
-use super::varlena::{Detoasted, HEADER_BYTES, new_varlena, set_n_bytes};
-use crate::error::{PgError, Result};
-use omen_vector::{InputError, check_dim, check_finite};
-use pgrx::{PgSqlErrorCode, pg_sys};
+use super::dense::{self, DenseBuf, DenseRef};
+use super::function::pg_functions;
+use super::modifier::typmod_in;
+use core::ffi::c_char;
+use omen_ivf::Metric;
+use omen_vector::Element;
+use pgrx::pg_sys;
 
-/// What precedes the coordinates.
-#[repr(C)]
-struct Header {
-    length_word: u32,
-    dim: u16,
-    unused: u16,
-}
+/// A value of the type.
+pub(crate) type VectorRef = DenseRef<f32>;
 
-const _: () = assert!(size_of::<Header>() == HEADER_BYTES + 4 && align_of::<Header>() == 4);
-
-/// Bytes of a vector of `dim` coordinates.
-const fn vector_bytes(dim: usize) -> usize {
-    size_of::<Header>() + dim * size_of::<f32>()
-}
-
-/// A vector read from a datum; its length and dimension agree.
-pub(crate) struct VectorRef {
-    value: Detoasted,
-    dim: usize,
-}
-
-#[allow(unsafe_code)]
-impl VectorRef {
-    /// Reads a datum of type vector.
-    ///
-    /// Errors: the value's length does not fit its dimension (damaged data).
-    ///
-    /// # Safety
-    /// `datum` is not NULL, has type vector, and outlives the result.
-    pub(crate) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Self> {
-        // SAFETY: a vector is a varlena; lifetime by this function's contract.
-        Self::new(unsafe { Detoasted::new(datum) })
+// Input and output.
+pg_functions! {
+    /// Input: `vector_in(cstring, oid, integer)`.
+    fn vector_in(args) -> DenseBuf<f32> {
+        dense::input(args)
     }
 
-    /// Checks that `value` is a vector.
-    #[inline(always)]
-    pub(super) fn new(value: Detoasted) -> Result<Self> {
-        let n_bytes = value.n_bytes();
-        if n_bytes < size_of::<Header>() {
-            return Err(damaged(n_bytes, 0));
-        }
-        // SAFETY: the value is aligned to four bytes and, by the check above, as long as the header.
-        let dim = usize::from(unsafe { (*value.as_ptr::<Header>()).dim });
-        if n_bytes != vector_bytes(dim) {
-            return Err(damaged(n_bytes, dim));
-        }
-        Ok(Self { value, dim })
+    /// Output: `vector_out(vector)`.
+    fn vector_out(args) -> *mut c_char {
+        Ok(dense::output(&args.read::<VectorRef>(0)?))
     }
 
-    /// Number of coordinates.
-    #[inline]
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
+    /// Type modifier input: `vector_typmod_in(cstring[])`.
+    fn vector_typmod_in(args) -> i32 {
+        typmod_in(f32::TYPE, args)
     }
 
-    /// The coordinates.
-    #[inline]
-    pub(crate) fn x(&self) -> &[f32] {
-        // SAFETY: `new` checked that `dim` coordinates follow the header; the value lives as long as `self`.
-        unsafe {
-            core::slice::from_raw_parts(self.value.as_ptr::<Header>().add(1).cast(), self.dim)
-        }
+    /// Binary input: `vector_recv(internal, oid, integer)`.
+    fn vector_recv(args) -> DenseBuf<f32> {
+        dense::receive(args)
     }
 
-    /// The header's reserved field.
-    fn unused(&self) -> u16 {
-        // SAFETY: `new` checked the length.
-        unsafe { (*self.value.as_ptr::<Header>()).unused }
+    /// Binary output: `vector_send(vector)`, a bytea.
+    fn vector_send(args) -> *mut u8 {
+        Ok(dense::send(&args.read::<VectorRef>(0)?))
     }
 }
 
-/// Returning an argument hands over its plain form.
-impl Returned for VectorRef {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        self.value.into_ptr::<Header>().into_datum()
+// Distances and measures.
+pg_functions! {
+    /// Operator `<->`: Euclidean distance.
+    fn l2_distance(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::distance(Metric::L2, a, b))
+    }
+
+    /// Square of the Euclidean distance.
+    fn vector_l2_squared_distance(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::l2sq(a, b))
+    }
+
+    /// Inner product.
+    fn inner_product(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::inner_product(a, b))
+    }
+
+    /// Operator `<#>`: negative inner product.
+    fn vector_negative_inner_product(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::distance(Metric::NegIp, a, b))
+    }
+
+    /// Operator `<=>`: cosine distance; NaN when a norm is zero or overflows.
+    fn cosine_distance(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::distance(Metric::Cosine, a, b))
+    }
+
+    /// Angle between unit vectors as a share of pi.
+    fn vector_spherical_distance(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::spherical(a, b))
+    }
+
+    /// Operator `<+>`: taxicab distance.
+    fn l1_distance(args) -> f64 {
+        dense::of_two(args, |a: &[f32], b| dense::l1(a, b))
+    }
+
+    /// Number of dimensions.
+    fn vector_dims(args) -> i32 {
+        Ok(args.read::<VectorRef>(0)?.dim() as i32)
+    }
+
+    /// Euclidean norm.
+    fn vector_norm(args) -> f64 {
+        Ok(dense::norm(args.read::<VectorRef>(0)?.x()))
     }
 }
 
-/// A new vector in the current memory context, zero at first.
-struct VectorBuf {
-    ptr: *mut u8,
-    dim: usize,
-}
-
-#[allow(unsafe_code)]
-impl VectorBuf {
-    /// A zero vector. Errors: [`check_dim`].
-    fn zeroed(dim: usize) -> Result<Self> {
-        check_dim(dim)?;
-        let ptr = new_varlena(vector_bytes(dim));
-        // SAFETY: palloc aligns to eight bytes and gave at least the header; `check_dim` makes `dim` fit.
-        unsafe { (*ptr.cast::<Header>()).dim = dim as u16 };
-        Ok(Self { ptr, dim })
+// New values from values.
+pg_functions! {
+    /// Operator `+`; also the transition function of `sum`.
+    fn vector_add(args) -> DenseBuf<f32> {
+        dense::add(args)
     }
 
-    /// A vector whose coordinate `i` is `x(i)`. Errors: [`check_dim`].
-    #[inline]
-    fn from_fn(dim: usize, x: impl Fn(usize) -> f32) -> Result<Self> {
-        let mut vector = Self::zeroed(dim)?;
-        for (i, x_i) in vector.x_mut().iter_mut().enumerate() {
-            *x_i = x(i);
-        }
-        Ok(vector)
+    /// Operator `-`.
+    fn vector_sub(args) -> DenseBuf<f32> {
+        dense::subtract(args)
     }
 
-    #[inline]
-    fn x(&self) -> &[f32] {
-        // SAFETY: as in `x_mut`; no `&mut` exists while `self` is borrowed.
-        unsafe { core::slice::from_raw_parts(self.ptr.add(size_of::<Header>()).cast(), self.dim) }
+    /// Operator `*`: elementwise product.
+    fn vector_mul(args) -> DenseBuf<f32> {
+        dense::multiply(args)
     }
 
-    #[inline]
-    fn x_mut(&mut self) -> &mut [f32] {
-        // SAFETY: `zeroed` allocated and zeroed `dim` coordinates behind the header, aligned to four bytes.
-        unsafe {
-            core::slice::from_raw_parts_mut(self.ptr.add(size_of::<Header>()).cast(), self.dim)
-        }
+    /// Operator `||`.
+    fn vector_concat(args) -> DenseBuf<f32> {
+        dense::concat(args)
     }
 
-    /// Keeps the first `dim` coordinates. Errors: [`check_dim`].
-    ///
-    /// # Panics
-    /// If the vector is shorter.
-    fn truncate(&mut self, dim: usize) -> Result<()> {
-        assert!(dim <= self.dim, "a vector cannot grow");
-        check_dim(dim)?;
-        self.dim = dim;
-        // SAFETY: the allocation holds at least as much, by the assertion.
-        unsafe {
-            set_n_bytes(self.ptr, vector_bytes(dim));
-            (*self.ptr.cast::<Header>()).dim = dim as u16;
-        }
-        Ok(())
+    /// `subvector(vector, start, count)`: `count` coordinates from `start` (the first is 1) as far as the value goes.
+    fn subvector(args) -> DenseBuf<f32> {
+        dense::subvector(args)
+    }
+
+    /// Divides by the Euclidean norm; zero stays zero.
+    fn l2_normalize(args) -> DenseBuf<f32> {
+        dense::l2_normalize(args)
+    }
+
+    /// One bit per coordinate, set where it is positive; a Postgres bit string.
+    fn binary_quantize(args) -> *mut u8 {
+        dense::binary_quantize::<f32>(args)
     }
 }
 
-impl Returned for VectorBuf {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        self.ptr.into_datum()
+// Order, for btree.
+pg_functions! {
+    /// Operator `<`.
+    fn vector_lt(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_lt())
+    }
+
+    /// Operator `<=`.
+    fn vector_le(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_le())
+    }
+
+    /// Operator `=`.
+    fn vector_eq(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_eq())
+    }
+
+    /// Operator `<>`.
+    fn vector_ne(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_ne())
+    }
+
+    /// Operator `>=`.
+    fn vector_ge(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_ge())
+    }
+
+    /// Operator `>`.
+    fn vector_gt(args) -> bool {
+        Ok(dense::compare::<f32>(args)?.is_gt())
+    }
+
+    /// Support function 1 of btree: -1, 0 or 1.
+    fn vector_cmp(args) -> i32 {
+        Ok(dense::compare::<f32>(args)? as i32)
     }
 }
 
-/// Errors: `dim` is not what the type modifier says; a modifier of -1 allows any.
-fn check_typmod(typmod: i32, dim: usize) -> Result<()> {
-    if typmod != -1 && i64::from(typmod) != dim as i64 {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!("expected {typmod} dimensions, not {dim}"),
-        ));
+// Behind `avg`.
+pg_functions! {
+    /// Transition: `vector_accum(double precision[], vector)`.
+    fn vector_accum(args) -> *mut pg_sys::ArrayType {
+        dense::accumulate::<f32>(args, "vector_accum")
     }
-    Ok(())
-}
 
-/// Errors: `a` and `b` have different dimensions.
-#[inline]
-fn check_same_dim(a: &VectorRef, b: &VectorRef) -> Result<()> {
-    if a.dim() != b.dim() {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!("different vector dimensions {} and {}", a.dim(), b.dim()),
-        ));
+    /// Combine, of all types: `vector_combine(double precision[], double precision[])`; merges the states of parallel workers.
+    fn vector_combine(args) -> *mut pg_sys::ArrayType {
+        dense::combine(args, "vector_combine")
     }
-    Ok(())
-}
 
-/// Why something is no vector, as the user sees it.
-impl From<InputError> for PgError {
-    #[cold]
-    fn from(error: InputError) -> Self {
-        let code = match &error {
-            InputError::Syntax { .. } => PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
-            InputError::OutOfRange(_) => PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
-            InputError::TooManyDimensions => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            InputError::Short { .. } => PgSqlErrorCode::ERRCODE_PROTOCOL_VIOLATION,
-            InputError::NotFinite(_) | InputError::NoDimension | InputError::Unused(_) => {
-                PgSqlErrorCode::ERRCODE_DATA_EXCEPTION
-            }
-        };
-        let report = Self::new(code, error.to_string());
-        match error {
-            InputError::Syntax {
-                detail: Some(detail),
-                ..
-            } => report.with_detail(detail),
-            _ => report,
-        }
+    /// Final: `vector_avg(double precision[])`; NULL for no rows.
+    fn vector_avg(args) -> Option<DenseBuf<f32>> {
+        dense::average(args, "vector_avg")
     }
 }
 
-#[cold]
-fn damaged(n_bytes: usize, dim: usize) -> PgError {
-    PgError::new(
-        PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
-        format!("vector of {dim} dimensions has {n_bytes} bytes"),
-    )
+// Casts.
+pg_functions! {
+    /// `vector(vector, integer, boolean)`: checks the dimension.
+    fn vector(args) -> VectorRef {
+        dense::to_typmod(args)
+    }
+
+    /// `array_to_vector(T[], integer, boolean)`, T one of integer, real, double precision, numeric.
+    fn array_to_vector(args) -> DenseBuf<f32> {
+        dense::from_array(args)
+    }
+
+    /// `vector_to_float4(vector, integer, boolean)`.
+    fn vector_to_float4(args) -> *mut pg_sys::ArrayType {
+        dense::to_float4::<f32>(args)
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod messages;
 pub mod pages;
+pub mod sparse;
 pub mod vectors;
 
 /// Takes numbers from bytes; zeroes once these are used up.

@@ -20,6 +20,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l1,
     l2sq_f16,
     dot_f16,
+    l2sq_halves,
+    dot_halves,
+    l1_halves,
     l1_f16,
     differing,
     common,
@@ -116,21 +119,24 @@ impl Lanes for __m256 {
 }
 
 macro_rules! sums {
-    ($($name:ident($term:ty, $b:ty);)*) => {$(
+    ($($name:ident($term:ty, $a:ty, $b:ty);)*) => {$(
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
+        unsafe fn $name(a: &[$a], b: &[$b]) -> f32 {
             // SAFETY: the features of __m256 are enabled here.
-            unsafe { sum_terms::<__m256, 8, $term, $b>(a, b) }
+            unsafe { sum_terms::<__m256, 8, $term, $a, $b>(a, b) }
         }
     )*};
 }
 sums! {
-    l2sq(L2sq, f32);
-    dot(Dot, f32);
-    l1(L1, f32);
-    l2sq_f16(L2sq, f16);
-    dot_f16(Dot, f16);
-    l1_f16(L1, f16);
+    l2sq(L2sq, f32, f32);
+    dot(Dot, f32, f32);
+    l1(L1, f32, f32);
+    l2sq_f16(L2sq, f32, f16);
+    dot_f16(Dot, f32, f16);
+    l2sq_halves(L2sq, f16, f16);
+    dot_halves(Dot, f16, f16);
+    l1_halves(L1, f16, f16);
+    l1_f16(L1, f32, f16);
 }
 
 /// Counts the bits of 32 bytes, as four sums of 64 bits.

@@ -21,6 +21,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l1,
     l2sq_f16,
     dot_f16,
+    l2sq_halves,
+    dot_halves,
+    l1_halves,
     l1_f16,
     differing,
     common,
@@ -103,21 +106,24 @@ impl Lanes for __m512 {
 }
 
 macro_rules! sums {
-    ($($name:ident($term:ty, $b:ty);)*) => {$(
+    ($($name:ident($term:ty, $a:ty, $b:ty);)*) => {$(
         #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-        unsafe fn $name(a: &[f32], b: &[$b]) -> f32 {
+        unsafe fn $name(a: &[$a], b: &[$b]) -> f32 {
             // SAFETY: the features of __m512 are enabled here.
-            unsafe { sum_terms::<__m512, 4, $term, $b>(a, b) }
+            unsafe { sum_terms::<__m512, 4, $term, $a, $b>(a, b) }
         }
     )*};
 }
 sums! {
-    l2sq(L2sq, f32);
-    dot(Dot, f32);
-    l1(L1, f32);
-    l2sq_f16(L2sq, f16);
-    dot_f16(Dot, f16);
-    l1_f16(L1, f16);
+    l2sq(L2sq, f32, f32);
+    dot(Dot, f32, f32);
+    l1(L1, f32, f32);
+    l2sq_f16(L2sq, f32, f16);
+    dot_f16(Dot, f32, f16);
+    l2sq_halves(L2sq, f16, f16);
+    dot_halves(Dot, f16, f16);
+    l1_halves(L1, f16, f16);
+    l1_f16(L1, f32, f16);
 }
 
 /// # Safety

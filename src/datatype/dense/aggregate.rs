@@ -1,77 +1,86 @@
-//! Functions behind `avg(vector)`. The state is a `double precision[]`: number of rows, then the sum of each
+//! Functions behind `avg`. The state is a `double precision[]`: number of rows, then the sum of each
 //! coordinate; `{0}` at first, as the dimension comes with the first row.
 //!
 //! While an aggregate runs, the state belongs to it alone and is changed in place (as core's `float8_accum` does).
 
-use super::arithmetic::out_of_range;
-use super::{VectorBuf, check_dim, check_finite, check_typmod};
+use super::{DenseBuf, DenseRef};
 use crate::datatype::array::{ArrayRef, new_array};
-use crate::datatype::function::{Args, pg_functions};
+use crate::datatype::function::Args;
+use crate::datatype::modifier::check_typmod;
+use crate::datatype::range::{out_of_range, rounded};
 use crate::error::{PgError, Result};
+use omen_vector::{Element, VectorType};
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-pg_functions! {
-    /// Transition: `vector_accum(double precision[], vector)`.
-    fn vector_accum(args) -> *mut pg_sys::ArrayType {
-        let state = State::new(args, 0, "vector_accum")?;
-        let vector = args.vector(1)?;
-        let x = vector.x();
-        if state.dim()? == 0 {
-            let n_rows = state.n_rows()?;
-            return new_state(x.len(), |sums| {
-                sums[0] = n_rows + 1.0;
-                for (sum, &x) in sums[1..].iter_mut().zip(x) {
-                    *sum = f64::from(x);
-                }
-                Ok(())
-            });
-        }
-        check_typmod(state.dim()? as i32, x.len())?;
-        state.update(args, |sums| {
-            sums[0] += 1.0;
-            add(&mut sums[1..], x.iter().map(|&x| f64::from(x)))
-        })
-    }
-
-    /// Combine: `vector_combine(double precision[], double precision[])`; merges the states of parallel workers.
-    fn vector_combine(args) -> *mut pg_sys::ArrayType {
-        let a = State::new(args, 0, "vector_combine")?;
-        let b = State::new(args, 1, "vector_combine")?;
-        match (a.dim()?, b.dim()?) {
-            (0, 0) => {}
-            (0, dim) | (dim, 0) => check_dim(dim)?,
-            (dim_a, dim_b) => {
-                check_dim(dim_a)?;
-                check_typmod(dim_a as i32, dim_b)?;
+/// Transition: `(double precision[], E)`. `function` is its name.
+pub(in crate::datatype) fn accumulate<E: Element>(
+    args: &Args,
+    function: &str,
+) -> Result<*mut pg_sys::ArrayType> {
+    let state = State::new(args, 0, function)?;
+    let value = args.read::<DenseRef<E>>(1)?;
+    let x = value.x();
+    if state.dim()? == 0 {
+        let n_rows = state.n_rows()?;
+        return new_state(x.len(), |sums| {
+            sums[0] = n_rows + 1.0;
+            for (sum, x) in sums[1..].iter_mut().zip(x) {
+                *sum = f64::from(x.to_f32());
             }
-        }
-        let sums_b = b.sums()?;
-        if a.dim()? == 0 {
-            let n_rows = a.n_rows()?;
-            return new_state(b.dim()?, |sums| {
-                sums.copy_from_slice(sums_b);
-                sums[0] += n_rows;
-                Ok(())
-            });
-        }
-        a.update(args, |sums| {
-            sums[0] += sums_b[0];
-            add(&mut sums[1..], sums_b[1..].iter().copied())
-        })
+            Ok(())
+        });
     }
+    check_typmod(state.dim()? as i32, x.len())?;
+    state.update(args, |sums| {
+        sums[0] += 1.0;
+        add(&mut sums[1..], x.iter().map(|x| f64::from(x.to_f32())))
+    })
+}
 
-    /// Final: `vector_avg(double precision[])`; NULL for no rows.
-    fn vector_avg(args) -> Option<VectorBuf> {
-        let state = State::new(args, 0, "vector_avg")?;
-        let sums = state.sums()?;
-        let n_rows = sums[0];
-        if n_rows == 0.0 {
-            return Ok(None);
+/// Combine: `(double precision[], double precision[])`, of all types; merges the states of parallel workers.
+pub(in crate::datatype) fn combine(args: &Args, function: &str) -> Result<*mut pg_sys::ArrayType> {
+    let a = State::new(args, 0, function)?;
+    let b = State::new(args, 1, function)?;
+    match (a.dim()?, b.dim()?) {
+        (0, 0) => {}
+        (0, dim) | (dim, 0) => VectorType::Vector.check_dim(dim)?,
+        (dim_a, dim_b) => {
+            VectorType::Vector.check_dim(dim_a)?;
+            check_typmod(dim_a as i32, dim_b)?;
         }
-        let mean = VectorBuf::from_fn(sums.len() - 1, |i| (sums[i + 1] / n_rows) as f32)?;
-        mean.x().iter().try_for_each(|&x| check_finite(x))?;
-        Ok(Some(mean))
     }
+    let sums_b = b.sums()?;
+    if a.dim()? == 0 {
+        let n_rows = a.n_rows()?;
+        return new_state(b.dim()?, |sums| {
+            sums.copy_from_slice(sums_b);
+            sums[0] += n_rows;
+            Ok(())
+        });
+    }
+    a.update(args, |sums| {
+        sums[0] += sums_b[0];
+        add(&mut sums[1..], sums_b[1..].iter().copied())
+    })
+}
+
+/// Final: `(double precision[])`; NULL for no rows. `function` is its name.
+pub(in crate::datatype) fn average<E: Element>(
+    args: &Args,
+    function: &str,
+) -> Result<Option<DenseBuf<E>>> {
+    let state = State::new(args, 0, function)?;
+    let sums = state.sums()?;
+    let n_rows = sums[0];
+    if n_rows == 0.0 {
+        return Ok(None);
+    }
+    let mut mean = DenseBuf::zeroed(sums.len() - 1)?;
+    for (to, sum) in mean.x_mut().iter_mut().zip(&sums[1..]) {
+        *to = rounded::<E>((sum / n_rows) as f32)?;
+        E::TYPE.check_finite(to.to_f32())?;
+    }
+    Ok(Some(mean))
 }
 
 /// A state argument: an array of at least one float8, none null.

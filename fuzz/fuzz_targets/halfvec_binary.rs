@@ -1,0 +1,6 @@
+//! See `omen_tests::fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    omen_tests::fuzz::vectors::binary::<omen_tests::fuzz::vectors::f16>(input);
+});

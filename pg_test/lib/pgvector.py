@@ -1,0 +1,38 @@
+"""pgvector itself, in the private server of the major under test.
+
+Environment: OMEN_PGVECTOR (folder with pgvector's files for that major, as `tools/setup.sh pgvector` makes it; else the usual place is looked at).
+"""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .server import BIN, RUN_DIR, major
+
+FILES = Path(os.environ.get("OMEN_PGVECTOR") or RUN_DIR.parent.parent / "pg" / "pgvector" / str(major()))
+
+
+def _config(what: str) -> Path:
+    return Path(subprocess.run([BIN / "pg_config", what], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def _put(source: Path, folder: Path):
+    """Copies a file, renamed into place: a server that has the old one mapped must not see it change."""
+    new = folder / (source.name + ".new")
+    shutil.copy(source, new)
+    new.rename(folder / source.name)
+
+
+def install() -> str:
+    """Makes `CREATE EXTENSION vector` possible and returns the version that it makes; skips the test where there is no pgvector for this major."""
+    if not (FILES / ".version").exists():
+        pytest.skip(f"PyPI has no pgvector for PostgreSQL {major()}, or tools/setup.sh pgvector {major()} was not run")
+    _put(FILES / "vector.so", _config("--pkglibdir"))
+    scripts = _config("--sharedir") / "extension"
+    for script in (FILES / "extension").iterdir():
+        _put(script, scripts)
+    control = (FILES / "extension" / "vector.control").read_text()
+    return next(line.split("'")[1] for line in control.splitlines() if line.startswith("default_version"))
