@@ -31,6 +31,7 @@ type Row = (
     i32,
     i64,
     String,
+    String,
 );
 
 /// Microseconds from the Unix epoch to that of Postgres, 2000-01-01.
@@ -60,6 +61,7 @@ fn omen_index_status(
         name!(calibration_queries, i32),
         name!(hot_tier_bytes, i64),
         name!(hot_tier_state, String),
+        name!(stored_as, String),
     ),
 > {
     let row = NamedIndex::open(index).and_then(|named| {
@@ -132,6 +134,7 @@ fn read(named: &NamedIndex) -> Result<Row> {
         index.meta.calibration_queries as i32,
         tier_bytes as i64,
         tier_state,
+        index.form.kind().name().to_owned(),
     ))
 }
 

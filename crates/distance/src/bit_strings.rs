@@ -19,4 +19,3 @@ pub fn jaccard(a: &[u8], b: &[u8]) -> f64 {
         }
     }
 }
-

@@ -31,6 +31,10 @@
 //! `|xs| <= err/2g`: entries with `err >= err_limit = 2g * 0.99 * MAX * s^2 / |us|` get the key minus infinity. Finite `err`
 //! are below [`MAX_ERR`], so for a *plain* query (`err_limit >= MAX_ERR`) no entry needs the test.
 //!
+//! **Hamming, Jaccard**: rows are the strings themselves. Counts of bits are exact, and so are those of `MAX_BITS` bits as f32: key, ceiling and
+//! operator are one number. Jaccard's distance is computed in f64, as by the operator, and rounded to the nearest f32, `d`: the operator's value is
+//! between the f32 below `d` and the one above it, which are key and ceiling.
+//!
 //! # Ceilings
 //! The same from above, for entries whose place in the order can be told without the heap. **L2, Cosine**: `|us - xs| <= ceiling`:
 //! by (A) `|q-h| <= sqrt(d) (1+g) + sqrt(dim) 2^-74`, and (B), (C) add `err + q_err`. The ceiling takes `1+2g`, whose spare `g sqrt(d)`
@@ -123,6 +127,7 @@ impl Bound {
         let q_err = match metric {
             Metric::L2 | Metric::Cosine => q_err + underflow,
             Metric::L1 => q_err + f64::from(dim) * 2f64.powi(-148),
+            Metric::Hamming | Metric::Jaccard => 0.0,
             Metric::NegIp => q_err,
         };
         let q_norm = norm + q_err / g2;
@@ -183,6 +188,8 @@ impl Bound {
                 let key = raw * self.shrink - (err + self.q_err);
                 if key > 0.0 { key } else { 0.0 }
             }
+            Metric::Hamming => raw,
+            Metric::Jaccard => raw.next_down().max(0.0),
             Metric::NegIp => {
                 let key = -raw - err * self.slope;
                 if err < self.err_limit && !key.is_nan() {
@@ -205,6 +212,8 @@ impl Bound {
                 let radius = (err + self.q_err).next_up();
                 (raw * self.grow + radius).next_up()
             }
+            Metric::Hamming => raw,
+            Metric::Jaccard => raw.next_up(),
             Metric::NegIp if err < self.err_limit => -raw + err * self.slope,
             Metric::NegIp => f32::INFINITY,
         };
@@ -215,7 +224,7 @@ impl Bound {
         }
     }
 
-    /// L2, Cosine: an l2sq that an entry of key at most `threshold` cannot exceed; NegIp: the same for `-<q,h>`. L1, which has no codes: no limit.
+    /// L2, Cosine: an l2sq that an entry of key at most `threshold` cannot exceed; NegIp: the same for `-<q,h>`. Others have no codes: no limit.
     /// (Up to rounding of a few units, which the filter's own allowance covers.)
     #[inline(always)]
     pub(crate) fn raw_limit(&self, threshold: f32, err: f32) -> f32 {
@@ -225,7 +234,7 @@ impl Bound {
                 reach * reach * (1.0 + 4.0 * self.g)
             }
             Metric::NegIp => threshold + err * self.slope,
-            Metric::L1 => f32::INFINITY,
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => f32::INFINITY,
         }
     }
 
@@ -252,7 +261,7 @@ impl Bound {
                 slope: self.slope,
                 factor: 1.0,
             },
-            Metric::L1 => Limit {
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => Limit {
                 square: false,
                 offset: f32::INFINITY,
                 slope: 0.0,
@@ -293,6 +302,7 @@ pub fn upper_bound(metric: Metric, dim: u32, scale_exp: i32, ceiling: f32) -> f6
                 f64::INFINITY
             }
         }
+        Metric::Hamming | Metric::Jaccard => ceiling,
         Metric::Cosine => distance * distance / 2.0 + 8.0 * g,
         Metric::NegIp => {
             let underflow = f64::from(dim) * 2f64.powi(-148);
@@ -316,6 +326,7 @@ pub fn lower_bound(metric: Metric, dim: u32, scale_exp: i32, key: f32) -> f64 {
             f.max(0.0).sqrt()
         }
         Metric::L1 => (distance * (1.0 - 2.0 * g) - f64::from(dim) * 2f64.powi(-148)).max(0.0),
+        Metric::Hamming | Metric::Jaccard => key,
         Metric::Cosine => distance * distance / 2.0 - 8.0 * g,
         Metric::NegIp => {
             let underflow = f64::from(dim) * 2f64.powi(-148);

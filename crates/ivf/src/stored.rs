@@ -20,7 +20,7 @@ const MAX_COSINE_EXP: i32 = 15;
 /// What the index keeps of a vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredVector {
-    /// The scaled vector in binary16, `[dim]`, finite.
+    /// The row, `[row_words]`: of vectors the scaled vector in binary16, `[dim]`, finite.
     pub row: Vec<f16>,
     /// Radius of the hard bound (see `bound.rs`); may be infinite.
     pub err: f32,
@@ -92,7 +92,9 @@ impl Scaling {
         }
         let unit = 2f64.powi(self.scale_exp);
         let (factor, err) = match self.metric {
-            Metric::L2 | Metric::NegIp | Metric::L1 => (unit, 0.0),
+            Metric::L2 | Metric::NegIp | Metric::L1 | Metric::Hamming | Metric::Jaccard => {
+                (unit, 0.0)
+            }
             Metric::Cosine => {
                 let norm = norm_sq(v).sqrt();
                 if norm == 0.0 {
@@ -157,8 +159,8 @@ pub fn choose_scale(metric: Metric, sample: &[f32], dim: usize) -> i32 {
     let size_of = |v: &[f32]| {
         let peak = f64::from(v.iter().fold(0f32, |m, x| m.max(x.abs())));
         let norm = match metric {
-            Metric::L2 | Metric::NegIp | Metric::L1 => 1.0,
             Metric::Cosine => norm_sq(v).sqrt(),
+            _ => 1.0,
         };
         if peak > 0.0 && peak.is_finite() {
             peak / norm

@@ -302,7 +302,7 @@ fn a_query_for_a_device_is_that_of_the_cpu() {
                 Metric::L2 => &[1e30],
                 Metric::Cosine => &[0.0, 1e25],
                 Metric::NegIp => &[1e30],
-                Metric::L1 => &[1e25, 1e38],
+                _ => &[1e25, 1e38],
             };
             for &x in bad {
                 let q = vec![x; dim];

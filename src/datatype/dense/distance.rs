@@ -90,6 +90,8 @@ pub(crate) fn distance<E: Summed>(metric: Metric, a: &[E], b: &[E]) -> f64 {
         Metric::L2 => l2sq(a, b).sqrt(),
         Metric::NegIp => -inner_product(a, b),
         Metric::L1 => l1(a, b),
+        // Of bits alone.
+        Metric::Hamming | Metric::Jaccard => f64::NAN,
         Metric::Cosine => {
             let norms = inner_product(a, a) * inner_product(b, b);
             let similarity = inner_product(a, b) / norms.sqrt();

@@ -92,7 +92,7 @@ impl Filter {
     pub fn for_index(metric: Metric, dim: u32) -> Self {
         match metric {
             Metric::L2 | Metric::NegIp | Metric::Cosine => Self::for_dim(dim),
-            Metric::L1 => Self::None,
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => Self::None,
         }
     }
 

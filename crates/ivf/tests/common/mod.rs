@@ -38,6 +38,7 @@ pub fn operator(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
         Metric::L2 => f64::from(omen_distance::l2sq(a, b)).sqrt(),
         Metric::NegIp => f64::from(-omen_distance::dot(a, b)),
         Metric::L1 => f64::from(omen_distance::l1(a, b)),
+        Metric::Hamming | Metric::Jaccard => unreachable!("of bits"),
         Metric::Cosine => {
             let norms = f64::from(omen_distance::norm_sq(a)) * f64::from(omen_distance::norm_sq(b));
             let similarity = f64::from(omen_distance::dot(a, b)) / norms.sqrt();
@@ -184,6 +185,7 @@ pub fn build_with(
     }
     entries.sort_by_key(|entry| entry.list);
     let spec = IndexSpec {
+        kind: omen_ivf::VectorKind::Half,
         metric: scaling.metric,
         dim: dim as u32,
         lists: (centroids.len() / dim) as u32,
