@@ -41,3 +41,100 @@ CREATE OPERATOR CLASS vector_cosine_ops
 	FUNCTION 1 (vector, vector) omen_vector_cosine_support(internal);
 COMMENT ON OPERATOR CLASS vector_cosine_ops USING omen IS 'order by cosine distance';
 COMMENT ON OPERATOR FAMILY vector_cosine_ops USING omen IS 'order by cosine distance';
+
+-- The classes below are of types and operators that pgvector has had since 0.7. The functions are there in any case.
+
+CREATE FUNCTION omen_vector_l1_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_vector_l1_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_vector_l1_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_halfvec_l2_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_halfvec_l2_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_halfvec_l2_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_halfvec_ip_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_halfvec_ip_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_halfvec_ip_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_halfvec_cosine_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_halfvec_cosine_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_halfvec_cosine_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_halfvec_l1_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_halfvec_l1_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_halfvec_l1_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_bit_hamming_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_bit_hamming_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_bit_hamming_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_bit_jaccard_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_bit_jaccard_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_bit_jaccard_support(internal) IS 'internal function of access method omen';
+
+DO $omen$ BEGIN
+IF pg_catalog.to_regoperator('<+>(vector,vector)') IS NOT NULL THEN
+
+CREATE OPERATOR CLASS vector_l1_ops
+	FOR TYPE vector USING omen AS
+	OPERATOR 1 <+> (vector, vector) FOR ORDER BY float_ops,
+	FUNCTION 1 (vector, vector) omen_vector_l1_support(internal);
+COMMENT ON OPERATOR CLASS vector_l1_ops USING omen IS 'order by taxicab distance';
+COMMENT ON OPERATOR FAMILY vector_l1_ops USING omen IS 'order by taxicab distance';
+
+END IF;
+END $omen$;
+
+DO $omen$ BEGIN
+IF pg_catalog.to_regtype('halfvec') IS NOT NULL THEN
+
+CREATE OPERATOR CLASS halfvec_l2_ops
+	DEFAULT FOR TYPE halfvec USING omen AS
+	OPERATOR 1 <-> (halfvec, halfvec) FOR ORDER BY float_ops,
+	FUNCTION 1 (halfvec, halfvec) omen_halfvec_l2_support(internal);
+COMMENT ON OPERATOR CLASS halfvec_l2_ops USING omen IS 'order by Euclidean distance';
+COMMENT ON OPERATOR FAMILY halfvec_l2_ops USING omen IS 'order by Euclidean distance';
+
+CREATE OPERATOR CLASS halfvec_ip_ops
+	FOR TYPE halfvec USING omen AS
+	OPERATOR 1 <#> (halfvec, halfvec) FOR ORDER BY float_ops,
+	FUNCTION 1 (halfvec, halfvec) omen_halfvec_ip_support(internal);
+COMMENT ON OPERATOR CLASS halfvec_ip_ops USING omen IS 'order by negative inner product';
+COMMENT ON OPERATOR FAMILY halfvec_ip_ops USING omen IS 'order by negative inner product';
+
+CREATE OPERATOR CLASS halfvec_cosine_ops
+	FOR TYPE halfvec USING omen AS
+	OPERATOR 1 <=> (halfvec, halfvec) FOR ORDER BY float_ops,
+	FUNCTION 1 (halfvec, halfvec) omen_halfvec_cosine_support(internal);
+COMMENT ON OPERATOR CLASS halfvec_cosine_ops USING omen IS 'order by cosine distance';
+COMMENT ON OPERATOR FAMILY halfvec_cosine_ops USING omen IS 'order by cosine distance';
+
+CREATE OPERATOR CLASS halfvec_l1_ops
+	FOR TYPE halfvec USING omen AS
+	OPERATOR 1 <+> (halfvec, halfvec) FOR ORDER BY float_ops,
+	FUNCTION 1 (halfvec, halfvec) omen_halfvec_l1_support(internal);
+COMMENT ON OPERATOR CLASS halfvec_l1_ops USING omen IS 'order by taxicab distance';
+COMMENT ON OPERATOR FAMILY halfvec_l1_ops USING omen IS 'order by taxicab distance';
+
+END IF;
+END $omen$;
+
+DO $omen$ BEGIN
+IF pg_catalog.to_regoperator('<~>(bit,bit)') IS NOT NULL THEN
+
+CREATE OPERATOR CLASS bit_hamming_ops
+	DEFAULT FOR TYPE bit USING omen AS
+	OPERATOR 1 <~> (bit, bit) FOR ORDER BY float_ops,
+	FUNCTION 1 (bit, bit) omen_bit_hamming_support(internal);
+COMMENT ON OPERATOR CLASS bit_hamming_ops USING omen IS 'order by number of bits that differ';
+COMMENT ON OPERATOR FAMILY bit_hamming_ops USING omen IS 'order by number of bits that differ';
+
+CREATE OPERATOR CLASS bit_jaccard_ops
+	FOR TYPE bit USING omen AS
+	OPERATOR 1 <%> (bit, bit) FOR ORDER BY float_ops,
+	FUNCTION 1 (bit, bit) omen_bit_jaccard_support(internal);
+COMMENT ON OPERATOR CLASS bit_jaccard_ops USING omen IS 'order by Jaccard distance';
+COMMENT ON OPERATOR FAMILY bit_jaccard_ops USING omen IS 'order by Jaccard distance';
+
+END IF;
+END $omen$;

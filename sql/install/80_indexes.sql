@@ -17,7 +17,8 @@ CREATE FUNCTION omen_index_status(
 	OUT drift double precision,
 	OUT calibration_queries integer,
 	OUT hot_tier_bytes bigint,
-	OUT hot_tier_state text
+	OUT hot_tier_state text,
+	OUT stored_as text
 ) RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'omen_index_status_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION omen_index_status(regclass) IS 'what an omen index holds, on disk and on this session''s GPU';

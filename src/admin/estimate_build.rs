@@ -7,6 +7,7 @@ use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use crate::am::OpClass;
 use crate::am::estimate::{self, Estimate};
 use crate::error::{PgError, Result};
 use crate::privilege;
@@ -59,8 +60,8 @@ fn estimate_named(table: pg_sys::Oid, column: &CStr, lists: i32) -> Result<Estim
     // SAFETY: it is open, and what is asked for checked before it is looked at.
     unsafe {
         check_table(rel)?;
-        let column = vector_column(rel, column)?;
-        let estimate = estimate::estimate(rel, column, lists)?;
+        let (column, class) = vector_column(rel, column)?;
+        let estimate = estimate::estimate(rel, class, column, lists)?;
         pg_sys::relation_close(rel, LOCK);
         Ok(estimate)
     }
@@ -119,11 +120,11 @@ unsafe fn check_table(rel: pg_sys::Relation) -> Result<()> {
     Ok(())
 }
 
-/// Number of a column of `rel`. Errors: there is none of that name, or `omen` has no operator class for its type.
+/// Number of a column of `rel`, and the default operator class of its type. Errors: there is none of that name, or `omen` has no operator class for its type.
 ///
 /// # Safety
 /// `rel` is open.
-unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<i16> {
+unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<(i16, OpClass)> {
     // SAFETY: by this function's contract; names are strings in the current memory context.
     unsafe {
         let name = column.to_string_lossy();
@@ -134,18 +135,18 @@ unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<i16> {
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
                 format!("column \"{name}\" of table \"{table}\" does not exist"),
             )
-            .with_hint("Name a column of type vector."));
+            .with_hint("Name a column of type vector, halfvec or bit."));
         }
         let type_id = pg_sys::get_atttype((*rel).rd_id, number);
         let method = pg_sys::get_am_oid(c"omen".as_ptr(), false);
-        if pg_sys::GetDefaultOpClass(type_id, method) == pg_sys::InvalidOid {
+        let Some(class) = OpClass::default_for(type_id, method)? else {
             let found = CStr::from_ptr(pg_sys::format_type_be(type_id)).to_string_lossy();
             return Err(PgError::new(
                 PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
                 format!("column \"{name}\" of table \"{table}\" is of type {found}, not vector"),
             )
-            .with_hint("Name a column of type vector."));
-        }
-        Ok(number)
+            .with_hint("Name a column of type vector, halfvec or bit."));
+        };
+        Ok((number, class))
     }
 }

@@ -31,6 +31,7 @@ type Row = (
     i32,
     i64,
     String,
+    String,
 );
 
 /// Microseconds from the Unix epoch to that of Postgres, 2000-01-01.
@@ -60,6 +61,7 @@ fn omen_index_status(
         name!(calibration_queries, i32),
         name!(hot_tier_bytes, i64),
         name!(hot_tier_state, String),
+        name!(stored_as, String),
     ),
 > {
     let row = NamedIndex::open(index).and_then(|named| {
@@ -91,6 +93,10 @@ fn read(named: &NamedIndex) -> Result<Row> {
     let counts = omen_ivf::count::count(&pages, &index)?;
     let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
         None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
+        None if index.cpu_only().is_some() => {
+            let why = index.cpu_only().unwrap_or_default();
+            (0, format!("none, {why}"))
+        }
         None => shared_tier(&pages, &index).unwrap_or((0, "not loaded".to_owned())),
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();
@@ -128,6 +134,7 @@ fn read(named: &NamedIndex) -> Result<Row> {
         index.meta.calibration_queries as i32,
         tier_bytes as i64,
         tier_state,
+        index.form.kind().name().to_owned(),
     ))
 }
 

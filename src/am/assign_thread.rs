@@ -8,8 +8,9 @@ use std::thread::JoinHandle;
 use omen_ivf::Tid;
 use omen_ivf::assign::Assign;
 use omen_ivf::build_entries::Chunk;
+use omen_ivf::form::RowForm;
 use omen_ivf::row_batch::RowBatch;
-use omen_ivf::stored::{Scaling, StoredVector};
+use omen_ivf::stored::StoredVector;
 use pgrx::PgSqlErrorCode;
 use rayon::prelude::*;
 
@@ -20,7 +21,7 @@ use crate::threads::{self, InDriver};
 pub(super) enum Rows {
     /// Rows in their stored form.
     Stored(RowBatch),
-    /// The user's numbers, `[n, dim]`, and where they are from, `[n]`.
+    /// Inputs, `[n, input_words]`, and where they are from, `[n]`.
     Vectors(Vec<f32>, Vec<Tid>),
 }
 
@@ -37,7 +38,7 @@ pub(super) struct AssignThread {
 impl AssignThread {
     /// Starts it. `pool` stores the user's vectors. Errors: the system has no thread left.
     pub(super) fn start(
-        scaling: Scaling,
+        form: RowForm,
         mut assign: Box<dyn Assign>,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self> {
@@ -53,9 +54,7 @@ impl AssignThread {
                 }
                 let stored = match rows {
                     Rows::Stored(rows) => Ok(rows),
-                    Rows::Vectors(vectors, tids) => {
-                        pool.install(|| store(scaling, &vectors, &tids))
-                    }
+                    Rows::Vectors(vectors, tids) => pool.install(|| store(form, &vectors, &tids)),
                 };
                 let in_driver = assign.uses_driver().then(InDriver::enter);
                 if let Some(None) = in_driver {
@@ -63,9 +62,10 @@ impl AssignThread {
                     std::mem::forget(assign);
                     return;
                 }
-                let chunk = stored.map(|rows| Chunk {
-                    lists: assign.assign(rows.rows()),
-                    rows,
+                let chunk = stored.map(|rows| {
+                    let coarse = pool.install(|| form.coarse_rows(rows.rows()));
+                    let lists = assign.assign(&coarse);
+                    Chunk { rows, lists }
                 });
                 drop(in_driver);
                 if done.send(chunk).is_err() {
@@ -142,13 +142,12 @@ impl Drop for AssignThread {
 }
 
 /// Brings vectors into their stored form, on the pool of the thread that calls.
-fn store(scaling: Scaling, vectors: &[f32], tids: &[Tid]) -> omen_ivf::Result<RowBatch> {
-    let dim = scaling.dim as usize;
+fn store(form: RowForm, vectors: &[f32], tids: &[Tid]) -> omen_ivf::Result<RowBatch> {
     let stored: Vec<Option<StoredVector>> = vectors
-        .par_chunks_exact(dim)
-        .map(|v| scaling.to_stored(v))
+        .par_chunks_exact(form.input_words())
+        .map(|v| form.to_stored(v))
         .collect::<omen_ivf::Result<_>>()?;
-    let mut rows = RowBatch::with_capacity(dim, tids.len());
+    let mut rows = RowBatch::with_capacity(form.row_words() as usize, tids.len());
     for (tid, stored) in tids.iter().zip(&stored) {
         // Zero vectors under cosine are not indexed.
         if let Some(stored) = stored {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use half::f16;
 use omen_gpu::GpuAssigner;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
+use omen_ivf::form::{RowForm, coarse_dim};
 use omen_ivf::kmeans::{OnThreads, train_by};
 use omen_ivf::layout::group::Filter;
-use omen_ivf::stored::{Scaling, choose_scale, scale_sample};
 use omen_ivf::write_index::{IndexSpec, write_index, write_index_from};
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
@@ -22,6 +22,7 @@ use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
 use super::progress::{self, Clock, Phase};
 use super::random::Random;
+use super::sample::Values;
 use super::{build_workers, calibration, column_dim, parallel_read, sample};
 use crate::engine::building::{self, Leftovers, Opening, Work};
 use crate::error::{PgError, Result};
@@ -72,16 +73,18 @@ pub(super) unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
 unsafe fn build_empty(index: pg_sys::Relation) -> Result<()> {
     // SAFETY: by this function's contract.
     unsafe {
-        let dim = column_dim(index)?;
+        let (dim, class) = (column_dim(index)?, OpClass::of(index)?);
+        let (kind, metric) = (class.kind(), class.metric);
         let spec = IndexSpec {
-            metric: OpClass::of(index)?.metric,
+            kind,
+            metric,
             dim,
             lists: 1,
-            filter: Filter::for_dim(dim),
+            filter: Filter::for_index(metric, dim),
             lists_option: options::lists(index),
             scale_exp: 0,
             rotation_seed: Random::from_clock().next(),
-            centroids: vec![f16::ZERO; dim as usize],
+            centroids: vec![f16::ZERO; coarse_dim(kind, dim) as usize],
             built_at: now_micros(),
         };
         let mut pages = BulkPages::new(index, true);
@@ -124,31 +127,29 @@ unsafe fn build(
     clock.begin(Phase::Sampling);
     let n_threads = pool.current_num_threads();
     // SAFETY: by this function's contract.
-    let rough = unsafe { rough_work(&rows, dim, lists_option) };
+    let rough = unsafe { rough_work(&rows, opclass, dim, lists_option) };
     let opening = Opening::begin(&rough, n_threads);
     let sample_bytes = work_bytes / sample::PARTS;
+    let kind = opclass.kind();
+    let values = Values { kind, dim };
     // SAFETY: by this function's contract.
-    let mut sample = unsafe {
-        let dim = dim as usize;
-        sample::take(&rows, dim, lists_option, sample_bytes, &mut random)?
-    };
-    let lists = sample::choose_lists(lists_option, &mut sample, dim as usize, is_new, &mut random);
-    let scale_exp = pool.install(|| choose_scale(opclass.metric, &sample.rows, dim as usize));
-    let scaling = Scaling {
-        metric: opclass.metric,
-        dim,
-        scale_exp,
-    };
+    let mut sample =
+        unsafe { sample::take(&rows, values, lists_option, sample_bytes, &mut random)? };
+    let lists = sample::choose_lists(lists_option, &mut sample, values, is_new, &mut random);
+    let seed = random.next();
+    let form =
+        pool.install(|| RowForm::for_sample(values.kind, opclass.metric, dim, seed, &sample.rows));
+    let coarse_dim = form.coarse_dim() as usize;
     let estimated_rows = sample.estimated_rows;
-    let queries = sample.queries(dim as usize, &mut random);
-    let scaled = pool.install(|| scale_sample(&scaling, &sample.rows))?;
+    let queries = sample.queries(values.words(), &mut random);
+    let coarse = pool.install(|| form.train_rows(&sample.rows))?;
     drop(sample);
 
     clock.begin(Phase::KMeans);
     let work = Work {
-        dim: dim as usize,
+        dim: coarse_dim,
         lists: lists as usize,
-        n_sampled: scaled.len() / dim as usize,
+        n_sampled: coarse.len() / coarse_dim,
         n_rows: estimated_rows,
     };
     let failure = Failure::default();
@@ -157,9 +158,9 @@ unsafe fn build(
     let device = building::assigner_for(&work, n_threads, opening, &failure);
     let has_device = device.is_some();
     // May be fewer than asked for, if rows are equal.
-    let (centroids, device) = train(&scaled, &work, device, &failure, &mut random, &pool)?;
-    let lists = (centroids.len() / dim as usize) as u32;
-    drop(scaled);
+    let (centroids, device) = train(&coarse, &work, device, &failure, &mut random, &pool)?;
+    let lists = (centroids.len() / coarse_dim) as u32;
+    drop(coarse);
 
     clock.begin(Phase::Assigning);
     progress::total(estimated_rows);
@@ -168,11 +169,12 @@ unsafe fn build(
         device,
         failure.clone(),
         &centroids,
-        dim as usize,
+        coarse_dim,
         pool.clone(),
     );
-    let sort = EntrySort::new(dim as usize, work_bytes - ahead_bytes, &pool);
-    let mut sink = EntrySink::new(scaling, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
+    let row_words = form.row_words() as usize;
+    let sort = EntrySort::new(row_words, work_bytes - ahead_bytes, &pool);
+    let mut sink = EntrySink::new(form, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
@@ -182,13 +184,14 @@ unsafe fn build(
     clock.begin(Phase::Writing);
     progress::total(n_entries);
     let spec = IndexSpec {
+        kind,
         metric: opclass.metric,
         dim,
         lists,
-        filter: Filter::for_dim(dim),
+        filter: Filter::for_index(opclass.metric, dim),
         lists_option,
-        scale_exp,
-        rotation_seed: random.next(),
+        scale_exp: form.scale_exp(),
+        rotation_seed: seed,
         centroids,
         built_at: now_micros(),
     };
@@ -241,12 +244,12 @@ pub(super) fn ahead_bytes(work_bytes: usize) -> usize {
 ///
 /// # Safety
 /// `rows` is of relations that are open.
-unsafe fn rough_work(rows: &HeapRows, dim: u32, lists_option: u32) -> Work {
+unsafe fn rough_work(rows: &HeapRows, class: OpClass, dim: u32, lists_option: u32) -> Work {
     // SAFETY: by this function's contract.
     let n_blocks = unsafe { build_workers::n_blocks_with_toast(rows) };
-    let n_rows = n_blocks * u64::from(pg_sys::BLCKSZ) / (4 * u64::from(dim) + TUPLE_BYTES);
+    let n_rows = n_blocks * u64::from(pg_sys::BLCKSZ) / (class.value_bytes(dim) + TUPLE_BYTES);
     Work {
-        dim: dim as usize,
+        dim: coarse_dim(class.kind(), dim) as usize,
         lists: sample::wanted_lists(lists_option, n_rows) as usize,
         n_sampled: sample::target_rows(lists_option, n_rows),
         n_rows,
@@ -294,7 +297,7 @@ unsafe fn read_table(rows: &HeapRows, sink: &mut EntrySink) -> Result<(f64, usiz
 
 /// Centroids as stored, `[lists, dim]`, and the device, if it has not failed.
 fn train(
-    scaled: &[f32],
+    coarse: &[f32],
     work: &Work,
     device: Option<GpuAssigner>,
     failure: &Failure,
@@ -306,14 +309,14 @@ fn train(
         Ok(())
     };
     let threads = OnThreads {
-        sample: scaled,
+        sample: coarse,
         dim: work.dim,
         pool,
     };
     let mut assigner = SampleAssigner::new(device, failure.clone(), threads);
     let centroids = train_by(
         &mut assigner,
-        scaled,
+        coarse,
         work.dim,
         work.lists,
         random.next(),

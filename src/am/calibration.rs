@@ -29,7 +29,7 @@ pub(super) fn affordable(wanted: usize, n_entries: u64) -> usize {
     wanted.min(n.max(MIN_QUERIES) as usize)
 }
 
-/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: vectors `[n, dim]` and their tids. The session's GPU finds their
+/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: inputs `[n, input_words]` and their tids. The session's GPU finds their
 /// neighbours if `device` is given, which notes its failure, else the threads of `pool`.
 ///
 /// # Safety
@@ -49,10 +49,11 @@ pub(super) unsafe fn run(
     if open.n_lists() > 1 && !tids.is_empty() {
         clock.begin(Phase::Calibrating);
         let n = affordable(tids.len(), n_entries);
-        let (rows, tids) = (&rows[..n * open.dim()], &tids[..n]);
+        let words = open.form.input_words();
+        let (rows, tids) = (&rows[..n * words], &tids[..n]);
         let nearest = match device {
             Some(failure) => {
-                let vectors: Vec<&[f32]> = rows.chunks_exact(open.dim()).collect();
+                let vectors: Vec<&[f32]> = rows.chunks_exact(words).collect();
                 building::neighbours(&pages, &open, &vectors, NEIGHBOURS, failure)?
             }
             None => None,

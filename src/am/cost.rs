@@ -27,9 +27,11 @@
 
 use omen_ivf::coarse::default_lists;
 use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
+use omen_ivf::layout::streams::row_bytes;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use super::opclass::OpClass;
 use crate::engine::lists::{WIDENED_SHARE, recall_wanted};
 use crate::engine::stats::{Expectation, note_plan};
 use crate::storage::{IndexPages, open_index};
@@ -84,8 +86,12 @@ impl Units {
 struct Facts {
     lists: f64,
     probes: f64,
-    /// `None`: not known.
-    dim: Option<u32>,
+    shape: GroupShape,
+    /// Bytes of a row, and of a centroid.
+    row_bytes: f64,
+    centroid_bytes: f64,
+    /// Bytes of a value in the table; `None`: not known.
+    value_bytes: Option<f64>,
 }
 
 #[pg_guard]
@@ -177,31 +183,31 @@ unsafe fn estimate(path: &pg_sys::IndexPath, filtered: bool) -> Estimate {
     // Rows that pass the filter, as the planner sees it.
     let wanted = path.path.rows.clamp(1.0, table_rows);
 
-    let dim = facts.dim.unwrap_or(GUESSED_DIM);
-    let filter = Filter::for_dim(dim);
-    let shape = GroupShape::new(filter, dim);
-    let code_bytes = shape.bytes() as f64 / GROUP as f64;
-    let vector_bytes = 2.0 * f64::from(dim);
+    let filter = facts.shape.filter;
+    let code_bytes = facts.shape.bytes() as f64 / GROUP as f64;
+    let vector_bytes = facts.row_bytes;
     let share = facts.probes / facts.lists;
     let exact = facts.probes >= facts.lists;
-    let first_bytes = if exact || filter == Filter::None {
-        code_bytes + vector_bytes
-    } else {
-        code_bytes
+    let first_bytes = |row_bytes: f64| {
+        if exact || filter == Filter::None {
+            code_bytes + row_bytes
+        } else {
+            code_bytes
+        }
     };
-    let round = units.entries(share * entries, first_bytes);
+    let round = units.entries(share * entries, first_bytes(vector_bytes));
     let startup = SETUP_PAGES * units.page
-        + units.entries(facts.lists, first_bytes)
+        + units.entries(facts.lists, first_bytes(facts.centroid_bytes))
         + round
         + units.entries(RERANKED.min(share * entries), vector_bytes);
     let pulled_row =
         units.entries(WIDENED_SHARE as f64, code_bytes + vector_bytes) + round / ROWS_OF_ROUND;
 
     let read = f64::from(table.pages) * units.page + table_rows * units.tuple;
-    let shrink = match facts.dim {
-        Some(dim) if f64::from(table.pages) * PAGE < table_rows * 4.0 * f64::from(dim) => {
+    let shrink = match facts.value_bytes {
+        Some(bytes) if f64::from(table.pages) * PAGE < table_rows * bytes => {
             let counted = read + wanted * SORT_COMPARISONS * 2.0 * units.operator;
-            let chunks = (4.0 * f64::from(dim) / CHUNK_BYTES).ceil();
+            let chunks = (bytes / CHUNK_BYTES).ceil();
             let fetch = (FETCH_TUPLES + CHUNK_TUPLES * chunks) * units.tuple;
             counted / (counted + wanted * fetch)
         }
@@ -228,22 +234,44 @@ unsafe fn facts(info: &pg_sys::IndexOptInfo, filtered: bool) -> Facts {
         unsafe {
             let rel = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
             known = open_index(&IndexPages::new(rel)).ok().map(|index| {
-                let (lists, effort) = (index.n_lists(), guc::effort(index.meta.built_rows));
-                let given = effort.probes(lists);
-                let recall = recall_wanted(effort.recall(), filtered);
-                let probes = given.unwrap_or_else(|| index.reach_for(recall, 10).probes);
-                (lists, probes, Some(index.meta.dim))
+                let class = OpClass::of(rel).ok();
+                let value_bytes = class.map(|class| class.value_bytes(index.meta.dim) as f64);
+                (index, value_bytes)
             });
             pg_sys::index_close(rel, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
     }
-    let (lists, probes, dim) = known.unwrap_or_else(|| {
-        let given = guc::effort(info.tuples.max(0.0) as u64).probes(guess);
-        (guess, given.unwrap_or((guess / 16).max(1)), None)
+    let rows = known
+        .as_ref()
+        .map_or(info.tuples.max(0.0) as u64, |(index, _)| {
+            index.meta.built_rows
+        });
+    let effort = guc::effort(rows);
+    let lists = known.as_ref().map_or(guess, |(index, _)| index.n_lists());
+    let probes = effort.probes(lists).unwrap_or_else(|| match &known {
+        Some((index, _)) => {
+            index
+                .reach_for(recall_wanted(effort.recall(), filtered), 10)
+                .probes
+        }
+        None => (guess / 16).max(1),
     });
+    let (shape, words, coarse_dim) = match &known {
+        Some((index, _)) => {
+            let form = &index.form;
+            (index.meta.shape(), form.row_words(), form.coarse_dim())
+        }
+        None => {
+            let shape = GroupShape::new(Filter::for_dim(GUESSED_DIM), GUESSED_DIM);
+            (shape, GUESSED_DIM, GUESSED_DIM)
+        }
+    };
     Facts {
         lists: f64::from(lists),
         probes: f64::from(probes.min(lists)),
-        dim,
+        shape,
+        row_bytes: row_bytes(words) as f64,
+        centroid_bytes: row_bytes(coarse_dim) as f64,
+        value_bytes: known.and_then(|(_, bytes)| bytes),
     }
 }

@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use omen_ivf::Tid;
 use omen_ivf::assign::Assign;
 use omen_ivf::build_entries::MAX_CHUNK_ROWS;
+use omen_ivf::form::RowForm;
 use omen_ivf::row_batch::RowBatch;
-use omen_ivf::stored::Scaling;
 
 use super::assign_thread::{AssignThread, Rows};
 use super::entry_sort::EntrySort;
@@ -27,12 +27,12 @@ const _: () = assert!(MAX_ROWS <= MAX_CHUNK_ROWS);
 
 /// Where the rows of a build go.
 pub(super) struct EntrySink {
-    scaling: Scaling,
+    form: RowForm,
     thread: AssignThread,
     sort: EntrySort,
     /// Rows of a full chunk.
     full: usize,
-    /// `[n, dim]`, the user's numbers.
+    /// Inputs, `[n, input_words]`.
     vectors: Vec<f32>,
     tids: Vec<Tid>,
     stored: RowBatch,
@@ -75,40 +75,41 @@ impl Ready {
 }
 
 impl EntrySink {
-    /// Assigns by `assign`, and sorts by `sort`, rows that `scaling` stores to `lists` lists; `pool` does the storing. Chunks on their way take about `max_bytes`.
+    /// Assigns by `assign`, and sorts by `sort`, rows that `form` stores to `lists` lists; `pool` does the storing. Chunks on their way take about `max_bytes`.
     pub(super) fn new(
-        scaling: Scaling,
+        form: RowForm,
         assign: Box<dyn Assign>,
         pool: &Arc<rayon::ThreadPool>,
         sort: EntrySort,
         lists: u32,
         max_bytes: usize,
     ) -> Result<Self> {
-        let dim = scaling.dim as usize;
-        let row_work = lists as usize * dim;
+        let (words, coarse_dim) = (form.row_words() as usize, form.coarse_dim() as usize);
+        let row_work = lists as usize * coarse_dim;
         let by_work = MAX_WORK * pool.current_num_threads() / row_work;
         let chunk_bytes = (max_bytes / (MAX_OUT + N_READY + 1)).min(MAX_CHUNK_BYTES);
-        let full = RowBatch::new(dim).rows_of_bytes(chunk_bytes);
+        // Coarse vectors are made of a whole chunk.
+        let full = RowBatch::new(words.max(coarse_dim)).rows_of_bytes(chunk_bytes);
         Ok(Self {
-            scaling,
-            thread: AssignThread::start(scaling, assign, pool.clone())?,
+            form,
+            thread: AssignThread::start(form, assign, pool.clone())?,
             sort,
             full: full.min(by_work).clamp(32, MAX_ROWS),
             vectors: Vec::new(),
             tids: Vec::new(),
-            stored: RowBatch::new(dim),
+            stored: RowBatch::new(words),
             ready: Ready::new(pool),
         })
     }
 
     /// How rows are stored.
-    pub(super) fn scaling(&self) -> &Scaling {
-        &self.scaling
+    pub(super) fn form(&self) -> &RowForm {
+        &self.form
     }
 
     /// Takes a row. Errors: it has another dimension.
     pub(super) fn put(&mut self, tid: Tid, v: &[f32]) -> Result<()> {
-        sample::check_dim(self.scaling.dim as usize, v.len())?;
+        sample::check_dim(self.form.kind(), self.form.dim(), v)?;
         self.vectors.extend_from_slice(v);
         self.tids.push(tid);
         if self.tids.len() >= self.full {
@@ -124,7 +125,7 @@ impl EntrySink {
             self.assign_stored()?;
         }
         if self.stored.is_empty() {
-            self.stored = self.ready.take(self.scaling.dim as usize, self.full);
+            self.stored = self.ready.take(self.form.row_words() as usize, self.full);
         }
         self.stored.append(batch)?;
         Ok(())
@@ -146,7 +147,7 @@ impl EntrySink {
         }
         let n = self.full;
         let tids = std::mem::replace(&mut self.tids, Vec::with_capacity(n));
-        let next = Vec::with_capacity(n * self.scaling.dim as usize);
+        let next = Vec::with_capacity(n * self.form.input_words());
         let vectors = std::mem::replace(&mut self.vectors, next);
         self.assign(Rows::Vectors(vectors, tids))
     }
@@ -155,7 +156,7 @@ impl EntrySink {
         if self.stored.is_empty() {
             return Ok(());
         }
-        let next = RowBatch::new(self.scaling.dim as usize);
+        let next = RowBatch::new(self.form.row_words() as usize);
         let rows = std::mem::replace(&mut self.stored, next);
         self.assign(Rows::Stored(rows))
     }

@@ -23,7 +23,7 @@ pub(super) struct EntrySort {
 }
 
 impl EntrySort {
-    /// A sort of entries of `dim` dimensions that keeps about `max_bytes` in memory. The threads of `pool` sort.
+    /// A sort of entries of rows of `dim` words that keeps about `max_bytes` in memory. The threads of `pool` sort.
     pub(super) fn new(dim: usize, max_bytes: usize, pool: &Arc<rayon::ThreadPool>) -> Self {
         Self {
             dim,

@@ -4,9 +4,10 @@
 mod speed;
 
 use omen_gpu::GpuAssigner;
+use omen_ivf::form::{coarse_dim, max_dim, row_words};
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::layout::size::index_size;
-use omen_ivf::params::{MAX_DIM, MAX_LISTS};
+use omen_ivf::params::MAX_LISTS;
 use omen_ivf::store::PAGE_BYTES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
@@ -63,14 +64,15 @@ pub(crate) struct Estimate {
     pub wal_bytes: u64,
 }
 
-/// Of an index on column number `column` of `table`, with `lists` lists (0: by the number of rows).
+/// Of an index of the default class `class` on column number `column` of `table`, with `lists` lists (0: by the number of rows).
 ///
 /// Errors: the column has no dimensions, and there is no row to take them from; a damaged value.
 ///
 /// # Safety
-/// `table` is open, with its lock, and has pages; the column is of type vector.
+/// `table` is open, with its lock, and has pages; the column is of the type of `class`.
 pub(crate) unsafe fn estimate(
     table: pg_sys::Relation,
+    class: OpClass,
     column: i16,
     lists_option: u32,
 ) -> Result<Estimate> {
@@ -89,24 +91,26 @@ pub(crate) unsafe fn estimate(
         pg_sys::get_atttypetypmodcoll(id, column, &mut type_id, &mut typmod, &mut collation);
         // As of a column, or as its domain has it.
         pg_sys::getBaseTypeAndTypmod(type_id, &mut typmod);
-        (HeapRows::new(table, table, info, OpClass::any()), typmod)
+        (HeapRows::new(table, table, info, class), typmod)
     };
     let mut random = Random::from_clock();
     let n_blocks = rows.n_blocks();
     let density = Density::measure(&rows, n_blocks, &mut random);
     let n_rows = (density.mean * f64::from(n_blocks)).round() as u64;
-    let known = (1..=MAX_DIM as i32)
+    let kind = class.kind();
+    let known = (1..=max_dim(kind) as i32)
         .contains(&typmod)
         .then_some(typmod as u32);
-    let (dim, read_seconds) = speed::of_reading(&rows, n_blocks, known, &mut random)?;
+    let (dim, read_seconds) = speed::of_reading(&rows, class, n_blocks, known, &mut random)?;
     let dim = dim.ok_or_else(|| {
         PgError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "column does not have dimensions",
         )
-        .with_hint(
-            "Give the column a dimension, as in vector(768), or ask again when the table has rows.",
-        )
+        .with_hint(format!(
+            "Give the column a dimension, as in {}, or ask again when the table has rows.",
+            class.type_example()
+        ))
     })?;
     let wanted = sample::wanted_lists(lists_option, n_rows);
     // SAFETY: settings are read on the main thread; the relation is open.
@@ -122,14 +126,17 @@ pub(crate) unsafe fn estimate(
             is_logged && persistence == pg_sys::RELPERSISTENCE_PERMANENT,
         )
     };
-    let sampled = sample::planned_rows(lists_option, n_rows, dim, work_bytes);
+    let values = sample::Values { kind, dim };
+    let sampled = sample::planned_rows(lists_option, n_rows, values, work_bytes);
     let lists = wanted.min(sampled.min(n_rows).max(1) as u32);
-    let size = index_size(n_rows, lists, dim);
+    let filter = Filter::for_index(class.metric, dim);
+    let shape = GroupShape::new(filter, coarse_dim(kind, dim));
+    let size = index_size(n_rows, lists, kind, dim, shape);
     let index_bytes = size.pages * PAGE_BYTES as u64;
     // An image of what is used of each page, in records of up to 32.
     let wal_bytes = if needs_wal { size.used_bytes } else { 0 };
     let work = Work {
-        dim: dim as usize,
+        dim: coarse_dim(kind, dim) as usize,
         lists: lists as usize,
         n_sampled: sampled.min(n_rows) as usize,
         n_rows,
@@ -138,9 +145,11 @@ pub(crate) unsafe fn estimate(
     let has_gpu = gpu.is_some();
     let build = Build {
         has_gpu,
-        is_loaded: gpu == Some(true),
+        is_loaded: gpu == Some(true) && class.metric.cpu_only().is_none(),
         n_rows,
-        dim,
+        row_words: row_words(kind, dim),
+        input_words: values.words() as u32,
+        coarse_dim: coarse_dim(kind, dim),
         lists,
         workers,
         sampled: sampled.min(n_rows),
@@ -149,7 +158,9 @@ pub(crate) unsafe fn estimate(
         wal_bytes,
     };
     let speed = Speed::measure(
-        dim as usize,
+        coarse_dim(kind, dim) as usize,
+        row_words(kind, dim),
+        shape,
         lists as usize,
         read_seconds,
         &threads::pool()?,
@@ -174,7 +185,9 @@ struct Build {
     /// Whether the GPU calibrates, too.
     is_loaded: bool,
     n_rows: u64,
-    dim: u32,
+    row_words: u32,
+    input_words: u32,
+    coarse_dim: u32,
     lists: u32,
     workers: usize,
     sampled: u64,
@@ -192,7 +205,7 @@ impl Build {
         let readers = (self.workers as f64).clamp(1.0, cores);
         let is_trained = if self.lists > 1 { ITERATIONS } else { 0.0 };
         let bytes = self.index_bytes as f64;
-        let sample_bytes = sampled * f64::from(self.dim) * size_of::<f32>() as f64;
+        let sample_bytes = sampled * f64::from(self.input_words) * size_of::<f32>() as f64;
         let is_parallel = sample_bytes >= sample::MIN_PARALLEL_BYTES as f64;
         let sampling = sampled * speed.read / if is_parallel { readers } else { 1.0 };
         let assign = if self.has_gpu { 0.0 } else { speed.assign };
@@ -200,7 +213,7 @@ impl Build {
             + if self.has_gpu { GPU_TRAINING } else { 0.0 };
         // With a GPU, taking the rows from the workers is what the process does.
         let (reading, assigning) = (n_rows * speed.read, n_rows * assign);
-        let taking = n_rows * f64::from(self.dim) * TAKING;
+        let taking = n_rows * f64::from(self.row_words) * TAKING;
         // What runs beside each other is bound by the slowest, and by the cores they share.
         let table = (reading / readers)
             .max(assigning / n_threads)
@@ -209,7 +222,7 @@ impl Build {
         // Threads encode while the process writes and logs.
         let encoding = n_rows * speed.encode / n_threads;
         let writing = (bytes * WRITE + self.wal_bytes as f64 * LOG).max(encoding);
-        let entries = n_rows * (f64::from(self.dim) * 2.0 + ENTRY_BYTES as f64);
+        let entries = n_rows * (f64::from(self.row_words) * 2.0 + ENTRY_BYTES as f64);
         let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
@@ -236,22 +249,22 @@ impl Build {
 
     /// The most bytes that a phase takes.
     fn memory(&self) -> u64 {
-        let row = u64::from(self.dim) * size_of::<f32>() as u64;
-        let centroids = u64::from(self.lists) * row * 3;
-        // The sample and its scaled copy.
-        let training = 2 * self.sampled * row + centroids;
-        let entries = self.n_rows * (row / 2 + ENTRY_BYTES);
+        let bytes_of = |words: u32| u64::from(words) * size_of::<f32>() as u64;
+        let (input, coarse) = (bytes_of(self.input_words), bytes_of(self.coarse_dim));
+        let centroids = u64::from(self.lists) * coarse * 3;
+        // The sample, and what is trained on.
+        let training = self.sampled * (input + coarse) + centroids;
+        let entries = self.n_rows * (bytes_of(self.row_words) / 2 + ENTRY_BYTES);
         let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
         let sorting = entries.min(self.work_bytes - ahead) + ahead + centroids;
         let workers = self.workers as u64 * WORKER_BYTES;
-        let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * 2 * row;
+        let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * (input + coarse);
         OTHER_BYTES + training.max(sorting + workers).max(calibrating)
     }
 }
 
 /// Numbers of a row's code.
-fn code_bits(dim: u32) -> f64 {
-    let shape = GroupShape::new(Filter::for_dim(dim), dim);
+fn code_bits(shape: GroupShape) -> f64 {
     f64::from(shape.code_dim) * shape.filter.bits() as f64
 }
 

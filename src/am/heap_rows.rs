@@ -26,10 +26,10 @@ pub(crate) struct HeapValue {
 }
 
 impl HeapValue {
-    /// Calls `f` with the vector.
+    /// Calls `f` with the value's input (see [`omen_ivf::form`]): of vectors the coordinates.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
         // SAFETY: made by `visit_row` alone, of a value that is not null, for use during the visit.
-        unsafe { self.opclass.with_vector(self.datum, f) }
+        unsafe { self.opclass.with_input(self.datum, f) }
     }
 }
 

@@ -44,7 +44,7 @@ unsafe fn insert(index: pg_sys::Relation, value: pg_sys::Datum, tid: omen_ivf::T
         let pages = IndexPages::new(index);
         let open = open_index(&pages)?;
         OpClass::of(index)?
-            .with_vector(value, |v| omen_ivf::insert::insert(&pages, &open, v, tid))??;
+            .with_input(value, |v| omen_ivf::insert::insert(&pages, &open, v, tid))??;
         pages.publish_free_space();
     }
     Ok(())

@@ -35,6 +35,8 @@ pub(crate) use opclass::OpClass;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
+use crate::error::PgError;
+
 /// Everything Postgres asks of an access method, unused members included. Members of later majors are marked.
 static ROUTINE: pg_sys::IndexAmRoutine = pg_sys::IndexAmRoutine {
     type_: pg_sys::NodeTag::T_IndexAmRoutine,
@@ -129,15 +131,25 @@ unsafe extern "C-unwind" fn amoptions(
 /// `index` is open.
 pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
     // SAFETY: by this function's contract.
-    let typmod = unsafe { crate::storage::column_typmod(index) };
-    if typmod >= 1 && typmod as u32 <= omen_ivf::params::MAX_DIM {
-        return Ok(typmod as u32);
+    let (typmod, class) = unsafe { (crate::storage::column_typmod(index), OpClass::of(index)?) };
+    let most = omen_ivf::form::max_dim(class.kind());
+    if typmod < 1 {
+        let example = class.type_example();
+        return Err(PgError::new(
+            pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "column does not have dimensions",
+        )
+        .with_hint(format!(
+            "Give the column a dimension, as in {example}, or index an expression: ((column::{example}))."
+        )));
     }
-    Err(crate::error::PgError::new(
-        pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-        "column does not have dimensions",
-    )
-    .with_hint("Give the column a dimension, as in vector(768), or index an expression: ((column::vector(768)) vector_l2_ops)."))
+    if typmod as u32 > most {
+        return Err(PgError::new(
+            pgrx::PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            format!("column cannot have more than {most} dimensions for omen index"),
+        ));
+    }
+    Ok(typmod as u32)
 }
 
 /// The heap address in Postgres's form.

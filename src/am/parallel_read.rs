@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use omen_ivf::Tid;
+use omen_ivf::form::RowForm;
 use omen_ivf::row_batch::RowBatch;
-use omen_ivf::stored::Scaling;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -19,7 +19,7 @@ use crate::error::Result;
 /// What workers are told, and what they tell.
 #[repr(C)]
 struct Reading {
-    scaling: Scaling,
+    form: RowForm,
     /// Rows of the table, NULLs included, of workers that have ended.
     n_rows: AtomicU64,
     /// Blocks begun.
@@ -37,7 +37,7 @@ pub(super) unsafe fn read_table(
     sink: &mut EntrySink,
 ) -> Result<Option<(f64, usize)>> {
     let told = Reading {
-        scaling: *sink.scaling(),
+        form: *sink.form(),
         n_rows: AtomicU64::new(0),
         n_blocks: AtomicU64::new(0),
     };
@@ -77,8 +77,8 @@ fn work(member: &mut Member<Reading>) -> Result<()> {
     let (rows, told) = (&member.rows, member.told);
     let mut sender = Sender {
         queue: &mut member.queue,
-        scaling: told.scaling,
-        batch: RowBatch::new(told.scaling.dim as usize),
+        form: told.form,
+        batch: RowBatch::new(told.form.row_words() as usize),
         bytes: Vec::new(),
     };
     let mut block = pg_sys::InvalidBlockNumber;
@@ -99,16 +99,16 @@ fn work(member: &mut Member<Reading>) -> Result<()> {
 /// A worker's rows on their way.
 struct Sender<'a> {
     queue: &'a mut Queue,
-    scaling: Scaling,
+    form: RowForm,
     batch: RowBatch,
     bytes: Vec<u8>,
 }
 
 impl Sender<'_> {
     fn put(&mut self, tid: Tid, v: &[f32]) -> Result<()> {
-        sample::check_dim(self.scaling.dim as usize, v.len())?;
+        sample::check_dim(self.form.kind(), self.form.dim(), v)?;
         // Zero vectors under cosine are not indexed.
-        if let Some(stored) = self.scaling.to_stored(v)? {
+        if let Some(stored) = self.form.to_stored(v)? {
             self.batch.push(tid, &stored);
             if self.batch.n_bytes() >= SEND_BYTES {
                 self.send()?;

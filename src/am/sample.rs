@@ -1,7 +1,8 @@
 //! The sample a build is trained on: random rows of random blocks of the table.
 #![allow(unsafe_code)]
 
-use omen_ivf::Tid;
+use omen_ivf::form::{self, coarse_dim, input_words};
+use omen_ivf::{IvfError, Tid, VectorKind};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 use super::heap_rows::HeapRows;
@@ -29,9 +30,31 @@ pub(super) const PARTS: usize = 3;
 /// Bytes of a sample from which on parallel workers take it: some 40 ms of one process.
 pub(super) const MIN_PARALLEL_BYTES: usize = 32 << 20;
 
+/// What is sampled.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct Values {
+    /// What the rows of the index are.
+    pub kind: VectorKind,
+    /// Dimension of the values.
+    pub dim: u32,
+}
+
+impl Values {
+    /// Words of an input.
+    pub(super) fn words(self) -> usize {
+        input_words(self.kind, self.dim)
+    }
+
+    /// Numbers that a row takes in training or in the sample, whichever are more.
+    pub(super) fn most_words(self) -> usize {
+        self.words().max(coarse_dim(self.kind, self.dim) as usize)
+    }
+}
+
 /// A sample of the table.
 pub(super) struct Sample {
-    /// The vectors as the user gave them, `[n, dim]`.
+    /// The values as inputs, `[n, words]`: of vectors the user's numbers.
     pub rows: Vec<f32>,
     /// Their heap rows, `[n]`.
     pub tids: Vec<Tid>,
@@ -43,19 +66,19 @@ pub(super) struct Sample {
 
 /// Samples rows in memory of `max_bytes` at most: as many as training wants, where the table has them.
 ///
-/// Errors: a row has another dimension than `dim`; no memory.
+/// Errors: a row has another dimension than `values`; no memory.
 ///
 /// # Safety
 /// `heap` is what `ambuild` was called with.
 pub(super) unsafe fn take(
     heap: &HeapRows,
-    dim: usize,
+    values: Values,
     lists_option: u32,
     max_bytes: usize,
     random: &mut Random,
 ) -> Result<Sample> {
     let n_blocks = heap.n_blocks();
-    let max_rows = max_rows(lists_option, dim, max_bytes);
+    let max_rows = max_rows(lists_option, values.most_words(), max_bytes);
     let mut density = Density::measure(heap, n_blocks, random);
     let mut is_last = false;
     loop {
@@ -63,7 +86,7 @@ pub(super) unsafe fn take(
         let target = target_rows(lists_option, expected).min(max_rows);
         let is_costly = heap.has_expressions();
         let plan = Plan::new(density, n_blocks, target, is_costly, random.next() as u32);
-        let mut reservoir = Reservoir::new(dim, target, expected)?;
+        let mut reservoir = Reservoir::new(values, target, expected)?;
         // SAFETY: by this function's contract.
         let (n_seen, n_workers) = unsafe { fill(&mut reservoir, heap, plan, expected, random)? };
         let estimated_rows = plan.estimate(n_seen);
@@ -104,9 +127,9 @@ unsafe fn fill(
     expected: u64,
     random: &mut Random,
 ) -> Result<(u64, usize)> {
-    let dim = reservoir.dim;
+    let values = reservoir.values;
     let rows = expected.min(reservoir.target as u64) as usize;
-    if rows * dim * size_of::<f32>() >= MIN_PARALLEL_BYTES {
+    if rows * values.words() * size_of::<f32>() >= MIN_PARALLEL_BYTES {
         // SAFETY: by this function's contract.
         let outcome = unsafe {
             match build_workers::planned_workers(heap) {
@@ -130,7 +153,7 @@ unsafe fn fill(
                 return Ok(());
             };
             value.with(|v| {
-                check_dim(dim, v.len())?;
+                check_dim(values.kind, values.dim, v)?;
                 row.copy_from_slice(v);
                 Ok(())
             })?
@@ -141,7 +164,7 @@ unsafe fn fill(
 
 /// Rows of which at most `target` are kept, each offered one with equal probability.
 pub(super) struct Reservoir {
-    dim: usize,
+    values: Values,
     target: usize,
     n_offered: u64,
     rows: Vec<f32>,
@@ -150,9 +173,9 @@ pub(super) struct Reservoir {
 
 impl Reservoir {
     /// An empty one, with memory for the rows `expected`. Errors: there is none.
-    fn new(dim: usize, target: usize, expected: u64) -> Result<Self> {
+    fn new(values: Values, target: usize, expected: u64) -> Result<Self> {
         let mut rows = Vec::new();
-        let n = expected.min(target as u64) as usize * dim;
+        let n = expected.min(target as u64) as usize * values.words();
         rows.try_reserve_exact(n).map_err(|_| {
             let mb = (n * size_of::<f32>()) >> 20;
             PgError::new(
@@ -162,7 +185,7 @@ impl Reservoir {
             .with_hint("Lower maintenance_work_mem.")
         })?;
         Ok(Self {
-            dim,
+            values,
             target,
             n_offered: 0,
             rows,
@@ -170,15 +193,15 @@ impl Reservoir {
         })
     }
 
-    /// Dimension of the rows.
-    pub(super) fn dim(&self) -> usize {
-        self.dim
+    /// What its rows are.
+    pub(super) fn values(&self) -> Values {
+        self.values
     }
 
     /// The place for a row that is offered, to be filled; `None` if it is not kept.
     pub(super) fn place(&mut self, tid: Tid, random: &mut Random) -> Option<&mut [f32]> {
         self.n_offered += 1;
-        let dim = self.dim;
+        let dim = self.values.words();
         let at = if self.tids.len() < self.target {
             self.tids.push(tid);
             self.rows.resize(self.tids.len() * dim, 0.0);
@@ -200,8 +223,12 @@ fn max_rows(lists_option: u32, dim: usize, max_bytes: usize) -> usize {
 }
 
 /// Rows that a build samples of a table of `n_rows`, with so much memory.
-pub(super) fn planned_rows(lists_option: u32, n_rows: u64, dim: u32, work_bytes: u64) -> u64 {
-    let most = max_rows(lists_option, dim as usize, work_bytes as usize / PARTS);
+pub(super) fn planned_rows(lists_option: u32, n_rows: u64, values: Values, work_bytes: u64) -> u64 {
+    let most = max_rows(
+        lists_option,
+        values.most_words(),
+        work_bytes as usize / PARTS,
+    );
     (target_rows(lists_option, n_rows).min(most) as u64).min(n_rows)
 }
 
@@ -230,7 +257,7 @@ pub(super) fn wanted_lists(lists_option: u32, estimated_rows: u64) -> u32 {
 pub(super) fn choose_lists(
     option: u32,
     sample: &mut Sample,
-    dim: usize,
+    values: Values,
     is_new: bool,
     random: &mut Random,
 ) -> u32 {
@@ -261,11 +288,11 @@ pub(super) fn choose_lists(
         ))
         .with_hint(format!(
             "Set maintenance_work_mem to at least {} MB for better recall at the same speed.",
-            mb_for(enough, dim)
+            mb_for(enough, values.most_words())
         ))
         .report(PgLogLevel::NOTICE);
     }
-    sample.thin(target_rows(wanted, rows), dim, random);
+    sample.thin(target_rows(wanted, rows), values.words(), random);
     lists
 }
 
@@ -276,10 +303,10 @@ fn mb_for(n_rows: u64, dim: usize) -> u64 {
 }
 
 /// Errors: a row of another dimension than the index.
-pub(super) fn check_dim(expected: usize, found: usize) -> Result<()> {
-    if expected == found {
+pub(super) fn check_dim(kind: VectorKind, dim: u32, input: &[f32]) -> Result<()> {
+    let Err(IvfError::Dimension { expected, found }) = form::check_dim(kind, dim, input) else {
         return Ok(());
-    }
+    };
     Err(PgError::new(
         PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
         format!("expected {expected} dimensions, not {found}"),

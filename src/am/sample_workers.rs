@@ -10,7 +10,7 @@ use pgrx::prelude::*;
 use super::heap_rows::{HeapRows, HeapValue};
 use super::parallel::{self, Member, SEND_BYTES};
 use super::random::Random;
-use super::sample::{Reservoir, check_dim};
+use super::sample::{Reservoir, Values, check_dim};
 use super::sample_blocks::Plan;
 use crate::error::Result;
 
@@ -23,7 +23,7 @@ const HEAD_BYTES: usize = 8;
 #[repr(C)]
 struct Sampling {
     plan: Plan,
-    dim: u32,
+    values: Values,
     seed: u64,
     /// Blocks of the plan that workers have taken.
     next: AtomicU64,
@@ -44,16 +44,16 @@ pub(super) unsafe fn fill(
     n_workers: usize,
     random: &mut Random,
 ) -> Result<Option<(u64, usize)>> {
-    let dim = reservoir.dim();
+    let values = reservoir.values();
     let told = Sampling {
         plan,
-        dim: dim as u32,
+        values,
         seed: random.next(),
         next: AtomicU64::new(0),
         n_seen: AtomicU64::new(0),
     };
     let mut receive = |_: &Sampling, message: Option<&[u8]>| {
-        let row_bytes = HEAD_BYTES + dim * size_of::<f32>();
+        let row_bytes = HEAD_BYTES + values.words() * size_of::<f32>();
         for row in message.unwrap_or_default().chunks_exact(row_bytes) {
             let (words, _) = row.as_chunks::<4>();
             let [block, offset] = [words[0], words[1]].map(u32::from_ne_bytes);
@@ -100,7 +100,7 @@ fn work(member: &mut Member<Sampling>) -> Result<()> {
             return Ok(());
         }
         value.with(|v| {
-            check_dim(told.dim as usize, v.len())?;
+            check_dim(told.values.kind, told.values.dim, v)?;
             let at = message.len();
             message.resize(at + HEAD_BYTES + size_of_val(v), 0);
             let (words, _) = message[at..].as_chunks_mut::<4>();

@@ -120,9 +120,9 @@ impl State {
             if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
                 None
             } else {
-                let prepared = OpClass::of(pages.rel())?
-                    .with_vector(key.sk_argument, |q| index.prepare_uncoded(q))?;
-                Some(prepared.map_err(query_error)?)
+                let class = OpClass::of(pages.rel())?;
+                let prepared = class.with_input(key.sk_argument, |q| index.prepare_uncoded(q))?;
+                Some(prepared.map_err(|error| query_error(class, error))?)
             }
         };
         self.record.relation = pages.relation().to_u32();
@@ -142,11 +142,11 @@ impl State {
 }
 
 /// A query of another dimension: the operator's own error.
-fn query_error(error: IvfError) -> PgError {
+fn query_error(class: OpClass, error: IvfError) -> PgError {
     match error {
         IvfError::Dimension { expected, found } => PgError::new(
             PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            format!("different vector dimensions {expected} and {found}"),
+            class.differs(expected, found),
         ),
         other => other.into(),
     }

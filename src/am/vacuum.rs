@@ -144,18 +144,19 @@ unsafe fn count_free(rel: pg_sys::Relation, n_blocks: u32) -> u32 {
 
 /// About how many pages the lists refer to: what is far beyond and not known as free was lost in a crash.
 fn pages_used(pages: &IndexPages, index: &Index) -> Result<u64> {
-    let meta = &index.meta;
+    let (meta, words) = (&index.meta, index.form.row_words());
     let lists: Vec<u32> = (0..index.n_lists()).collect();
-    let per_append_page =
-        1 + u64::from(records_per_page(meta.dim)) * overflow_pages(meta.dim) as u64;
-    let streams =
-        |count: u32, rows: u64| code_pages(count, meta.shape()) + vector_pages(rows, meta.dim);
-    let root = streams(meta.lists, u64::from(meta.lists) + 1);
+    let per_append_page = 1 + u64::from(records_per_page(words)) * overflow_pages(words) as u64;
+    let streams = |count: u32, rows: u64, words: u32| {
+        code_pages(count, meta.shape()) + vector_pages(rows, words)
+    };
+    let coarse_dim = index.form.coarse_dim();
+    let root = streams(meta.lists, u64::from(meta.lists) + 1, coarse_dim);
     let used = read_entries(pages, index, &lists)?
         .iter()
         .fold(0, |used, entry| {
             let maps = u64::from(entry.map_head != NO_BLOCK);
-            used + streams(entry.frozen_count, u64::from(entry.frozen_count))
+            used + streams(entry.frozen_count, u64::from(entry.frozen_count), words)
                 + u64::from(entry.append_pages) * per_append_page
                 + maps
         });

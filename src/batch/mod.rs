@@ -22,6 +22,7 @@ mod result;
 mod rounds;
 mod visible;
 
+use omen_ivf::VectorKind;
 use omen_ivf::index::Index;
 use omen_ivf::params::MAX_LISTS;
 use pgrx::prelude::*;
@@ -107,8 +108,10 @@ fn search(
 ) -> Result<()> {
     let named = NamedIndex::open(index)?;
     check_searchable(&named)?;
-    // SAFETY: the index is open and of our access method. All classes of this version are for type vector.
-    let metric = unsafe { OpClass::of(named.index()) }?.metric;
+    // SAFETY: the index is open and of our access method.
+    let class = unsafe { OpClass::of(named.index()) }?;
+    check_kind(&named, class)?;
+    let metric = class.metric;
     let pages = named.pages();
     let open = open_index(&pages)?;
     check_dims(&open, queries)?;
@@ -195,6 +198,22 @@ unsafe fn is_old_enough(index: pg_sys::Relation) -> bool {
         let xmin = (*row).t_choice.t_heap.t_xmin;
         pg_sys::TransactionIdPrecedes(xmin, pg_sys::TransactionXmin)
     }
+}
+
+/// Errors: an index whose queries are no vectors.
+fn check_kind(named: &NamedIndex, class: OpClass) -> Result<()> {
+    if class.kind() == VectorKind::Half {
+        return Ok(());
+    }
+    Err(PgError::new(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!(
+            "omen_search() searches for vectors, and index \"{}\" has {}",
+            named.name(),
+            class.kind().name()
+        ),
+    )
+    .with_hint("Use ORDER BY with LIMIT."))
 }
 
 fn check_dims(index: &Index, queries: &VectorArray) -> Result<()> {

@@ -185,7 +185,7 @@ impl VisibleRows {
             } else {
                 column
                     .opclass
-                    .with_vector(values[0], |row| distance(metric, row, query))
+                    .with_input(values[0], |row| distance(metric, row, query))
             };
             pg_sys::MemoryContextSwitchTo(old);
             pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);

@@ -195,6 +195,9 @@ pub(crate) fn neighbours(
     k: usize,
     failure: &Failure,
 ) -> Result<Option<Nearest>> {
+    if index.cpu_only().is_some() {
+        return Ok(None);
+    }
     let found = tiers::with(|device| {
         let Some(gpu) = device.gpu.clone() else {
             return Ok(None);

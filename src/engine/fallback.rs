@@ -1,8 +1,10 @@
 //! The one place where a failure of the GPU turns into work of the CPU.
 
 use omen_gpu::GpuError;
+use omen_ivf::index::Index;
 use pgrx::PgLogLevel;
 
+use super::devices;
 use super::stats::{self, ScanRecord};
 use super::tiers::{self, Device, Stop};
 use crate::error::{PgError, Result};
@@ -19,6 +21,7 @@ pub(super) type Attempt<T> = std::result::Result<Option<T>, Stop>;
 /// what ends the query.
 pub(super) fn try_gpu<T>(
     pages: &IndexPages,
+    index: &Index,
     record: &mut ScanRecord,
     attempt: impl FnOnce(&mut Device, EngineSetting, &mut ScanRecord) -> Attempt<T>,
 ) -> Result<Option<T>> {
@@ -33,7 +36,7 @@ pub(super) fn try_gpu<T>(
             device.tiers.remove(&file);
             return Ok(None);
         }
-        match device.pause(file) {
+        match device.pause(file).or_else(|| refusal(device, index)) {
             Some(why) => Err(Stop::Paused(why)),
             None => {
                 let found = attempt(device, setting, record)?;
@@ -61,6 +64,7 @@ pub(super) fn try_gpu<T>(
 pub(super) fn try_service<T>(
     service: &Service,
     pages: &IndexPages,
+    index: &Index,
     record: &mut ScanRecord,
     attempt: impl FnOnce(EngineSetting, &mut ScanRecord) -> Attempt<T>,
 ) -> Result<Option<T>> {
@@ -71,7 +75,7 @@ pub(super) fn try_service<T>(
     if setting == EngineSetting::Cpu || options::hot_of(pages) == Hot::Off || pages.is_temporary() {
         return Ok(None);
     }
-    let outcome = match service.pause() {
+    let outcome = match service.pause().or_else(|| unsupported(index)) {
         Some(why) => Err(Stop::Paused(why)),
         None => attempt(setting, record),
     };
@@ -85,6 +89,21 @@ pub(super) fn try_service<T>(
             Ok(None)
         }
     }
+}
+
+/// Why no device takes this index.
+pub(super) fn unsupported(index: &Index) -> Option<GpuError> {
+    let why = index.cpu_only()?;
+    Some(GpuError::Unsupported(why.into()))
+}
+
+/// Why the session's device does not take this index: that there is none comes first.
+fn refusal(device: &Device, index: &Index) -> Option<GpuError> {
+    let why = unsupported(index)?;
+    if device.is_open() {
+        return Some(why);
+    }
+    Some(devices::find(&device.allowed, device.simulated).map_or_else(|absent| absent, |_| why))
 }
 
 /// Parallel workers live for one query: too short for a context of their own.

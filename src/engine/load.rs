@@ -7,6 +7,7 @@ use omen_gpu::{Copiers, Gpu, GpuError, LoadError, TierBuilder, TierSpec};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::list_reader::AppendedTo;
 
+use super::fallback::unsupported;
 use super::refresh::{MAX_ROUNDS, write_stale};
 use super::tiers::{Device, LoadedTier, Stop};
 use super::{devices, heat};
@@ -46,6 +47,9 @@ impl Choice {
         limit: u64,
         taken: u64,
     ) -> std::result::Result<Self, Stop> {
+        if let Some(why) = unsupported(index) {
+            return Err(why.into());
+        }
         let spec = spec_of(index);
         let lists = heat::hottest_first(pages.file(), index.n_lists());
         let sizes: Vec<u32> = read_entries(pages, index, &lists)?

@@ -90,12 +90,14 @@ pub(crate) fn search_nearest(
         exact,
     } = *request;
     let outcome = match who_serves() {
-        Serving::Session => try_gpu(pages, record, |device, setting, record| {
+        Serving::Session => try_gpu(pages, index, record, |device, setting, record| {
             attempt(device, setting, request, query, record)
         })?,
-        Serving::Service(service) => try_service(service, pages, record, |setting, record| {
-            attempt_shared(service, setting, request, query, record)
-        })?,
+        Serving::Service(service) => {
+            try_service(service, pages, index, record, |setting, record| {
+                attempt_shared(service, setting, request, query, record)
+            })?
+        }
     };
     let is_for_cpu = outcome.is_none();
     if let Some(Outcome::Found(nearest)) = outcome {

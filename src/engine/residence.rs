@@ -64,6 +64,13 @@ pub(crate) fn load(pages: &IndexPages, index: &Index, name: &str, is_owner: bool
             format!("ALTER INDEX \"{name}\" SET (hot = auto)."),
         );
     }
+    if let Some(why) = index.cpu_only() {
+        return Err(PgError::new(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("index \"{name}\" cannot be loaded into GPU memory: {why}"),
+        )
+        .with_hint("Searches of it use the CPU."));
+    }
     if let (Serving::Service(service), false) = (who_serves(), pages.is_temporary()) {
         let key = service_tiers::key_of(pages, index);
         let fit = if is_owner { Fit::Asked } else { Fit::Best };

@@ -288,6 +288,9 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     };
     let outcome = open_index(&pages).map_err(Stop::Query).and_then(|index| {
         forget_snapshot();
+        if index.cpu_only().is_some() {
+            return Ok(Outcome::Gone);
+        }
         let key = key_of(&pages, &index);
         let has_tier = service.control.has_tier(&key);
         match (job.task, has_tier) {

@@ -56,6 +56,11 @@ pub(super) unsafe fn check(rel: pg_sys::Relation, index: &Index) -> omen_ivf::Re
     if typmod >= 1 && typmod as u32 != index.meta.dim {
         return differs("dim", &index.meta.dim, &typmod);
     }
+    let class = crate::am::OpClass::of_code(code).ok();
+    if class.is_some_and(|class| class.kind() != index.form.kind()) {
+        let kind = index.form.kind().name();
+        return differs("kind of its rows", &kind, &"another");
+    }
     if (code % UNITS) as u32 != index.meta.metric {
         return differs("metric", &index.meta.metric, &(code % UNITS));
     }

@@ -17,7 +17,7 @@ type Case = (
     fn(f64, f64) -> f64,
 );
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 9] = [
     (
         "l2sq",
         |v, p| v.l2sq(p.a(), p.b()),
@@ -64,6 +64,12 @@ const CASES: [Case; 8] = [
         "l1_halves",
         |v, p| v.l1_halves(p.g(), p.h()),
         |p| scalar::l1_halves(p.g(), p.h()),
+        |x, y| (x - y).abs(),
+    ),
+    (
+        "l1_f16",
+        |v, p| v.l1_f16(p.a(), p.h()),
+        |p| scalar::l1_f16(p.a(), p.h()),
         |x, y| (x - y).abs(),
     ),
 ];

@@ -24,6 +24,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l2sq_halves,
     dot_halves,
     l1_halves,
+    l1_f16,
+    differing,
+    common,
     f16_from_f32,
     f32_from_f16,
     fastscan,
@@ -149,6 +152,32 @@ sums! {
     l2sq_halves(L2sq, f16, f16);
     dot_halves(Dot, f16, f16);
     l1_halves(L1, f16, f16);
+    l1_f16(L1, f32, f16);
+}
+
+macro_rules! counts {
+    ($($name:ident($of:ident, $rest:path);)*) => {$(
+        /// # Safety
+        /// NEON.
+        #[target_feature(enable = "neon")]
+        unsafe fn $name(a: &[u8], b: &[u8]) -> u32 {
+            let n = a.len().min(b.len());
+            let (a, b) = (a[..n].chunks_exact(16), b[..n].chunks_exact(16));
+            let rest = $rest(a.remainder(), b.remainder());
+            let mut sum = vdupq_n_u32(0);
+            for (a, b) in a.zip(b) {
+                // SAFETY: 16 bytes each.
+                let (a, b) = unsafe { (vld1q_u8(a.as_ptr()), vld1q_u8(b.as_ptr())) };
+                let pairs = vpaddlq_u8(vcntq_u8($of(a, b)));
+                sum = vpadalq_u16(sum, pairs);
+            }
+            rest + vaddvq_u32(sum)
+        }
+    )*};
+}
+counts! {
+    differing(veorq_u8, scalar::differing);
+    common(vandq_u8, scalar::common);
 }
 
 /// # Safety

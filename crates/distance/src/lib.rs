@@ -121,6 +121,24 @@ pub fn l1_halves(a: &[f16], b: &[f16]) -> f32 {
     active().l1_halves(a, b)
 }
 
+/// `sum |q_i - h_i|` of an f32 query and an f16 row. Slices as for [`l2sq`].
+#[inline]
+pub fn l1_f16(q: &[f32], h: &[f16]) -> f32 {
+    active().l1_f16(q, h)
+}
+
+/// Bits in which two strings of bits differ. Slices as for [`l2sq`], of less than 2^29 bytes.
+#[inline]
+pub fn differing(a: &[u8], b: &[u8]) -> u32 {
+    active().differing(a, b)
+}
+
+/// Bits that are set in both. Slices as for [`differing`].
+#[inline]
+pub fn common(a: &[u8], b: &[u8]) -> u32 {
+    active().common(a, b)
+}
+
 /// Rounds to nearest, ties to even; beyond the range of f16 gives infinity. Panics if the lengths differ.
 #[inline]
 pub fn f16_from_f32(src: &[f32], dst: &mut [f16]) {

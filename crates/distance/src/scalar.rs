@@ -24,6 +24,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l2sq_halves,
     dot_halves,
     l1_halves,
+    l1_f16,
+    differing,
+    common,
     f16_from_f32,
     f32_from_f16,
     fastscan,
@@ -76,6 +79,37 @@ pub fn dot_halves(a: &[f16], b: &[f16]) -> f32 {
 /// See [`crate::l1_halves`].
 pub fn l1_halves(a: &[f16], b: &[f16]) -> f32 {
     sum_terms(a, b, |x, y| (widen(x) - widen(y)).abs())
+}
+
+/// See [`crate::l1_f16`].
+pub fn l1_f16(q: &[f32], h: &[f16]) -> f32 {
+    sum_terms(q, h, |x, y| (x - widen(y)).abs())
+}
+
+/// See [`crate::differing`].
+pub fn differing(a: &[u8], b: &[u8]) -> u32 {
+    count_bits(a, b, |x, y| x ^ y)
+}
+
+/// See [`crate::common`].
+pub fn common(a: &[u8], b: &[u8]) -> u32 {
+    count_bits(a, b, |x, y| x & y)
+}
+
+/// Counts the bits that `of` leaves of both.
+#[inline(always)]
+fn count_bits(a: &[u8], b: &[u8], of: impl Fn(u64, u64) -> u64) -> u32 {
+    let n = a.len().min(b.len());
+    let ((a, a_rest), (b, b_rest)) = (a[..n].as_chunks::<8>(), b[..n].as_chunks::<8>());
+    let words = a.iter().zip(b);
+    let whole: u32 = words
+        .map(|(&x, &y)| of(u64::from_ne_bytes(x), u64::from_ne_bytes(y)).count_ones())
+        .sum();
+    let bytes = a_rest.iter().zip(b_rest);
+    whole
+        + bytes
+            .map(|(&x, &y)| of(x.into(), y.into()).count_ones())
+            .sum::<u32>()
 }
 
 /// See [`crate::f16_from_f32`].

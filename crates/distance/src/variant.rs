@@ -26,6 +26,9 @@ pub struct Variant {
     pub(crate) l2sq_halves: unsafe fn(&[f16], &[f16]) -> f32,
     pub(crate) dot_halves: unsafe fn(&[f16], &[f16]) -> f32,
     pub(crate) l1_halves: unsafe fn(&[f16], &[f16]) -> f32,
+    pub(crate) l1_f16: unsafe fn(&[f32], &[f16]) -> f32,
+    pub(crate) differing: unsafe fn(&[u8], &[u8]) -> u32,
+    pub(crate) common: unsafe fn(&[u8], &[u8]) -> u32,
     pub(crate) f16_from_f32: unsafe fn(&[f32], &mut [f16]),
     pub(crate) f32_from_f16: unsafe fn(&[f16], &mut [f32]),
     pub(crate) fastscan: unsafe fn(&[u8], &[u8], &mut [i32; GROUP]),
@@ -116,6 +119,30 @@ impl Variant {
         debug_assert_eq!(a.len(), b.len());
         // SAFETY: as in `l2sq`.
         unsafe { (self.l1_halves)(a, b) }
+    }
+
+    /// See [`crate::l1_f16`].
+    #[inline]
+    pub fn l1_f16(&self, q: &[f32], h: &[f16]) -> f32 {
+        debug_assert_eq!(q.len(), h.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.l1_f16)(q, h) }
+    }
+
+    /// See [`crate::differing`].
+    #[inline]
+    pub fn differing(&self, a: &[u8], b: &[u8]) -> u32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.differing)(a, b) }
+    }
+
+    /// See [`crate::common`].
+    #[inline]
+    pub fn common(&self, a: &[u8], b: &[u8]) -> u32 {
+        debug_assert_eq!(a.len(), b.len());
+        // SAFETY: as in `l2sq`.
+        unsafe { (self.common)(a, b) }
     }
 
     /// See [`crate::f16_from_f32`].
@@ -229,6 +256,9 @@ fn available(isa: Isa) -> Vec<Variant> {
             let mut all = vec![crate::x86_64::avx512::VARIANT];
             if is_x86_feature_detected!("avx512vnni") {
                 all.push(crate::x86_64::avx512vnni::VARIANT);
+                if is_x86_feature_detected!("avx512vpopcntdq") {
+                    all.push(crate::x86_64::avx512popcnt::VARIANT);
+                }
             }
             all
         }

@@ -87,6 +87,7 @@ fn sums_stay_within_the_bound() {
             let l2sq_halves = exact(&both, &widened, |x, y| (x - y) * (x - y));
             let dot_halves = exact(&both, &widened, |x, y| x * y);
             let l1_halves = exact(&both, &widened, |x, y| (x - y).abs());
+            let l1_f16 = exact(&a, &widened, |x, y| (x - y).abs());
             for v in variants() {
                 for (name, got, (want, size)) in [
                     ("l2sq", v.l2sq(&a, &b), l2sq),
@@ -97,6 +98,7 @@ fn sums_stay_within_the_bound() {
                     ("l2sq_halves", v.l2sq_halves(&g, &h), l2sq_halves),
                     ("dot_halves", v.dot_halves(&g, &h), dot_halves),
                     ("l1_halves", v.l1_halves(&g, &h), l1_halves),
+                    ("l1_f16", v.l1_f16(&a, &h), l1_f16),
                 ] {
                     let error = (f64::from(got) - want).abs();
                     let bound = rounding(n) * size + n as f64 * 2f64.powi(-149);

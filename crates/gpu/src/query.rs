@@ -110,12 +110,12 @@ pub fn prepare(
     let g = f64::from(g);
     let sums = (1.25 * pitch as f64 + 32.0) * 2f64.powi(-23) * 1.01 * norm;
     let slack = |lost_sq: f64| match metric {
-        Metric::L2 | Metric::Cosine => 2.0 * (sums + lost_sq.sqrt()),
         Metric::NegIp => sums + lost_sq.sqrt() + (2.0 * g + 2f64.powi(-21)) * norm,
+        _ => 2.0 * (sums + lost_sq.sqrt()),
     };
     let q_norm = match metric {
-        Metric::L2 | Metric::Cosine => 0.0,
         Metric::NegIp => f64::from(query.q_norm),
+        _ => 0.0,
     };
     Ok(QueryConsts {
         // A norm so small that its square is not a normal number counts as 0: too small is safe.

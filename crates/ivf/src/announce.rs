@@ -34,7 +34,7 @@ pub(crate) fn row_blocks(
     survivors: &[Survivor],
     blocks: &mut Vec<u32>,
 ) {
-    let row_bytes = streams::row_bytes(index.meta.dim) as u64;
+    let row_bytes = streams::row_bytes(index.form.row_words()) as u64;
     let run = entry.vector_run;
     let mut next_page = 0;
     for survivor in survivors {

@@ -83,15 +83,15 @@ impl Record {
         tid: Tid,
         stored: &StoredVector,
     ) -> Result<Self> {
-        let dim = index.meta.dim;
-        if stored.row.len() != dim as usize {
+        let words = index.row_words(list);
+        if stored.row.len() != words as usize {
             return Err(IvfError::Dimension {
-                expected: dim,
+                expected: words,
                 found: stored.row.len() as u32,
             });
         }
         let row: &[u8] = bytemuck::cast_slice(&stored.row);
-        let n_overflow = append::overflow_pages(dim);
+        let n_overflow = append::overflow_pages(words);
         let mut payload = Vec::new();
         if n_overflow == 0 {
             payload.extend_from_slice(row);
@@ -116,7 +116,7 @@ impl Record {
         Ok(Self {
             header,
             payload,
-            bytes: append::record_bytes(dim),
+            bytes: append::record_bytes(words),
         })
     }
 
@@ -145,7 +145,7 @@ fn add_to_tail<S: PageStoreMut>(
     record: &Record,
 ) -> Result<Added> {
     let block = entry.append_tail;
-    let capacity = append::records_per_page(index.meta.dim);
+    let capacity = append::records_per_page(index.row_words(list));
     let mut added = Ok(Added::Yes);
     s.update(&[block], |pages| {
         let tail = page::tail(pages[0]);

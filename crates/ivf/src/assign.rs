@@ -12,7 +12,7 @@ const TASK_ROWS: usize = 128;
 
 /// Finds the lists of rows. Belongs to one thread at a time, and may pass from one to another.
 pub trait Assign: Send {
-    /// The list of each row: the one whose centroid is nearest by l2sq. `rows`: `[n, dim]`, any number of them. Gives `[n]`. Never
+    /// The list of each row: the one whose centroid is nearest by l2sq. `rows`: coarse vectors (of vectors the rows), `[n, dim]`, any number of them. Gives `[n]`. Never
     /// fails: who cannot do it by the means it has, does it by others.
     fn assign(&mut self, rows: &[f16]) -> Vec<u32>;
 

@@ -2,12 +2,12 @@
 //!
 //! Notation: `u` the query and `x` a row as the user wrote them (f32); `s = 2^scale_exp`; `us`, `xs` the same in scaled
 //! space (times `s`; under Cosine first divided by their length); `q` the query's f32 vector and `h` the stored row;
-//! `g = rounding(dim)`; `e0 = 2^-24`. Norms are Euclidean. What is known:
+//! `g = rounding(dim)`; `e0 = 2^-24`. Norms are Euclidean, but for L1, where all of them, radii included, are sums of magnitudes. What is known:
 //!
 //! - (A) a sum of `dim` terms by omen_distance is off by at most `(g - 14 e0) * sum |term| + dim * 2^-149`, if it does not
 //!   overflow (documentation of omen_distance, which leaves 14 units to spare);
-//! - (B) `|us - q| <= q_err`, and under L2 and Cosine `q_err` holds another `sqrt(dim) * 2^-74` (`query.rs`);
-//! - (C) `|xs - h| <= err` for L2 and Cosine, `|xs - h| + 2g |xs| <= err` for NegIp (`stored.rs`);
+//! - (B) `|us - q| <= q_err`, and under L2 and Cosine `q_err` holds another `sqrt(dim) * 2^-74`, under L1 `dim * 2^-148` (`query.rs`);
+//! - (C) `|xs - h| <= err` for L2, Cosine and L1, `|xs - h| + 2g |xs| <= err` for NegIp (`stored.rs`);
 //! - (D) `q` and `h` are finite, `|q_i| <= 2^56`, `|h_i| < 2^16`, so that no sum over `q` and `h` overflows.
 //!
 //! # Keys
@@ -16,6 +16,10 @@
 //! `|us-xs| >= |q-h| - err - |us-q| >= sqrt(d)(1-g) - err - q_err`. The key takes `1-2g`; the difference, `g sqrt(d)` with
 //! `g >= 24 e0`, pays for the root, the product and two subtractions in f32, each off by at most `e0 sqrt(d)` (a
 //! difference that is negative becomes 0, which always holds). Infinite `err` or `q_err` gives 0.
+//!
+//! **L1**: the same without the root: `d = l1(q, h)` is at most `|q-h| (1+g) + dim 2^-149`, so `|q-h| >= d (1-g) - dim 2^-149`, and
+//! the triangle inequality holds for sums of magnitudes too. The key takes `1-2g`; what that leaves, `g d >= 24 e0 d`, pays for the product and
+//! two subtractions.
 //!
 //! **NegIp**: `key / s^2` is at most the operator's value up to absolute slack that `lower_bound` adds. The operator and the
 //! index differ by rounding of each and by `|<us,xs> - <q,h>| <= |us-q| |xs| + |q| |xs-h|`:
@@ -27,15 +31,21 @@
 //! `|xs| <= err/2g`: entries with `err >= err_limit = 2g * 0.99 * MAX * s^2 / |us|` get the key minus infinity. Finite `err`
 //! are below [`MAX_ERR`], so for a *plain* query (`err_limit >= MAX_ERR`) no entry needs the test.
 //!
+//! **Hamming, Jaccard**: rows are the strings themselves. Counts of bits are exact, and so are those of `MAX_BITS` bits as f32: key, ceiling and
+//! operator are one number. Jaccard's distance is computed in f64, as by the operator, and rounded to the nearest f32, `d`: the operator's value is
+//! between the f32 below `d` and the one above it, which are key and ceiling.
+//!
 //! # Ceilings
 //! The same from above, for entries whose place in the order can be told without the heap. **L2, Cosine**: `|us - xs| <= ceiling`:
 //! by (A) `|q-h| <= sqrt(d) (1+g) + sqrt(dim) 2^-74`, and (B), (C) add `err + q_err`. The ceiling takes `1+2g`, whose spare `g sqrt(d)`
-//! pays for the root and the product; both sums are rounded up. **NegIp**: the slack of the key is that of the absolute difference,
+//! pays for the root and the product; both sums are rounded up. **L1**: likewise, without the root. **NegIp**: the slack of the key is that of the absolute difference,
 //! so it holds on both sides. Where the key falls back to 0 or minus infinity, the ceiling is infinite.
 //!
 //! # From key to operator ([`Bound::lower_bound`]), from ceiling to operator ([`upper_bound`])
 //! **L2**: the operator is `sqrt(f)`, `f = l2sq(u, x)` in f32. Overflow gives infinity, which no bound exceeds. Otherwise
 //! `f >= |u-x|^2 (1-g) - dim 2^-149` by (A) and `|u-x| >= key/s`.
+//!
+//! **L1**: the operator is `f = l1(u, x)` in f32, at least `|u-x| (1-g) - dim 2^-149` by (A), or infinite.
 //!
 //! **Cosine**: with both lengths in `[COSINE_NORM_MIN, COSINE_NORM_MAX]` nothing overflows and underflow is below
 //! `e0` relative to the sums, so the operator's cosine is within `2.2 g` of the true one, `1 - |ux - xx|^2 / 2` for the unit vectors.
@@ -43,7 +53,7 @@
 //!
 //! **NegIp**: as above; `dim 2^-148` for underflow, once in scaled space and once in the user's.
 //!
-//! From above the same terms count with the other sign; L2's sum is known not to overflow while `|u-x|^2 (1+2g)` is below half of the
+//! From above the same terms count with the other sign; L2's sum is known not to overflow while `|u-x|^2 (1+2g)`, L1's while `|u-x| (1+2g)`, is below half of the
 //! largest f32, beyond which the bound is infinity. A finite ceiling implies finite `err` and `q_err`: lengths within the
 //! operator's range (Cosine), no overflow (NegIp).
 //!
@@ -116,6 +126,8 @@ impl Bound {
         let underflow = f64::from(dim).sqrt() * 2f64.powi(-74);
         let q_err = match metric {
             Metric::L2 | Metric::Cosine => q_err + underflow,
+            Metric::L1 => q_err + f64::from(dim) * 2f64.powi(-148),
+            Metric::Hamming | Metric::Jaccard => 0.0,
             Metric::NegIp => q_err,
         };
         let q_norm = norm + q_err / g2;
@@ -153,7 +165,7 @@ impl Bound {
         self.g
     }
 
-    /// L2, Cosine: radius of the query's own rounding. 0 or tiny for ordinary queries; may be infinite.
+    /// L2, Cosine, L1: radius of the query's own rounding. 0 or tiny for ordinary queries; may be infinite.
     pub fn q_err(&self) -> f32 {
         self.q_err
     }
@@ -163,7 +175,7 @@ impl Bound {
         self.q_norm
     }
 
-    /// The key of an entry: `raw` is `l2sq_f16(q, h)` (L2, Cosine) or `dot_f16(q, h)` (NegIp), `err` its radius.
+    /// The key of an entry: `raw` is `l2sq_f16(q, h)` (L2, Cosine), `dot_f16(q, h)` (NegIp) or `l1_f16(q, h)` (L1), `err` its radius.
     #[inline(always)]
     pub fn key(&self, raw: f32, err: f32) -> f32 {
         match self.metric {
@@ -172,6 +184,12 @@ impl Bound {
                 // Not f32::max: infinite err gives minus infinity or, with an infinite root, NaN; both become 0.
                 if key > 0.0 { key } else { 0.0 }
             }
+            Metric::L1 => {
+                let key = raw * self.shrink - (err + self.q_err);
+                if key > 0.0 { key } else { 0.0 }
+            }
+            Metric::Hamming => raw,
+            Metric::Jaccard => raw.next_down().max(0.0),
             Metric::NegIp => {
                 let key = -raw - err * self.slope;
                 if err < self.err_limit && !key.is_nan() {
@@ -190,6 +208,12 @@ impl Bound {
                 let radius = (err + self.q_err).next_up();
                 (raw.sqrt() * self.grow + radius).next_up()
             }
+            Metric::L1 => {
+                let radius = (err + self.q_err).next_up();
+                (raw * self.grow + radius).next_up()
+            }
+            Metric::Hamming => raw,
+            Metric::Jaccard => raw.next_up(),
             Metric::NegIp if err < self.err_limit => -raw + err * self.slope,
             Metric::NegIp => f32::INFINITY,
         };
@@ -200,7 +224,7 @@ impl Bound {
         }
     }
 
-    /// L2, Cosine: an l2sq that an entry of key at most `threshold` cannot exceed; NegIp: the same for `-<q,h>`.
+    /// L2, Cosine: an l2sq that an entry of key at most `threshold` cannot exceed; NegIp: the same for `-<q,h>`. Others have no codes: no limit.
     /// (Up to rounding of a few units, which the filter's own allowance covers.)
     #[inline(always)]
     pub(crate) fn raw_limit(&self, threshold: f32, err: f32) -> f32 {
@@ -210,6 +234,7 @@ impl Bound {
                 reach * reach * (1.0 + 4.0 * self.g)
             }
             Metric::NegIp => threshold + err * self.slope,
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => f32::INFINITY,
         }
     }
 
@@ -234,6 +259,12 @@ impl Bound {
                 square: false,
                 offset: threshold,
                 slope: self.slope,
+                factor: 1.0,
+            },
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => Limit {
+                square: false,
+                offset: f32::INFINITY,
+                slope: 0.0,
                 factor: 1.0,
             },
         }
@@ -263,6 +294,15 @@ pub fn upper_bound(metric: Metric, dim: u32, scale_exp: i32, ceiling: f32) -> f6
                 f64::INFINITY
             }
         }
+        Metric::L1 => {
+            let f = distance * (1.0 + 2.0 * g) + f64::from(dim) * 2f64.powi(-148);
+            if f < f64::from(f32::MAX) / 2.0 {
+                f
+            } else {
+                f64::INFINITY
+            }
+        }
+        Metric::Hamming | Metric::Jaccard => ceiling,
         Metric::Cosine => distance * distance / 2.0 + 8.0 * g,
         Metric::NegIp => {
             let underflow = f64::from(dim) * 2f64.powi(-148);
@@ -285,6 +325,8 @@ pub fn lower_bound(metric: Metric, dim: u32, scale_exp: i32, key: f32) -> f64 {
             let f = distance * distance * (1.0 - 2.0 * g) - f64::from(dim) * 2f64.powi(-148);
             f.max(0.0).sqrt()
         }
+        Metric::L1 => (distance * (1.0 - 2.0 * g) - f64::from(dim) * 2f64.powi(-148)).max(0.0),
+        Metric::Hamming | Metric::Jaccard => key,
         Metric::Cosine => distance * distance / 2.0 - 8.0 * g,
         Metric::NegIp => {
             let underflow = f64::from(dim) * 2f64.powi(-148);

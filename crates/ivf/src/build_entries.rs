@@ -124,7 +124,7 @@ impl EntryBlock {
         self.chunks[key.chunk as usize].rows.heads()[key.row as usize]
     }
 
-    /// The stored row of an entry, `[dim]`.
+    /// The stored row of an entry, `[row_words]`.
     pub fn row(&self, i: usize) -> &[f16] {
         let key = self.key(i);
         self.chunks[key.chunk as usize].rows.row(key.row as usize)
@@ -188,7 +188,7 @@ pub struct OneByOne<'a> {
 }
 
 impl<'a> OneByOne<'a> {
-    /// Of `dim` dimensions: what `entries` returns until `None`.
+    /// Of rows of `dim` words: what `entries` returns until `None`.
     pub fn new(dim: usize, entries: &'a mut dyn FnMut() -> Result<Option<BuildEntry>>) -> Self {
         Self {
             dim,

@@ -187,7 +187,7 @@ fn delete_appended<S: PageStoreMut>(
     is_dead: &mut dyn FnMut(Tid) -> bool,
     stats: &mut DeleteStats,
 ) -> Result<()> {
-    let dim = index.meta.dim;
+    let words = index.row_words(list);
     let mut place = ChainPlace::head(entry);
     let mut live: Vec<(usize, Tid)> = Vec::new();
     while let Some(at) = place {
@@ -196,8 +196,8 @@ fn delete_appended<S: PageStoreMut>(
         live.clear();
         let tail = s.read(at.block, |page| {
             let tail = page::tail(page);
-            for i in 0..tail.n_records.min(append::records_per_page(dim)) {
-                let offset = append::record_offset(i, dim);
+            for i in 0..tail.n_records.min(append::records_per_page(words)) {
+                let offset = append::record_offset(i, words);
                 let header = append::get_header(page, offset);
                 if header.live != 0 {
                     live.push((offset, header.tid()));

@@ -46,7 +46,7 @@ pub type Nearest = Vec<Vec<(Tid, u32)>>;
 /// Neighbours of a query that a calibration wants to know, itself included.
 pub const NEIGHBOURS: usize = DEEP + 1;
 
-/// The recall curve of an index, from its rows `queries` (`[n, dim]`, the user's numbers) at `tids` (`[n]`), which do not count as
+/// The recall curve of an index, from its rows `queries` (inputs, see [`crate::form`]: of vectors `[n, dim]`, the user's numbers) at `tids` (`[n]`), which do not count as
 /// their own neighbours. `nearest`: the [`NEIGHBOURS`] nearest entries of each, where somebody has found them. Points have ascending probes and non-decreasing recall; the last has all lists and recall 1.
 /// Empty if there is nothing to measure (no query with a neighbour).
 ///
@@ -63,13 +63,13 @@ pub fn calibrate<S: PageStore>(
 ) -> Result<Curve> {
     assert_eq!(
         queries.len(),
-        tids.len() * index.dim(),
+        tids.len() * index.form.input_words(),
         "a tid for each query"
     );
     let mut prepared = Vec::with_capacity(tids.len());
     let mut own = Vec::with_capacity(tids.len());
     let mut is_ordered = Vec::with_capacity(tids.len());
-    for (q, &tid) in queries.chunks_exact(index.dim()).zip(tids) {
+    for (q, &tid) in queries.chunks_exact(index.form.input_words()).zip(tids) {
         let query = index.prepare(q)?;
         is_ordered.push(!query.unordered());
         if !query.unordered() {

@@ -61,7 +61,7 @@ impl Centroids {
     /// Reads the root list; `None` if it takes too much memory.
     pub(crate) fn load<S: PageStore>(s: &S, index: &Index) -> Result<Option<Self>> {
         let root = &index.meta.root;
-        let (dim, n_rows) = (index.dim(), index.n_lists() + 1);
+        let (dim, n_rows) = (index.coarse_dim(), index.n_lists() + 1);
         let n_groups = streams::n_groups(root.frozen_count) as usize;
         let header_bytes = n_groups * size_of::<GroupHeader>();
         let code_bytes = n_groups * index.meta.shape().bytes() - header_bytes;

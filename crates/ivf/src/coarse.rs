@@ -34,11 +34,11 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// What lists are ranked by and bounds of entries start from: l2sq (L2, Cosine) or minus the inner product (NegIp).
+    /// What lists are ranked by and bounds of entries start from: l2sq, or minus the inner product (NegIp). Lists near by l2sq are near by L1.
     pub(crate) fn rank(&self, query: &Query) -> f32 {
         match query.metric() {
-            Metric::L2 | Metric::Cosine => self.l2sq,
             Metric::NegIp => -self.ip,
+            _ => self.l2sq,
         }
     }
 }
@@ -53,7 +53,7 @@ pub fn default_lists(rows: u64) -> u32 {
 }
 
 /// The lists whose centroids are nearest to the query, as far as `reach` goes (at least one), nearest first, ties by list
-/// number. L2 and Cosine rank by l2sq, NegIp by inner product. All lists if there are no more.
+/// number. NegIp ranks by inner product, others by l2sq. All lists if there are no more.
 pub fn select_lists<S: PageStore>(
     s: &S,
     index: &Index,
@@ -140,18 +140,19 @@ pub fn probes_of<S: PageStore>(
 /// [`crate::layout::meta::CalibrationSpread`]. Monotone in `rank`, and 0 for the nearest.
 pub(crate) fn farther(query: &Query, rank: f32, nearest: f32) -> f32 {
     match query.metric() {
-        Metric::L2 | Metric::Cosine => rank.sqrt() - nearest.sqrt(),
         // A query of length 0 has all inner products 0.
         Metric::NegIp => (rank - nearest) / query.bound().q_norm().max(f32::MIN_POSITIVE),
+        _ => rank.sqrt() - nearest.sqrt(),
     }
 }
 
-/// The list a stored row (`[dim]`) belongs to: the one with the nearest centroid by l2sq, whatever the metric; the
+/// The list a stored row belongs to: the one whose centroid is nearest to the row's coarse vector by l2sq, whatever the metric; the
 /// lower one of equals. A check makes this choice again for entries that are there (`check/entry.rs`): if it is ever made otherwise, theirs
 /// must stay right.
 pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u32> {
-    let mut vector = vec![0.0; row.len()];
-    omen_distance::f32_from_f16(row, &mut vector);
+    let coarse = index.form.coarse_rows(row);
+    let mut vector = vec![0.0; coarse.len()];
+    omen_distance::f32_from_f16(&coarse, &mut vector);
     let code = QueryCode::new(index.meta.shape().filter, &index.rotation, &vector);
     // Codes under NegIp estimate inner products: with both lengths they give distances too.
     let norms = match index.metric() {

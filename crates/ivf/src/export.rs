@@ -21,7 +21,7 @@ const MAX_RESTARTS: usize = 1000;
 /// Rows are read into memory in pieces of so many bytes: the sink may wait for a device, which no page lock should.
 const BYTES_AT_ONCE: usize = 1 << 20;
 
-/// Takes slot, tid, whether it is live, error radius, and row (`[dim]`) of an entry.
+/// Takes slot, tid, whether it is live, error radius, and row (of vectors `[dim]`) of an entry.
 pub type ExportSink<'a> = dyn FnMut(u32, Tid, bool, f32, &[f16]) + 'a;
 
 /// Calls `sink(slot, tid, live, err, row)` for every entry of the frozen part of `list`, dead ones included, slots 0, 1, 2 ...
@@ -67,8 +67,8 @@ fn export_once<S: PageStore>(
     if visit == Visit::Changed {
         return Ok(visit);
     }
-    let dim = index.dim();
-    let at_once = (BYTES_AT_ONCE / (dim * size_of::<f16>())).max(GROUP) as u32;
+    let words = index.row_words(list) as usize;
+    let at_once = (BYTES_AT_ONCE / (words * size_of::<f16>())).max(GROUP) as u32;
     let mut rows: Vec<f16> = Vec::new();
     let mut first = 0;
     while first < entry.frozen_count {
@@ -80,7 +80,7 @@ fn export_once<S: PageStore>(
         if visit == Visit::Changed {
             return Ok(visit);
         }
-        for (slot, row) in (first..end).zip(rows.chunks_exact(dim)) {
+        for (slot, row) in (first..end).zip(rows.chunks_exact(words)) {
             let (head, i) = (&heads[slot as usize / GROUP], slot as usize % GROUP);
             let tid = Tid::new(head.tid_block[i], head.tid_offset[i]);
             sink(slot, tid, head.live & (1 << i) != 0, head.err[i], row);

@@ -55,7 +55,7 @@ pub fn vacuum_fold<S: PageStoreMut>(s: &S, index: &Index) -> Result<FoldStats> {
         let frozen = u64::from(entry.frozen_count);
         let many_dead = u64::from(entry.frozen_dead) * FOLD_DEAD_SHARE > frozen;
         let least = u64::from(entry.append_pages.saturating_sub(1))
-            * u64::from(append::records_per_page(index.meta.dim));
+            * u64::from(append::records_per_page(index.row_words(list)));
         let many_appended = || -> Result<bool> {
             let enough = FOLD_APPENDED.max(frozen / FOLD_APPENDED_SHARE);
             Ok(least >= enough
@@ -81,11 +81,11 @@ pub(crate) fn fold_if_long<S: PageStoreMut>(
     list: u32,
     entry: &ListEntry,
 ) -> Result<()> {
-    let dim = index.meta.dim;
+    let words = index.row_words(list);
     let long = |entry: &ListEntry| {
         let full_pages = u64::from(entry.append_pages.saturating_sub(1));
-        let per_page = u64::from(append::records_per_page(dim));
-        let overflow_pages = full_pages * per_page * append::overflow_pages(dim) as u64;
+        let per_page = u64::from(append::records_per_page(words));
+        let overflow_pages = full_pages * per_page * append::overflow_pages(words) as u64;
         let appended_pages = u64::from(entry.append_pages) + overflow_pages;
         let frozen_pages = frozen_pages(index, list, entry);
         let frozen = u64::from(entry.frozen_count - entry.frozen_dead);
@@ -108,7 +108,7 @@ pub(crate) fn fold_if_long<S: PageStoreMut>(
 fn frozen_pages(index: &Index, list: u32, entry: &ListEntry) -> u64 {
     use crate::layout::streams::{code_pages, vector_pages};
     code_pages(entry.frozen_count, index.meta.shape())
-        + vector_pages(index.n_rows(list, entry), index.meta.dim)
+        + vector_pages(index.n_rows(list, entry), index.row_words(list))
 }
 
 fn tail_records<S: PageStoreMut>(
@@ -121,7 +121,10 @@ fn tail_records<S: PageStoreMut>(
     let ours =
         tail.list == list && tail.stamp == entry.layout_gen && tail.kind == PageKind::Append as u16;
     Ok(if ours {
-        u64::from(tail.n_records.min(append::records_per_page(index.meta.dim)))
+        u64::from(
+            tail.n_records
+                .min(append::records_per_page(index.row_words(list))),
+        )
     } else {
         0
     })
@@ -215,19 +218,20 @@ fn pages_of<S: PageStoreMut>(
         .chain(map.vector.blocks())
         .chain(map.maps.iter().copied())
         .collect();
-    let dim = index.meta.dim;
+    let words = index.row_words(list);
     let mut place = ChainPlace::head(entry);
     while let Some(at) = place {
         index.check_block(s, at.from, "appendable part", at.block)?;
         s.check_interrupts()?;
-        let n_overflow = append::overflow_pages(dim);
+        let n_overflow = append::overflow_pages(words);
         let start = pages.len() + 1;
         pages.push(at.block);
         let tail = s.read(at.block, |page| {
             let tail = page::tail(page);
             if n_overflow > 0 {
-                for i in 0..tail.n_records.min(append::records_per_page(dim)) {
-                    let payload = append::payload(page, append::record_offset(i, dim), dim);
+                for i in 0..tail.n_records.min(append::records_per_page(words)) {
+                    let offset = append::record_offset(i, words);
+                    let payload = append::payload(page, offset, words);
                     pages.extend_from_slice(&append::overflow_blocks(payload)[..n_overflow]);
                 }
             }

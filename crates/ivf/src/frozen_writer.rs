@@ -8,6 +8,7 @@ use std::ops::{ControlFlow, Range};
 use half::f16;
 
 use crate::bulk_delete::foreign_pages;
+use crate::form::RowForm;
 use crate::index::Index;
 use crate::layout::directory::{ListEntry, Run};
 use crate::layout::group::GROUP;
@@ -34,7 +35,7 @@ pub(crate) struct Frozen {
 pub(crate) struct Batch {
     pub tids: Vec<Tid>,
     pub errs: Vec<f32>,
-    /// `[n, dim]`
+    /// `[n, row_words]`
     pub rows: Vec<f16>,
 }
 
@@ -51,39 +52,63 @@ impl Batch {
     pub(crate) fn encode(
         &self,
         range: Range<usize>,
-        dim: usize,
-        encoder: &Encoder,
-        centroid: &[f32],
+        words: usize,
+        encoder: &ListEncoder,
         out: &mut [u8],
     ) -> f64 {
-        let rows: Vec<&[f16]> = self.rows[range.start * dim..range.end * dim]
-            .chunks_exact(dim)
+        let rows: Vec<&[f16]> = self.rows[range.start * words..range.end * words]
+            .chunks_exact(words)
             .collect();
         let (errs, tids) = (&self.errs[range.clone()], &self.tids[range]);
-        encode_rows(&rows, errs, tids, encoder, centroid, out)
+        encoder.encode(&rows, errs, tids, out)
     }
 
     /// Drops the first `n` entries.
-    pub(crate) fn drop_first(&mut self, n: usize, dim: usize) {
+    pub(crate) fn drop_first(&mut self, n: usize, words: usize) {
         self.tids.drain(..n);
         self.errs.drain(..n);
-        self.rows.drain(..n * dim);
+        self.rows.drain(..n * words);
     }
 }
 
-/// As [`Batch::encode`], of rows that lie anywhere.
-pub(crate) fn encode_rows(
-    rows: &[&[f16]],
-    errs: &[f32],
-    tids: &[Tid],
-    encoder: &Encoder,
-    centroid: &[f32],
-    out: &mut [u8],
-) -> f64 {
-    encoder.encode_group(rows, errs, tids, out);
-    rows.iter()
-        .map(|row| f64::from(omen_distance::l2sq_f16(centroid, row)))
-        .sum()
+/// Encodes entries of one list.
+pub(crate) struct ListEncoder<'a> {
+    encoder: Encoder<'a>,
+    /// The list's centroid, `[coarse_dim]`.
+    centroid: Vec<f32>,
+    /// Absent where rows are their own coarse vectors.
+    coarser: Option<&'a RowForm>,
+}
+
+impl<'a> ListEncoder<'a> {
+    /// For the list with this centroid as stored.
+    pub(crate) fn new(
+        encoder: Encoder<'a>,
+        centroid: &[f16],
+        coarser: Option<&'a RowForm>,
+    ) -> Self {
+        Self {
+            encoder,
+            centroid: centroid.iter().map(|x| x.to_f32()).collect(),
+            coarser,
+        }
+    }
+
+    /// As [`Batch::encode`], of rows that lie anywhere.
+    pub(crate) fn encode(
+        &self,
+        rows: &[&[f16]],
+        errs: &[f32],
+        tids: &[Tid],
+        out: &mut [u8],
+    ) -> f64 {
+        self.encoder.encode_group(rows, errs, tids, out);
+        let l2sq = |row: &&[f16]| match self.coarser {
+            None => omen_distance::l2sq_f16(&self.centroid, row),
+            Some(form) => omen_distance::l2sq_f16(&self.centroid, &form.coarse_rows(row)),
+        };
+        rows.iter().map(|row| f64::from(l2sq(row))).sum()
+    }
 }
 
 /// Writes the live entries of `list`, whose entry is `old`, to new pages stamped `layout_gen`.
@@ -94,18 +119,18 @@ pub(crate) fn write_frozen<S: PageStoreMut>(
     old: &ListEntry,
     layout_gen: u32,
 ) -> Result<Frozen> {
-    let dim = index.dim();
+    let words = index.row_words(list) as usize;
     let centroid = read_centroid(s, index, list)?;
-    let wide: Vec<f32> = centroid.iter().map(|x| x.to_f32()).collect();
     let shape = index.meta.shape();
     let encoder = Encoder::new(index.metric(), shape.filter, &index.rotation, &centroid);
+    let encoder = ListEncoder::new(encoder, &centroid, index.coarser(list));
     let put = &mut |page: &[u8]| s.allocate(|new| new.copy_from_slice(page));
 
     let mut group = vec![0; shape.bytes()];
     let mut codes = StreamWriter::new(PageKind::Code, list, layout_gen);
     let (mut count, mut sum_sq) = (0u32, 0f64);
     for_each_live(s, index, list, old, &mut |batch, n| {
-        sum_sq += batch.encode(0..n, dim, &encoder, &wide, &mut group);
+        sum_sq += batch.encode(0..n, words, &encoder, &mut group);
         count += n as u32;
         codes.push(&group, put)
     })?;
@@ -113,7 +138,7 @@ pub(crate) fn write_frozen<S: PageStoreMut>(
 
     let mut vectors = StreamWriter::new(PageKind::Vector, list, layout_gen);
     for_each_live(s, index, list, old, &mut |batch, n| {
-        vectors.push(bytemuck::cast_slice(&batch.rows[..n * dim]), put)
+        vectors.push(bytemuck::cast_slice(&batch.rows[..n * words]), put)
     })?;
     let vector_runs = vectors.finish(put)?;
 
@@ -173,14 +198,14 @@ fn for_each_live<S: PageStoreMut>(
     entry: &ListEntry,
     f: &mut dyn FnMut(&Batch, usize) -> Result<()>,
 ) -> Result<()> {
-    let dim = index.dim();
+    let words = index.row_words(list) as usize;
     let mut reader = ListReader::new();
     let mut batch = Batch::default();
     let mut drain = |batch: &mut Batch, least: usize| -> Result<()> {
         while batch.tids.len() >= least.max(1) {
             let n = batch.tids.len().min(GROUP);
             f(batch, n)?;
-            batch.drop_first(n, dim);
+            batch.drop_first(n, words);
         }
         Ok(())
     };
@@ -223,7 +248,7 @@ fn for_each_live<S: PageStoreMut>(
     drain(&mut batch, 1)
 }
 
-/// The centroid of `list` as stored, `[dim]`; of `ROOT_LIST` the centroids' mean.
+/// The centroid of `list` as stored, `[coarse_dim]`; of `ROOT_LIST` the centroids' mean.
 pub fn read_centroid<S: crate::store::PageStore>(
     s: &S,
     index: &Index,

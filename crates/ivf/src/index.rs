@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use half::f16;
 
 use crate::centroids::{Centroids, unchanged};
+use crate::form::RowForm;
 use crate::layout::directory::{ENTRIES_PER_PAGE, ListEntry, Run, entry_position, get_entry};
 use crate::layout::meta::{META_BLOCK, MetaPage, get_meta};
 use crate::layout::page::{self, NO_LIST, PageKind, ROOT_LIST};
 use crate::layout::streams;
 use crate::list_reader::ListReader;
-use crate::params::Metric;
+use crate::params::{Metric, VectorKind};
 use crate::rotation::Rotation;
 use crate::store::{NO_BLOCK, PageStore};
 use crate::{IvfError, Result};
@@ -26,6 +27,8 @@ use crate::{IvfError, Result};
 pub struct Index {
     /// The metapage as read by [`Index::open`].
     pub meta: MetaPage,
+    /// What its rows hold.
+    pub form: RowForm,
     /// The rotation of residuals and queries.
     pub rotation: Rotation,
     /// Pages the file is known to have; it never shrinks.
@@ -47,11 +50,13 @@ impl Index {
             return Err(IvfError::corrupt(META_BLOCK, "the file is empty"));
         }
         let meta = s.read(META_BLOCK, get_meta)??;
+        let form = RowForm::of_meta(&meta);
         let index = Self {
             meta,
+            form,
             rotation: Rotation::new(
                 meta.rotation_seed,
-                meta.dim as usize,
+                form.coarse_dim() as usize,
                 meta.code_dim as usize,
             ),
             known_blocks: AtomicU32::new(n_blocks),
@@ -74,9 +79,34 @@ impl Index {
         Metric::from_u32(self.meta.metric).expect("get_meta checked it")
     }
 
+    /// Why the CPU alone searches this index, whatever devices there are; `None`: a device may.
+    pub fn cpu_only(&self) -> Option<&'static str> {
+        self.metric().cpu_only()
+    }
+
     /// Dimension of the vectors.
     pub fn dim(&self) -> usize {
         self.meta.dim as usize
+    }
+
+    /// Dimension of the centroids, and of what chooses lists (see [`RowForm`]).
+    pub fn coarse_dim(&self) -> usize {
+        self.form.coarse_dim() as usize
+    }
+
+    /// Words of 16 bits of a row of `list`.
+    pub(crate) fn row_words(&self, list: u32) -> u32 {
+        if list == ROOT_LIST {
+            self.form.coarse_dim()
+        } else {
+            self.form.row_words()
+        }
+    }
+
+    /// The form of the rows of `list`, if their coarse vectors are not the rows themselves.
+    pub(crate) fn coarser(&self, list: u32) -> Option<&RowForm> {
+        let is_row = list == ROOT_LIST || self.form.kind() == VectorKind::Half;
+        (!is_row).then_some(&self.form)
     }
 
     /// Number of lists, the root list not counted.
@@ -95,7 +125,7 @@ impl Index {
             return Ok(norms);
         }
         let mut norms = Vec::with_capacity(self.n_lists() as usize);
-        let mut wide = vec![0.0; self.dim()];
+        let mut wide = vec![0.0; self.coarse_dim()];
         let root = &self.meta.root;
         let rows = 0..self.n_lists();
         let visit = ListReader::new().rows(s, self, ROOT_LIST, root, rows, |_, row: &[f16]| {
@@ -217,7 +247,7 @@ impl Index {
             return bad("more dead entries than entries");
         }
         let code_pages = streams::code_pages(entry.frozen_count, self.meta.shape());
-        let vector_pages = streams::vector_pages(self.n_rows(list, entry), self.meta.dim);
+        let vector_pages = streams::vector_pages(self.n_rows(list, entry), self.row_words(list));
         self.check_pages(s, from, "code stream", code_pages, entry.code_run)?;
         self.check_pages(s, from, "vector stream", vector_pages, entry.vector_run)?;
         let (code_len, vector_len) = (

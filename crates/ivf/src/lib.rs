@@ -18,6 +18,7 @@ pub mod count;
 pub mod error;
 pub mod export;
 pub mod fold;
+pub mod form;
 mod frozen_writer;
 pub mod index;
 pub mod insert;
@@ -52,7 +53,7 @@ pub mod write_index;
 mod write_lists;
 
 pub use error::{IvfError, Result};
-pub use params::{Metric, Tid};
+pub use params::{Metric, Tid, VectorKind};
 
 #[cfg(test)]
 mod testing;

@@ -5,17 +5,18 @@
 
 use half::f16;
 
-use crate::Result;
 use crate::build_entries::EntryBlock;
-use crate::frozen_writer::encode_rows;
+use crate::form::RowForm;
+use crate::frozen_writer::ListEncoder;
 use crate::layout::directory::Run;
 use crate::layout::group::{GROUP, GroupShape};
-use crate::layout::page::{self, CONTENT_BYTES, PageKind};
+use crate::layout::page::{self, CONTENT_BYTES, PageKind, ROOT_LIST};
 use crate::layout::streams::{byte_position, row_bytes};
 use crate::rabitq::Encoder;
 use crate::rotation::Rotation;
 use crate::store::{BulkWriter, PAGE_BYTES};
 use crate::write_index::{IndexSpec, misuse};
+use crate::{Result, VectorKind};
 
 /// Layout generation of a list as built.
 pub(crate) const FIRST_LAYOUT: u32 = 1;
@@ -23,9 +24,9 @@ pub(crate) const FIRST_LAYOUT: u32 = 1;
 const PIECE_BYTES: usize = 512 << 10;
 const MAX_GROUPS: usize = 64;
 
-/// Entries of a full piece, whole groups.
-pub(crate) fn piece_entries(dim: usize) -> usize {
-    (PIECE_BYTES / (2 * dim * GROUP)).clamp(1, MAX_GROUPS) * GROUP
+/// Entries of a full piece, whole groups, of rows of so many words.
+pub(crate) fn piece_entries(words: usize) -> usize {
+    (PIECE_BYTES / (2 * words * GROUP)).clamp(1, MAX_GROUPS) * GROUP
 }
 
 /// What a piece is made of.
@@ -43,8 +44,8 @@ pub(crate) struct Job {
 
 impl Job {
     /// Bytes of memory that it and its piece take, roughly.
-    pub(crate) fn n_bytes(&self, dim: usize) -> usize {
-        2 * self.block.len() * row_bytes(dim as u32) + 2 * PAGE_BYTES
+    pub(crate) fn n_bytes(&self, words: usize) -> usize {
+        2 * self.block.len() * row_bytes(words as u32) + 2 * PAGE_BYTES
     }
 }
 
@@ -112,6 +113,7 @@ impl Part {
 /// Makes pieces.
 pub(crate) struct Maker<'a> {
     pub spec: &'a IndexSpec,
+    pub form: &'a RowForm,
     pub rotation: &'a Rotation,
     pub shape: GroupShape,
     /// The centroids' mean, which is the root list's centroid.
@@ -120,9 +122,18 @@ pub(crate) struct Maker<'a> {
 
 impl Maker<'_> {
     fn centroid(&self, list: u32) -> &[f16] {
-        let dim = self.spec.dim as usize;
+        let dim = self.form.coarse_dim() as usize;
         let centroid = self.spec.centroids.get(list as usize * dim..);
         centroid.map_or(self.mean, |rest| &rest[..dim])
+    }
+
+    /// Words of a row of `list`.
+    pub(crate) fn row_words(&self, list: u32) -> u32 {
+        if list == ROOT_LIST {
+            self.form.coarse_dim()
+        } else {
+            self.form.row_words()
+        }
     }
 
     /// Makes the piece of a job.
@@ -138,8 +149,9 @@ impl Maker<'_> {
         let centroid = self.centroid(list);
         let (metric, filter) = (self.spec.metric, self.spec.filter);
         let encoder = Encoder::new(metric, filter, self.rotation, centroid);
-        let wide: Vec<f32> = centroid.iter().map(|x| x.to_f32()).collect();
-        let (row, group) = (row_bytes(self.spec.dim), self.shape.bytes());
+        let is_row = list == ROOT_LIST || self.form.kind() == VectorKind::Half;
+        let encoder = ListEncoder::new(encoder, centroid, (!is_row).then_some(self.form));
+        let (row, group) = (row_bytes(self.row_words(list)), self.shape.bytes());
         let at = first * row as u64;
         let mut vectors = Part::new(PageKind::Vector, list, at, block.len() * row, memory);
         let at = first / GROUP as u64 * group as u64;
@@ -151,9 +163,7 @@ impl Maker<'_> {
             let range = start..n.min(start + GROUP);
             let rows: Vec<&[f16]> = range.clone().map(|i| block.row(i)).collect();
             let (tids, errs): (Vec<_>, Vec<_>) = range.map(|i| block.head(i)).unzip();
-            sums.push(encode_rows(
-                &rows, &errs, &tids, &encoder, &wide, &mut group,
-            ));
+            sums.push(encoder.encode(&rows, &errs, &tids, &mut group));
             codes.push(&group);
             for row in rows {
                 vectors.push(bytemuck::cast_slice(row));

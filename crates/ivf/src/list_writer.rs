@@ -28,14 +28,14 @@ pub(crate) struct ListWriter {
 }
 
 impl ListWriter {
-    /// An empty list of `dim` dimensions.
-    pub(crate) fn new(list: u32, dim: usize) -> Self {
+    /// An empty list of rows of so many words.
+    pub(crate) fn new(list: u32, words: usize) -> Self {
         Self {
             list,
             vectors: Joined::default(),
             codes: Vec::new(),
             count: 0,
-            sum_groups: (SUM_BYTES / (2 * dim * GROUP)).clamp(1, SUM_GROUPS),
+            sum_groups: (SUM_BYTES / (2 * words * GROUP)).clamp(1, SUM_GROUPS),
             sum: (0.0, 0),
             sum_sq: 0.0,
         }

@@ -12,6 +12,12 @@ pub enum Metric {
     NegIp = 2,
     /// Cosine distance, operator `<=>`; vectors are stored at unit length and searched by Euclidean distance.
     Cosine = 3,
+    /// Taxicab distance, operator `<+>`.
+    L1 = 4,
+    /// Number of bits that differ, operator `<~>`.
+    Hamming = 5,
+    /// Share of bits set in either that are not set in both, operator `<%>`.
+    Jaccard = 6,
 }
 
 impl Metric {
@@ -21,7 +27,19 @@ impl Metric {
             1 => Some(Self::L2),
             2 => Some(Self::NegIp),
             3 => Some(Self::Cosine),
+            4 => Some(Self::L1),
+            5 => Some(Self::Hamming),
+            6 => Some(Self::Jaccard),
             _ => None,
+        }
+    }
+
+    /// Why the CPU alone searches indexes of this metric; `None`: kernels compute it too.
+    pub fn cpu_only(self) -> Option<&'static str> {
+        match self {
+            Self::L2 | Self::NegIp | Self::Cosine => None,
+            Self::L1 => Some("kernels do not compute the L1 distance"),
+            Self::Hamming | Self::Jaccard => Some("kernels do not count bits"),
         }
     }
 
@@ -31,7 +49,45 @@ impl Metric {
             Self::L2 => "l2",
             Self::NegIp => "ip",
             Self::Cosine => "cosine",
+            Self::L1 => "l1",
+            Self::Hamming => "hamming",
+            Self::Jaccard => "jaccard",
         }
+    }
+}
+
+/// What the rows of an index are. The discriminants are on disk: never renumber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum VectorKind {
+    /// Scaled vectors in binary16, of columns of type vector and halfvec.
+    Half = 1,
+    /// Strings of bits.
+    Bits = 2,
+}
+
+impl VectorKind {
+    /// The kind of an on-disk discriminant.
+    pub fn from_u32(value: u32) -> Option<Self> {
+        match value {
+            1 => Some(Self::Half),
+            2 => Some(Self::Bits),
+            _ => None,
+        }
+    }
+
+    /// Name as shown to users.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Half => "half",
+            Self::Bits => "bits",
+        }
+    }
+
+    /// Whether rows of this kind have distances of this metric.
+    pub fn has(self, metric: Metric) -> bool {
+        let is_of_bits = matches!(metric, Metric::Hamming | Metric::Jaccard);
+        is_of_bits == (self == Self::Bits)
     }
 }
 
@@ -65,7 +121,7 @@ impl Tid {
     }
 }
 
-/// Largest dimension a vector, and so an index, can have.
+/// Largest dimension a vector, and so an index of vectors, can have; no row of any kind has more words of 16 bits.
 pub const MAX_DIM: u32 = 16_000;
 /// Largest value of the `lists` option.
 pub const MAX_LISTS: u32 = 65_536;

@@ -3,19 +3,23 @@
 use half::f16;
 
 use crate::bound::{Bound, QUERY_MAX};
+use crate::form::bits::{BitQuery, BitRows};
+use crate::form::{RowForm, check_dim};
 use crate::index::Index;
 use crate::layout::group::Filter;
 use crate::rabitq::QueryCode;
 use crate::rotation::Rotation;
-use crate::stored::Scaling;
+use crate::stored::{Scale, Scaling};
 use crate::{Metric, Result};
 
 /// A prepared query. Serves all lists.
 #[derive(Debug, Clone)]
 pub struct Query {
     metric: Metric,
-    /// `[dim]`, scaled space.
+    /// `[dim]`, scaled space; where rows have coarse vectors beside them, that of the query, `[coarse_dim]`.
     vector: Vec<f32>,
+    /// What rows are compared to, if that is not `vector`.
+    bits: Option<BitQuery>,
     unordered: bool,
     is_ordinary: bool,
     pub(crate) bound: Bound,
@@ -34,11 +38,27 @@ impl Query {
             is_ordinary: scaled.is_ordinary,
             bound: scaled.bound,
             code: QueryCode::new(filter, rotation, &vector),
+            bits: None,
             vector,
         })
     }
 
-    /// The query in scaled space (normalised under Cosine), `[dim]`.
+    /// Prepares a string of bits, an input. Fails if it has another number of them.
+    fn of_bits(form: &RowForm, rows: &BitRows, input: &[f32]) -> Result<Self> {
+        let row = rows.row_of(input)?;
+        let coarse = form.coarse_rows(&row);
+        Ok(Self {
+            metric: rows.metric,
+            vector: coarse.iter().map(|x| x.to_f32()).collect(),
+            bits: Some(BitQuery::new(rows, &row)),
+            unordered: false,
+            is_ordinary: false,
+            bound: Bound::new(rows.metric, rows.dim, 0, 0.0, 0.0, 0.0),
+            code: None,
+        })
+    }
+
+    /// The query in scaled space (normalised under Cosine), `[dim]`; where rows have coarse vectors beside them, its coarse vector: what chooses lists.
     pub fn vector(&self) -> &[f32] {
         &self.vector
     }
@@ -63,12 +83,18 @@ impl Query {
         self.is_ordinary
     }
 
-    /// The distance a key is made of: `l2sq_f16` (L2, Cosine) or `dot_f16` (NegIp) of the query and a stored row.
+    /// The distance a key is made of: `l2sq_f16` (L2, Cosine), `dot_f16` (NegIp) or `l1_f16` (L1) of the query and a stored row; of bits
+    /// the distance itself.
     #[inline(always)]
     pub fn raw(&self, row: &[f16]) -> f32 {
         match self.metric {
             Metric::L2 | Metric::Cosine => omen_distance::l2sq_f16(&self.vector, row),
             Metric::NegIp => omen_distance::dot_f16(&self.vector, row),
+            Metric::L1 => omen_distance::l1_f16(&self.vector, row),
+            Metric::Hamming | Metric::Jaccard => {
+                let bits = self.bits.as_ref();
+                bits.map_or(f32::NAN, |bits| bits.distance(row))
+            }
         }
     }
 
@@ -80,14 +106,21 @@ impl Query {
 }
 
 impl Index {
-    /// Prepares a query (`[dim]`, the user's numbers, finite). Fails if the dimension differs.
+    /// Prepares a query, an input (of vectors `[dim]`, the user's numbers, finite). Fails if the dimension differs.
     pub fn prepare(&self, q: &[f32]) -> Result<Query> {
-        Query::new(&self.scaling(), self.meta.shape().filter, &self.rotation, q)
+        self.prepare_for(self.meta.shape().filter, q)
+    }
+
+    fn prepare_for(&self, filter: Filter, q: &[f32]) -> Result<Query> {
+        match &self.form {
+            RowForm::Half(scaling) => Query::new(scaling, filter, &self.rotation, q),
+            RowForm::Bits(rows) => Query::of_bits(&self.form, rows, q),
+        }
     }
 
     /// As [`Self::prepare`], without what the filter needs: for what reads no codes, at a tenth of the cost.
     pub fn prepare_uncoded(&self, q: &[f32]) -> Result<Query> {
-        Query::new(&self.scaling(), Filter::None, &self.rotation, q)
+        self.prepare_for(Filter::None, q)
     }
 
     /// Adds to a query of [`Self::prepare_uncoded`] what the filter needs, if it lacks that.
@@ -100,7 +133,11 @@ impl Index {
     /// Prepares a query for a device: writes [`Query::vector`] to `out` (`[dim]`, as `q`) and returns the bound. `None`: its keys promise
     /// nothing or need a look entry by entry, so it is not for a device. Fails if the dimension differs.
     pub fn prepare_into(&self, q: &[f32], out: &mut [f32]) -> Result<Option<Bound>> {
-        let scaled = scale_into(&self.scaling(), q, out)?;
+        let RowForm::Half(scaling) = &self.form else {
+            check_dim(self.form.kind(), self.meta.dim, q)?;
+            return Ok(None);
+        };
+        let scaled = scale_into(scaling, q, out)?;
         Ok(scaled.is_ordinary.then_some(scaled.bound))
     }
 
@@ -118,9 +155,9 @@ impl Index {
         }
     }
 
-    /// The stored form of `v` (`[dim]`), or `None` for the zero vector under Cosine, which is not indexed.
+    /// The stored form of an input, or `None` for the zero vector under Cosine, which is not indexed.
     pub fn to_stored(&self, v: &[f32]) -> Result<Option<crate::stored::StoredVector>> {
-        self.scaling().to_stored(v)
+        self.form.to_stored(v)
     }
 
     /// The largest value the SQL operator can return for an entry of this ceiling. Monotone in `ceiling`.
@@ -164,7 +201,11 @@ fn scale_into(scaling: &Scaling, q: &[f32], out: &mut [f32]) -> Result<Scaled> {
     }
     let [norm_sq, true_norm_sq, diff_sq] = sums.totals();
     let true_norm = true_norm_sq.sqrt();
-    let q_err = scale.map_or(f64::INFINITY, |scale| scale.err) + diff_sq.sqrt();
+    let rounded = match (scaling.metric, scale) {
+        (Metric::L1, Some(scale)) => l1_rounded(&scale, q, out),
+        _ => diff_sq.sqrt(),
+    };
+    let q_err = scale.map_or(f64::INFINITY, |scale| scale.err) + rounded;
     let bound = Bound::new(
         scaling.metric,
         scaling.dim,
@@ -176,8 +217,19 @@ fn scale_into(scaling: &Scaling, q: &[f32], out: &mut [f32]) -> Result<Scaled> {
     Ok(Scaled {
         bound,
         unordered: scale.is_none(),
-        is_ordinary: bound.is_plain() && q_err.is_finite() && true_norm <= QUERY_MAX,
+        is_ordinary: scaling.metric.cpu_only().is_none()
+            && bound.is_plain()
+            && q_err.is_finite()
+            && true_norm <= QUERY_MAX,
     })
+}
+
+/// How far the query `q` scaled is from its f32 form, by L1.
+fn l1_rounded(scale: &Scale, q: &[f32], scaled: &[f32]) -> f64 {
+    let pairs = q.iter().zip(scaled);
+    pairs
+        .map(|(&x, &y)| (scale.apply(x) - f64::from(y)).abs())
+        .sum()
 }
 
 /// Sums over coordinates, in eight lanes: one after the other the additions would wait for each other.

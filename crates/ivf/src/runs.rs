@@ -87,7 +87,7 @@ impl StreamMap {
         self.maps.clear();
         // check_entry made sure that the counts fit the file, so the limits below bound all lengths here.
         let code_pages = streams::code_pages(entry.frozen_count, index.meta.shape());
-        let vector_pages = streams::vector_pages(index.n_rows(list, entry), index.meta.dim);
+        let vector_pages = streams::vector_pages(index.n_rows(list, entry), index.row_words(list));
         let mut fits = self.code.push(entry.code_run, code_pages)
             && self.vector.push(entry.vector_run, vector_pages);
         let mut block = entry.map_head;

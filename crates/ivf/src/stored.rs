@@ -20,7 +20,7 @@ const MAX_COSINE_EXP: i32 = 15;
 /// What the index keeps of a vector.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredVector {
-    /// The scaled vector in binary16, `[dim]`, finite.
+    /// The row, `[row_words]`: of vectors the scaled vector in binary16, `[dim]`, finite.
     pub row: Vec<f16>,
     /// Radius of the hard bound (see `bound.rs`); may be infinite.
     pub err: f32,
@@ -51,13 +51,18 @@ impl Scaling {
             .collect();
         let mut row = vec![f16::ZERO; v.len()];
         omen_distance::f16_from_f32(&saturated, &mut row);
-        let (mut diff_sq, mut norm_sq) = (0f64, 0f64);
+        let (mut diff_sq, mut diff_sum, mut norm_sq) = (0f64, 0f64, 0f64);
         for (&x, h) in scaled.values.iter().zip(&row) {
             let diff = x - h.to_f64();
             diff_sq += diff * diff;
+            diff_sum += diff.abs();
             norm_sq += x * x;
         }
-        let mut err = diff_sq.sqrt() + scaled.err;
+        let rounded = match self.metric {
+            Metric::L1 => diff_sum,
+            _ => diff_sq.sqrt(),
+        };
+        let mut err = rounded + scaled.err;
         if self.metric == Metric::NegIp {
             err += 2.0 * f64::from(rounding(self.dim)) * norm_sq.sqrt();
         }
@@ -87,7 +92,9 @@ impl Scaling {
         }
         let unit = 2f64.powi(self.scale_exp);
         let (factor, err) = match self.metric {
-            Metric::L2 | Metric::NegIp => (unit, 0.0),
+            Metric::L2 | Metric::NegIp | Metric::L1 | Metric::Hamming | Metric::Jaccard => {
+                (unit, 0.0)
+            }
             Metric::Cosine => {
                 let norm = norm_sq(v).sqrt();
                 if norm == 0.0 {
@@ -152,8 +159,8 @@ pub fn choose_scale(metric: Metric, sample: &[f32], dim: usize) -> i32 {
     let size_of = |v: &[f32]| {
         let peak = f64::from(v.iter().fold(0f32, |m, x| m.max(x.abs())));
         let norm = match metric {
-            Metric::L2 | Metric::NegIp => 1.0,
             Metric::Cosine => norm_sq(v).sqrt(),
+            _ => 1.0,
         };
         if peak > 0.0 && peak.is_finite() {
             peak / norm

@@ -8,6 +8,7 @@ use half::f16;
 use rayon::ThreadPool;
 
 use crate::build_entries::{EntrySource, OneByOne};
+use crate::form::{RowForm, max_dim};
 use crate::layout::directory::{
     ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
 };
@@ -15,7 +16,7 @@ use crate::layout::group::{Filter, GroupShape};
 use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
 use crate::layout::page::{self, NO_LIST, PageKind};
 use crate::list_piece::Maker;
-use crate::params::{MAX_DIM, MAX_LISTS, Metric, Tid};
+use crate::params::{MAX_LISTS, Metric, Tid, VectorKind};
 use crate::rotation::Rotation;
 use crate::store::{BulkWriter, PAGE_BYTES};
 use crate::write_lists::write_lists;
@@ -24,9 +25,11 @@ use crate::{IvfError, Result};
 /// What a new index is to be.
 #[derive(Debug, Clone)]
 pub struct IndexSpec {
-    /// Metric.
+    /// What its rows are.
+    pub kind: VectorKind,
+    /// Metric, one of the kind's.
     pub metric: Metric,
-    /// Dimension of the vectors, 1 to [`MAX_DIM`].
+    /// Dimension of the values, 1 to [`max_dim`].
     pub dim: u32,
     /// Number of lists, 1 to [`MAX_LISTS`].
     pub lists: u32,
@@ -38,16 +41,27 @@ pub struct IndexSpec {
     pub scale_exp: i32,
     /// Seed of the rotation; drawn at random for each build.
     pub rotation_seed: u64,
-    /// Centroids, `[lists, dim]`, scaled; finite.
+    /// Centroids, `[lists, coarse_dim]`, scaled; finite.
     pub centroids: Vec<f16>,
     /// Microseconds since the Unix epoch.
     pub built_at: i64,
 }
 
 impl IndexSpec {
+    /// The form of its rows.
+    pub fn form(&self) -> RowForm {
+        RowForm::new(
+            self.kind,
+            self.metric,
+            self.dim,
+            self.scale_exp,
+            self.rotation_seed,
+        )
+    }
+
     /// Shape of its groups.
     pub(crate) fn shape(&self) -> GroupShape {
-        GroupShape::new(self.filter, self.dim)
+        GroupShape::new(self.filter, self.form().coarse_dim())
     }
 }
 
@@ -60,7 +74,7 @@ pub struct BuildEntry {
     pub tid: Tid,
     /// Radius of the hard bound.
     pub err: f32,
-    /// The stored vector, `[dim]`.
+    /// The stored row, `[row_words]`.
     pub row: Vec<f16>,
 }
 
@@ -75,7 +89,7 @@ pub fn write_index<W: BulkWriter>(
     entries: &mut dyn FnMut() -> Result<Option<BuildEntry>>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
-    let mut source = OneByOne::new(spec.dim as usize, entries);
+    let mut source = OneByOne::new(spec.form().row_words() as usize, entries);
     write_index_from(w, spec, None, &mut source, progress)
 }
 
@@ -88,13 +102,17 @@ pub fn write_index_from<W: BulkWriter>(
     source: &mut dyn EntrySource,
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
-    let dim = spec.dim as usize;
-    if !(1..=MAX_DIM).contains(&spec.dim) || !(1..=MAX_LISTS).contains(&spec.lists) {
+    let is_possible = (1..=max_dim(spec.kind)).contains(&spec.dim) && spec.kind.has(spec.metric);
+    if !is_possible || !(1..=MAX_LISTS).contains(&spec.lists) {
         return Err(misuse(format!(
-            "an index of {} dimensions and {} lists",
-            spec.dim, spec.lists
+            "an index of {} dimensions and {} lists by {}",
+            spec.dim,
+            spec.lists,
+            spec.metric.name()
         )));
     }
+    let form = spec.form();
+    let dim = form.coarse_dim() as usize;
     if spec.centroids.len() != dim * spec.lists as usize {
         return Err(misuse(format!(
             "{} numbers for {} centroids of {dim}",
@@ -113,6 +131,7 @@ pub fn write_index_from<W: BulkWriter>(
     let shape = spec.shape();
     let maker = Maker {
         spec,
+        form: &form,
         rotation: &Rotation::new(spec.rotation_seed, dim, shape.code_dim as usize),
         shape,
         mean: &mean(spec),
@@ -128,8 +147,9 @@ pub(crate) fn misuse(what: String) -> IvfError {
 
 /// The centroids' mean: the root list's own centroid, and one more row of it.
 fn mean(spec: &IndexSpec) -> Vec<f16> {
-    let mut sum = vec![0f64; spec.dim as usize];
-    for centroid in spec.centroids.chunks_exact(spec.dim as usize) {
+    let dim = spec.form().coarse_dim() as usize;
+    let mut sum = vec![0f64; dim];
+    for centroid in spec.centroids.chunks_exact(dim) {
         for (sum, x) in sum.iter_mut().zip(centroid) {
             *sum += x.to_f64();
         }
@@ -159,6 +179,7 @@ fn write_meta<W: BulkWriter>(
     root: ListEntry,
     built_rows: u64,
 ) -> Result<MetaPage> {
+    let (row_words, coarse_dim) = meta::shape_words(spec.kind, spec.dim);
     let meta = MetaPage {
         magic: MAGIC,
         version: VERSION,
@@ -167,9 +188,9 @@ fn write_meta<W: BulkWriter>(
         code_dim: spec.shape().code_dim,
         lists: spec.lists,
         filter: spec.filter as u32,
-        vector_kind: meta::VECTOR_F16,
+        vector_kind: spec.kind as u32,
         scale_exp: spec.scale_exp,
-        rounding: crate::bound::rounding(spec.dim),
+        rounding: spec.form().rounding(),
         rotation_seed: spec.rotation_seed,
         lists_option: spec.lists_option,
         entries_per_page: ENTRIES_PER_PAGE as u32,
@@ -181,6 +202,8 @@ fn write_meta<W: BulkWriter>(
         calibration_points: 0,
         calibration: bytemuck::Zeroable::zeroed(),
         spreads: bytemuck::Zeroable::zeroed(),
+        row_words,
+        coarse_dim,
     };
     let mut image = vec![0; PAGE_BYTES];
     page::init_page(&mut image, PageKind::Meta, NO_LIST, 0, 0);

@@ -32,6 +32,8 @@ pub(crate) struct Written {
 /// Cuts what is to be written into jobs.
 struct Jobs<'a> {
     spec: &'a IndexSpec,
+    /// Dimension of the centroids.
+    dim: usize,
     mean: &'a [f16],
     source: &'a mut dyn EntrySource,
     most: usize,
@@ -74,7 +76,7 @@ impl Jobs<'_> {
 
     /// The root list: the centroids as entries (tid = list number), and one more row, their mean.
     fn next_of_root(&mut self, memory: Vec<u8>) -> Job {
-        let (dim, n_lists) = (self.spec.dim as usize, self.spec.lists as usize);
+        let (dim, n_lists) = (self.dim, self.spec.lists as usize);
         let range = self.n_root..n_lists.min(self.n_root + self.most);
         let mut rows = RowBatch::with_capacity(dim, range.len() + 1);
         let centroids = self.spec.centroids[range.start * dim..].chunks_exact(dim);
@@ -106,7 +108,8 @@ fn out_of_order(list: u32, spec: &IndexSpec) -> IvfError {
 /// Writes pieces as they come, in order.
 struct Writer<'a, W> {
     w: &'a mut W,
-    dim: usize,
+    /// Words of a row of the root list, and of others.
+    words: [usize; 2],
     list: Option<ListWriter>,
     written: Written,
     /// Memory of pieces that are written.
@@ -120,7 +123,8 @@ impl<W: BulkWriter> Writer<'_, W> {
         if self.list.as_ref().is_none_or(|l| l.list != piece.list) {
             self.finish_list()?;
         }
-        let new = || ListWriter::new(piece.list, self.dim);
+        let words = self.words[usize::from(piece.list != ROOT_LIST)];
+        let new = || ListWriter::new(piece.list, words);
         let list = self.list.get_or_insert_with(new);
         if piece.list != ROOT_LIST {
             self.written.n_rows += u64::from(piece.n_entries);
@@ -156,19 +160,20 @@ pub(crate) fn write_lists<W: BulkWriter>(
     source: &mut dyn EntrySource,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Written> {
-    let dim = maker.spec.dim as usize;
+    let words = [ROOT_LIST, 0].map(|list| maker.row_words(list) as usize);
     let mut jobs = Jobs {
         spec: maker.spec,
+        dim: words[0],
         mean: maker.mean,
         source,
-        most: piece_entries(dim),
+        most: piece_entries(words[0].max(words[1])),
         n_root: 0,
         last: None,
     };
     let empty = ListEntry::empty(FIRST_LAYOUT);
     let mut writer = Writer {
         w,
-        dim,
+        words,
         list: None,
         written: Written {
             root: empty,
@@ -219,7 +224,7 @@ fn write_ahead<W: BulkWriter>(
                     has_ended = true;
                     break;
                 };
-                let n_bytes = job.n_bytes(writer.dim);
+                let n_bytes = job.n_bytes(writer.words[usize::from(job.list != ROOT_LIST)]);
                 let number = ahead.first + ahead.pieces.len();
                 ahead.pieces.push_back((n_bytes, None));
                 ahead.n_bytes += n_bytes;

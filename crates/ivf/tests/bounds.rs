@@ -208,6 +208,7 @@ fn bounds_are_tight_for_ordinary_data() {
                     Metric::L2 => f64::from(factor) * (dim as f64).sqrt(),
                     Metric::NegIp => f64::from(factor) * f64::from(factor) * dim as f64,
                     Metric::Cosine => 1.0,
+                    _ => f64::from(factor) * dim as f64,
                 };
                 for pair in rows.chunks_exact(2 * dim) {
                     let (u, x) = pair.split_at(dim);

@@ -94,7 +94,9 @@ fn radii_of_entries() {
         let bad: &[f32] = match v.world.index.metric() {
             // Infinite ones are those of vectors that are very long or short.
             Metric::Cosine => &[-1.0, f32::NAN, 0.0, 1e12],
-            Metric::L2 => &[-1.0, f32::NAN, 1e6, f32::INFINITY],
+            Metric::L2 | Metric::L1 | Metric::Hamming | Metric::Jaccard => {
+                &[-1.0, f32::NAN, 1e6, f32::INFINITY]
+            }
             Metric::NegIp => &[-1.0, f32::NAN, 1e6, f32::INFINITY, 0.0],
         };
         for &err in bad {

@@ -151,7 +151,7 @@ fn entry_at(file: &File, block: u32, at: usize) -> [u32; 16] {
 /// Metapage, directory, root list and lists of a new index.
 fn check_built(file: &File, metric: Metric, dim: u32, lists: u32, model: &Model) {
     let n_directory = lists.div_ceil(126);
-    file.page(0, 1, NONE, 0, 0, 1432);
+    file.page(0, 1, NONE, 0, 0, 1440);
     assert_eq!(file.bytes::<4>(0, 64), *b"OMEN");
     let filter = file.u32(0, 88);
     assert!(filter <= 2);

@@ -5,11 +5,11 @@ mod common;
 use std::collections::HashSet;
 
 use common::{Clusters, METRICS, build, operator, pool, rng, seed, tid};
-use omen_ivf::Tid;
 use omen_ivf::calibrate::{calibrate, store_calibration};
 use omen_ivf::coarse::{Probe, select_lists};
 use omen_ivf::index::Index;
 use omen_ivf::insert::insert;
+use omen_ivf::layout::group::Filter;
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
@@ -17,6 +17,7 @@ use omen_ivf::scan_list::SearchStats;
 use omen_ivf::scan_lists::scan_lists;
 use omen_ivf::search::search;
 use omen_ivf::topk::TopK;
+use omen_ivf::{Metric, Tid};
 
 fn tids(items: &[omen_ivf::topk::Candidate]) -> HashSet<Tid> {
     items.iter().map(|item| item.tid).collect()
@@ -143,7 +144,8 @@ fn filter_keeps_the_neighbours() {
     for dim in [40, 100, 256, 700] {
         let clusters = Clusters::new(&mut rng, dim, 100);
         let rows = clusters.draw(&mut rng, 6000);
-        for metric in METRICS {
+        let has_codes = |&metric: &Metric| Filter::for_index(metric, dim as u32) != Filter::None;
+        for metric in METRICS.into_iter().filter(has_codes) {
             let (store, index) = build(MemStore::new(), metric, dim, &rows, 20, seed);
             let (mut missed, mut stats) = (0, SearchStats::default());
             let queries = clusters.draw(&mut rng, 100);

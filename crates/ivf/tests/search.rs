@@ -302,6 +302,7 @@ fn a_query_for_a_device_is_that_of_the_cpu() {
                 Metric::L2 => &[1e30],
                 Metric::Cosine => &[0.0, 1e25],
                 Metric::NegIp => &[1e30],
+                _ => &[1e25, 1e38],
             };
             for &x in bad {
                 let q = vec![x; dim];
@@ -313,7 +314,9 @@ fn a_query_for_a_device_is_that_of_the_cpu() {
                 assert!(out.iter().all(|x| x.is_finite()));
             }
             let ordinary = vec![0.5; dim];
-            assert!(index.prepare_into(&ordinary, &mut out).unwrap().is_some());
+            let is_for_devices = metric.cpu_only().is_none();
+            let bound = index.prepare_into(&ordinary, &mut out).unwrap();
+            assert_eq!(bound.is_some(), is_for_devices, "{metric:?}");
         }
     }
 }

@@ -120,6 +120,7 @@ fn threads_build_the_same_bytes() {
 #[test]
 fn contradictory_builds_fail() {
     let spec = IndexSpec {
+        kind: omen_ivf::VectorKind::Half,
         metric: Metric::L2,
         dim: 4,
         lists: 2,

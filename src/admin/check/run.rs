@@ -156,6 +156,13 @@ fn check_column(named: &NamedIndex, index: &Index) -> Result<Vec<Finding>> {
             class.metric.name()
         ));
     }
+    if index.form.kind() != class.kind() {
+        found.push(format!(
+            "rows are {}, those of the operator class {}",
+            index.form.kind().name(),
+            class.kind().name()
+        ));
+    }
     if index.meta.dim != dim {
         found.push(format!(
             "dimension is {}, that of the column {dim}",

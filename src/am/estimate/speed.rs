@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use omen_distance::Panels;
-use omen_ivf::Metric;
-use omen_ivf::layout::group::Filter;
-use omen_ivf::stored::Scaling;
+use omen_ivf::form::{RowForm, dim_of};
+use omen_ivf::layout::group::{Filter, GroupShape};
 
 use super::super::heap_rows::HeapRows;
+use super::super::opclass::OpClass;
 use super::super::random::Random;
 use super::super::sample_blocks::Plan;
 use super::code_bits;
@@ -48,10 +48,12 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Measures assigning rows of `dim` dimensions to `lists` lists; `read` is what [`of_reading`] gave; `pool` that of a
+    /// Measures assigning coarse vectors of `dim` dimensions to `lists` lists, of rows of `words` words, with codes of this shape; `read` is what [`of_reading`] gave; `pool` that of a
     /// build.
     pub(super) fn measure(
         dim: usize,
+        words: u32,
+        shape: GroupShape,
         lists: usize,
         read: f64,
         pool: &rayon::ThreadPool,
@@ -84,8 +86,8 @@ impl Speed {
         Self {
             read,
             assign: pair * lists.max(FEW_CENTROIDS) as f64,
-            encode: slower * encode(dim as u32),
-            compare: slower * compare(dim as u32),
+            encode: slower * encode(dim as u32, shape),
+            compare: slower * compare(words, shape),
             query: slower * QUERY * dim as f64,
             list: slower * LIST,
             copy: slower * COPY,
@@ -104,8 +106,8 @@ const LIST: f64 = 0.22e-6;
 const QUERY: f64 = 0.25e-6;
 
 /// Seconds for a row: bringing it into order, and its code.
-fn encode(dim: u32) -> f64 {
-    let code = match Filter::for_dim(dim) {
+fn encode(dim: u32, shape: GroupShape) -> f64 {
+    let code = match shape.filter {
         Filter::None => 0.5e-9,
         Filter::OneBit => 9e-9,
         Filter::FourBit => 6e-9,
@@ -114,10 +116,10 @@ fn encode(dim: u32) -> f64 {
 }
 
 /// Seconds for a row and a query of the calibration: by its code, or without one by the row itself.
-fn compare(dim: u32) -> f64 {
-    let bits = code_bits(dim);
-    match Filter::for_dim(dim) {
-        Filter::None => 8e-9 + 0.3e-9 * f64::from(dim),
+fn compare(words: u32, shape: GroupShape) -> f64 {
+    let bits = code_bits(shape);
+    match shape.filter {
+        Filter::None => 8e-9 + 0.3e-9 * f64::from(words),
         Filter::OneBit => 1.2e-9 + 6.5e-12 * bits,
         Filter::FourBit => 0.8e-9 + 4.5e-12 * bits,
     }
@@ -126,6 +128,7 @@ fn compare(dim: u32) -> f64 {
 /// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row.
 pub(super) fn of_reading(
     rows: &HeapRows,
+    class: OpClass,
     n_blocks: u32,
     known: Option<u32>,
     random: &mut Random,
@@ -143,13 +146,10 @@ pub(super) fn of_reading(
             }
             n_read += 1;
             value.with(|v| {
-                dim.get_or_insert(v.len() as u32);
-                let scaling = Scaling {
-                    metric: Metric::L2,
-                    dim: v.len() as u32,
-                    scale_exp: 0,
-                };
-                std::hint::black_box(scaling.to_stored(v)?);
+                let found = dim_of(class.kind(), v);
+                dim.get_or_insert(found);
+                let form = RowForm::new(class.kind(), class.metric, found, 0, 0);
+                std::hint::black_box(form.to_stored(v)?);
                 Ok(())
             })?
         });

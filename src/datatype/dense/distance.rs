@@ -1,7 +1,7 @@
 //! Distances and measures. Sums are f32 (`omen_distance`), the rest f64.
 //!
 //! The index's bounds are proved against exactly these definitions; change neither alone:
-//! `<->` = sqrt(l2sq), `<#>` = -dot, `<=>` = 1 - clamp(dot(a, b) / sqrt(norm_sq(a) norm_sq(b)), -1, 1).
+//! `<->` = sqrt(l2sq), `<#>` = -dot, `<+>` = l1, `<=>` = 1 - clamp(dot(a, b) / sqrt(norm_sq(a) norm_sq(b)), -1, 1).
 
 use super::DenseRef;
 use crate::datatype::function::Args;
@@ -89,6 +89,9 @@ pub(crate) fn distance<E: Summed>(metric: Metric, a: &[E], b: &[E]) -> f64 {
     match metric {
         Metric::L2 => l2sq(a, b).sqrt(),
         Metric::NegIp => -inner_product(a, b),
+        Metric::L1 => l1(a, b),
+        // Of bits alone.
+        Metric::Hamming | Metric::Jaccard => f64::NAN,
         Metric::Cosine => {
             let norms = inner_product(a, a) * inner_product(b, b);
             let similarity = inner_product(a, b) / norms.sqrt();

@@ -23,6 +23,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l2sq_halves,
     dot_halves,
     l1_halves,
+    l1_f16,
+    differing,
+    common,
     f16_from_f32,
     f32_from_f16,
     fastscan,
@@ -133,6 +136,54 @@ sums! {
     l2sq_halves(L2sq, f16, f16);
     dot_halves(Dot, f16, f16);
     l1_halves(L1, f16, f16);
+    l1_f16(L1, f32, f16);
+}
+
+/// Counts the bits of 32 bytes, as four sums of 64 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn count_ones(x: __m256i) -> __m256i {
+    let of_nibble = _mm256_setr_epi8(
+        0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3,
+        3, 4,
+    );
+    let nibble = _mm256_set1_epi8(15);
+    let low = _mm256_shuffle_epi8(of_nibble, _mm256_and_si256(x, nibble));
+    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(x), nibble);
+    let bytes = _mm256_add_epi8(low, _mm256_shuffle_epi8(of_nibble, high));
+    _mm256_sad_epu8(bytes, _mm256_setzero_si256())
+}
+
+macro_rules! counts {
+    ($($name:ident($of:ident, $rest:path);)*) => {$(
+        /// # Safety
+        /// AVX2.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(super) unsafe fn $name(a: &[u8], b: &[u8]) -> u32 {
+            let n = a.len().min(b.len());
+            let (a, b) = (a[..n].chunks_exact(32), b[..n].chunks_exact(32));
+            let rest = $rest(a.remainder(), b.remainder());
+            let mut sums = _mm256_setzero_si256();
+            for (a, b) in a.zip(b) {
+                // SAFETY: 32 bytes each.
+                let (a, b) = unsafe {
+                    (
+                        _mm256_loadu_si256(a.as_ptr().cast()),
+                        _mm256_loadu_si256(b.as_ptr().cast()),
+                    )
+                };
+                sums = _mm256_add_epi64(sums, count_ones($of(a, b)));
+            }
+            let mut lanes = [0u64; 4];
+            // SAFETY: 32 bytes.
+            unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums) };
+            rest + lanes.iter().sum::<u64>() as u32
+        }
+    )*};
+}
+counts! {
+    differing(_mm256_xor_si256, scalar::differing);
+    common(_mm256_and_si256, scalar::common);
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::avx2;
+use super::avx2::{self, common, differing};
 use crate::bits::GROUP;
 use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
@@ -24,6 +24,9 @@ pub(crate) const VARIANT: Variant = Variant {
     l2sq_halves,
     dot_halves,
     l1_halves,
+    l1_f16,
+    differing,
+    common,
     f16_from_f32,
     f32_from_f16,
     fastscan,
@@ -120,6 +123,7 @@ sums! {
     l2sq_halves(L2sq, f16, f16);
     dot_halves(Dot, f16, f16);
     l1_halves(L1, f16, f16);
+    l1_f16(L1, f32, f16);
 }
 
 /// # Safety

@@ -80,6 +80,7 @@ pub fn build(rows: usize, dim: usize, lists: usize) -> Result<(Flat, Index), Ivf
         f16::from_f32(((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 200.0)
     };
     let spec = IndexSpec {
+        kind: omen_ivf::VectorKind::Half,
         metric: Metric::L2,
         dim: dim as u32,
         lists: lists as u32,

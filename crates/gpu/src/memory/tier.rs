@@ -90,6 +90,9 @@ pub struct TierPlan {
 impl TierPlan {
     /// The plan for `n_slots` entries. Errors: `Unsupported` beyond [`MAX_SLOTS`].
     pub fn new(spec: &TierSpec, parts: Parts, n_slots: u64) -> Result<Self, GpuError> {
+        if let Some(why) = spec.metric.cpu_only() {
+            return Err(GpuError::Unsupported(why.into()));
+        }
         if n_slots > MAX_SLOTS {
             return Err(GpuError::Unsupported(format!(
                 "{n_slots} entries in one tier"

@@ -51,7 +51,7 @@ pub fn select_probes(choice: &Choice<'_>, consts: &QueryConsts, ranks: &[f32]) -
     let nearest = ranks[order[0] as usize];
     let farther = |rank: f32| match choice.metric {
         Metric::NegIp => (rank - nearest) / consts.norm_up.max(f32::MIN_POSITIVE),
-        Metric::L2 | Metric::Cosine => rank.sqrt() - nearest.sqrt(),
+        _ => rank.sqrt() - nearest.sqrt(),
     };
     let mut chosen = Chosen::default();
     for (i, &list) in order.iter().enumerate() {
@@ -59,14 +59,12 @@ pub fn select_probes(choice: &Choice<'_>, consts: &QueryConsts, ranks: &[f32]) -
         let list_norm_sq = choice.list_norms[list as usize];
         let l2sq = match choice.metric {
             Metric::NegIp => consts.norm_sq + list_norm_sq + 2.0 * rank,
-            Metric::L2 | Metric::Cosine => rank,
+            _ => rank,
         };
         let slack = consts.slack * list_norm_sq.sqrt() * 1.000_001;
         chosen.adds.push(match choice.metric {
             Metric::NegIp => rank - slack,
-            Metric::L2 | Metric::Cosine => {
-                rank - 4.768_371_6e-7f32.mul_add(consts.norm_sq + list_norm_sq, slack)
-            }
+            _ => rank - 4.768_371_6e-7f32.mul_add(consts.norm_sq + list_norm_sq, slack),
         });
         chosen.distances.push(l2sq.max(0.0).sqrt());
         if i == 0 || farther(rank) <= choice.spread {

@@ -23,7 +23,7 @@ pub fn tight_bounds(
             let key = if key.is_nan() { f32::NEG_INFINITY } else { key };
             (key, width - dot)
         }
-        Metric::L2 | Metric::Cosine => {
+        _ => {
             let l2sq = lane_sum(row.len(), |i| {
                 let diff = query[i] - row[i].to_f32();
                 diff * diff

@@ -56,7 +56,7 @@ pub fn loose_key(
             let key = -dot - slack - err * q.norm_up;
             if key.is_nan() { f32::NEG_INFINITY } else { key }
         }
-        Metric::L2 | Metric::Cosine => {
+        _ => {
             let sum = q.norm_sq + norm_sq;
             let d2 = (-2.0f32).mul_add(dot, sum) - 4.768_371_6e-7f32.mul_add(sum, slack);
             let key = d2.max(0.0).sqrt() * loose_scale - (err + q.err);
@@ -69,7 +69,7 @@ pub fn loose_key(
 pub fn centroid_rank(metric: Metric, query_norm_sq: f32, dot: f32, norm_sq: f32) -> f32 {
     match metric {
         Metric::NegIp => -dot,
-        Metric::L2 | Metric::Cosine => (-2.0f32).mul_add(dot, query_norm_sq + norm_sq).max(0.0),
+        _ => (-2.0f32).mul_add(dot, query_norm_sq + norm_sq).max(0.0),
     }
 }
 

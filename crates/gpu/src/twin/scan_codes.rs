@@ -111,7 +111,7 @@ pub fn lower_key(
             let key = bound - err * consts.norm_up;
             if key.is_nan() { f32::NEG_INFINITY } else { key }
         }
-        Metric::L2 | Metric::Cosine => {
+        _ => {
             let key = bound.max(0.0).sqrt() * loose_scale - (err + consts.err);
             if key > 0.0 { key } else { 0.0 }
         }
@@ -123,8 +123,8 @@ pub fn upper_key(metric: Metric, estimate: &CodeEstimate, consts: &QueryConsts, 
     let bound = estimate.estimate + estimate.margin;
     let key = match metric {
         Metric::NegIp => bound - err * consts.norm,
-        Metric::L2 | Metric::Cosine if bound.is_nan() => bound,
-        Metric::L2 | Metric::Cosine => {
+        _ if bound.is_nan() => bound,
+        _ => {
             let key = bound.max(0.0).sqrt() * (1.0 + 2.384_185_8e-7) - (err + consts.err);
             if key < 0.0 { 0.0 } else { key }
         }

@@ -152,7 +152,7 @@ impl Data {
             .map(|(q, h)| (f64::from(*q), h.to_f64()));
         match self.metric {
             Metric::NegIp => -pairs.map(|(q, h)| q * h).sum::<f64>(),
-            Metric::L2 | Metric::Cosine => pairs.map(|(q, h)| (q - h) * (q - h)).sum(),
+            _ => pairs.map(|(q, h)| (q - h) * (q - h)).sum(),
         }
     }
 
@@ -168,7 +168,7 @@ impl Data {
         let square: f64 = pairs().map(|(q, c)| (q - c) * (q - c)).sum();
         let add = match self.metric {
             Metric::NegIp => -pairs().map(|(q, c)| q * c).sum::<f64>(),
-            Metric::L2 | Metric::Cosine => square,
+            _ => square,
         };
         (add as f32, square.sqrt() as f32)
     }

@@ -98,7 +98,7 @@ impl<'a, S: PageStore> BatchReader<'a, S> {
 
     fn list(&mut self, list: u32) -> Result<List> {
         let (s, index) = (self.s, self.index);
-        let mut centroid = Vec::with_capacity(index.dim());
+        let mut centroid = Vec::with_capacity(index.coarse_dim());
         let root = &index.meta.root;
         let take = |_, row: &[f16]| centroid.extend_from_slice(row);
         let visit = self
@@ -137,7 +137,7 @@ impl<'a, S: PageStore> BatchReader<'a, S> {
 /// Pages of a list.
 fn n_pages(index: &Index, entry: &ListEntry) -> u64 {
     let codes = streams::code_pages(entry.frozen_count, index.meta.shape());
-    let vectors = streams::vector_pages(entry.frozen_count.into(), index.meta.dim);
+    let vectors = streams::vector_pages(entry.frozen_count.into(), index.form.row_words());
     codes + vectors + u64::from(entry.append_pages)
 }
 

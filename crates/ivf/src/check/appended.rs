@@ -74,22 +74,22 @@ impl ListCheck {
         image: &[u8],
         has_place: &mut dyn FnMut(Tid) -> bool,
     ) -> Result<()> {
-        let dim = index.meta.dim;
+        let words = index.row_words(self.list);
         let n = page::tail(image).n_records;
         let bytes = page::content_bytes(image);
-        if n == 0 || bytes != n as usize * append::record_bytes(dim) {
+        if n == 0 || bytes != n as usize * append::record_bytes(words) {
             self.found_on(block, format!("{n} records in {bytes} bytes"));
         }
-        if n > append::records_per_page(dim) {
+        if n > append::records_per_page(words) {
             return Err(IvfError::corrupt(
                 block,
                 format!("{n} records in an append page"),
             ));
         }
         for i in 0..n {
-            let offset = append::record_offset(i, dim);
+            let offset = append::record_offset(i, words);
             let header = append::get_header(image, offset);
-            let payload = append::payload(image, offset, dim);
+            let payload = append::payload(image, offset, words);
             if header.live > 1 {
                 self.found_on(block, format!("record {i} is live {} times", header.live));
             }
@@ -109,7 +109,7 @@ impl ListCheck {
         Ok(())
     }
 
-    /// The row of record `i` of a page, `[dim]`, be it on overflow pages; `None` if these are not the record's.
+    /// The row of record `i` of a page, be it on overflow pages; `None` if these are not the record's.
     fn row<S: PageStore>(
         &mut self,
         s: &S,
@@ -119,14 +119,14 @@ impl ListCheck {
         header: &AppendHeader,
         payload: &[u8],
     ) -> Result<Option<Vec<f16>>> {
-        let dim = index.meta.dim;
-        let n_overflow = append::overflow_pages(dim);
+        let words = index.row_words(self.list);
+        let n_overflow = append::overflow_pages(words);
         if header.n_overflow as usize != n_overflow {
             let n = header.n_overflow;
             self.found_on(block, format!("record {i} has {n} overflow pages"));
             return Ok(None);
         }
-        let mut row = vec![f16::ZERO; dim as usize];
+        let mut row = vec![f16::ZERO; words as usize];
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut row);
         if n_overflow == 0 {
             bytes.copy_from_slice(payload);

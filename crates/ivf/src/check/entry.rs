@@ -15,6 +15,7 @@ use half::f16;
 
 use crate::bound::{MAX_ERR, rounding};
 use crate::coarse::nearest_list;
+use crate::form::RowForm;
 use crate::frozen_writer::read_centroid;
 use crate::index::Index;
 use crate::layout::page::ROOT_LIST;
@@ -73,6 +74,13 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
 
     /// What is wrong with a row and its radius, if anything is.
     pub(super) fn numbers(&self, row: &[f16], err: f32) -> Option<String> {
+        if let (RowForm::Bits(bits), false) = (&self.index.form, self.list == ROOT_LIST) {
+            return if bits.has_strays(row) {
+                Some("bits beyond the last".into())
+            } else {
+                (err != 0.0).then(|| format!("an error radius of {err}, of a string of bits"))
+            };
+        }
         if row.iter().any(|x| !x.is_finite()) {
             return Some("a vector that is not finite".into());
         }
@@ -110,7 +118,7 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
         let meta = &self.index.meta;
         let g = f64::from(rounding(meta.dim));
         let (least, more, may_be_infinite) = match self.index.metric() {
-            Metric::L2 => (0.0, 0.0, false),
+            Metric::L2 | Metric::L1 | Metric::Hamming | Metric::Jaccard => (0.0, 0.0, false),
             Metric::NegIp => (
                 2.0 * g * (size.norm - size.rounded).max(0.0),
                 2.0 * g * (size.norm + size.rounded),
@@ -125,7 +133,11 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
             f64::INFINITY
         } else {
             // A radius is rounded up by at least the next number.
-            (size.rounded + more) * (1.0 + SLACK) + f64::from(f32::MIN_POSITIVE)
+            let rounded = match self.index.metric() {
+                Metric::L1 => size.rounded_sum,
+                _ => size.rounded,
+            };
+            (rounded + more) * (1.0 + SLACK) + f64::from(f32::MIN_POSITIVE)
         };
         (least * (1.0 - SLACK), most)
     }
@@ -140,9 +152,9 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
             return Ok(None);
         }
         let other = wide(&read_centroid(self.s, self.index, nearest)?);
-        let row = wide(row);
+        let row = wide(&self.index.form.coarse_rows(row));
         let (here, there) = (l2sq(&row, &self.centroid), l2sq(&row, &other));
-        let dim = self.index.dim() as f64;
+        let dim = self.index.coarse_dim() as f64;
         let from_mean = l2sq(&self.centroid, &self.mean)
             .max(l2sq(&other, &self.mean))
             .sqrt();
@@ -150,7 +162,7 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
         let unit = 2f64.powi(-22);
         let sums = 4.0 * (dim + 16.0) * unit * (x + m + from_mean) * from_mean;
         let halves = x * dim.sqrt() * unit;
-        let direct = 2.0 * f64::from(rounding(self.index.meta.dim)) * here;
+        let direct = 2.0 * f64::from(rounding(self.index.coarse_dim() as u32)) * here;
         Ok((here > there + sums + halves + direct).then_some(nearest))
     }
 }
@@ -160,13 +172,15 @@ struct Size {
     norm: f64,
     /// Most that rounding to binary16 can have taken away, but for what was cut off.
     rounded: f64,
+    /// The same by L1.
+    rounded_sum: f64,
     /// Whether a number may have been cut off at the end of the range.
     is_cut: bool,
 }
 
 impl Size {
     fn of(row: &[f16]) -> Self {
-        let (mut norm_sq, mut rounded_sq, mut is_cut) = (0f64, 0f64, false);
+        let (mut norm_sq, mut rounded_sq, mut rounded_sum, mut is_cut) = (0f64, 0f64, 0f64, false);
         for &x in row {
             let magnitude = x.to_bits() & 0x7FFF;
             is_cut |= magnitude == F16_MAX;
@@ -176,10 +190,12 @@ impl Size {
             let half = 2f64.powi(exponent - 26) + x.abs() * 2f64.powi(-23);
             norm_sq += x * x;
             rounded_sq += half * half;
+            rounded_sum += half;
         }
         Self {
             norm: norm_sq.sqrt(),
             rounded: rounded_sq.sqrt(),
+            rounded_sum,
             is_cut,
         }
     }

@@ -5,7 +5,6 @@ use std::mem::offset_of;
 use super::pages::{Place, check_place};
 use super::report::{Finding, Findings};
 use crate::Result;
-use crate::bound::rounding;
 use crate::index::Index;
 use crate::layout::directory::{ENTRIES_PER_PAGE, ListEntry};
 use crate::layout::meta::{META_BLOCK, MetaPage};
@@ -34,7 +33,7 @@ pub(super) fn check_fixed<S: PageStore>(
         &place(PageKind::Meta, 0, meta_bytes),
         findings,
     )?;
-    for what in impossible(meta) {
+    for what in impossible(index) {
         findings.add(Finding::of_page(None, META_BLOCK, what));
     }
     let mut blocks = vec![META_BLOCK];
@@ -66,9 +65,9 @@ fn check_or_note<S: PageStore>(
 }
 
 /// What cannot be, beyond what opening an index refuses.
-fn impossible(meta: &MetaPage) -> Vec<String> {
-    let mut found = Vec::new();
-    if meta.rounding.to_bits() != rounding(meta.dim).to_bits() {
+fn impossible(index: &Index) -> Vec<String> {
+    let (meta, mut found) = (&index.meta, Vec::new());
+    if meta.rounding.to_bits() != index.form.rounding().to_bits() {
         found.push(format!("rounding is {}", meta.rounding));
     }
     let root = &meta.root;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::entry::{EntryCheck, fingerprint};
 use super::pages::{Place, check_place};
 use super::report::{Finding, Findings};
-use crate::frozen_writer::{Batch, read_centroid};
+use crate::frozen_writer::{Batch, ListEncoder, read_centroid};
 use crate::index::Index;
 use crate::layout::directory::ListEntry;
 use crate::layout::group::{GROUP, GroupHeader, HEADER_LINES};
@@ -117,7 +117,7 @@ impl ListCheck {
         let shape = index.meta.shape();
         let code_bytes = streams::n_groups(entry.frozen_count) as usize * shape.bytes();
         let vector_bytes =
-            index.n_rows(self.list, entry) * streams::row_bytes(index.meta.dim) as u64;
+            index.n_rows(self.list, entry) * streams::row_bytes(index.row_words(self.list)) as u64;
         let map = &self.reader.map;
         let parts = [
             (
@@ -185,9 +185,10 @@ impl ListCheck {
         entries: &EntryCheck<S>,
         has_place: &mut dyn FnMut(Tid) -> bool,
     ) -> Result<()> {
-        let (list, dim, shape) = (self.list, index.dim(), index.meta.shape());
-        let wide: Vec<f32> = centroid.iter().map(|x| x.to_f32()).collect();
+        let (list, shape) = (self.list, index.meta.shape());
+        let words = index.row_words(list) as usize;
         let encoder = Encoder::new(index.metric(), shape.filter, &index.rotation, centroid);
+        let encoder = ListEncoder::new(encoder, centroid, index.coarser(list));
         let mut reader = std::mem::take(&mut self.reader);
         let (mut found, mut expected) = (vec![0u8; shape.bytes()], vec![0u8; shape.bytes()]);
         let (mut live, mut sum_sq) = (0, 0f64);
@@ -198,7 +199,7 @@ impl ListCheck {
             live += header.live.count_ones();
             let first = group * GROUP as u32;
             for (i, (&tid, &err)) in batch.tids.iter().zip(&batch.errs).enumerate() {
-                let row = &batch.rows[i * dim..][..dim];
+                let row = &batch.rows[i * words..][..words];
                 let is_live = header.live & (1 << i) != 0;
                 let slot = first + i as u32;
                 self.entry(entries, (tid, err, row), is_live, has_place, &|| {
@@ -208,7 +209,7 @@ impl ListCheck {
                     self.found(format!("centroid {slot} has tid {tid:?}"));
                 }
             }
-            sum_sq += batch.encode(0..batch.tids.len(), dim, &encoder, &wide, &mut expected);
+            sum_sq += batch.encode(0..batch.tids.len(), words, &encoder, &mut expected);
             self.compare(group, header, &mut found, &expected);
         }
         self.reader = reader;

@@ -3,10 +3,10 @@
 //! | bytes | content |
 //! |---|---|
 //! | 0..16 | [`AppendHeader`] |
-//! | 16.. | inline: `dim` binary16 numbers, padded to a multiple of 4 bytes |
+//! | 16.. | inline: the row's words of 16 bits (vectors: `dim` binary16 numbers), padded to a multiple of 4 bytes |
 //! | 16.. | else: `n_overflow` block numbers (u32) of Overflow pages, in order |
 //!
-//! Whether the vector is inline follows from the dimension alone, so it never differs within an index.
+//! Whether the row is inline follows from its number of words alone, so it never differs within an index.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -38,40 +38,40 @@ impl AppendHeader {
     }
 }
 
-/// Most overflow pages of a record ([`crate::params::MAX_DIM`] dimensions).
+/// Most overflow pages of a record ([`crate::params::MAX_DIM`] words).
 pub const MAX_OVERFLOW: usize = row_pages(crate::params::MAX_DIM);
 
 const HEADER_BYTES: usize = size_of::<AppendHeader>();
 
-const fn row_pages(dim: u32) -> usize {
-    (2 * dim as usize).div_ceil(CONTENT_BYTES)
+const fn row_pages(words: u32) -> usize {
+    (2 * words as usize).div_ceil(CONTENT_BYTES)
 }
 
 /// Overflow pages of an appended entry; 0 if its vector is inline.
-pub fn overflow_pages(dim: u32) -> usize {
-    if HEADER_BYTES + row_bytes(dim) <= CONTENT_BYTES {
+pub fn overflow_pages(words: u32) -> usize {
+    if HEADER_BYTES + row_bytes(words) <= CONTENT_BYTES {
         0
     } else {
-        row_pages(dim)
+        row_pages(words)
     }
 }
 
 /// Bytes of a record.
-pub fn record_bytes(dim: u32) -> usize {
-    match overflow_pages(dim) {
-        0 => (HEADER_BYTES + row_bytes(dim)).next_multiple_of(4),
+pub fn record_bytes(words: u32) -> usize {
+    match overflow_pages(words) {
+        0 => (HEADER_BYTES + row_bytes(words)).next_multiple_of(4),
         n => HEADER_BYTES + 4 * n,
     }
 }
 
 /// Records that fit a page.
-pub fn records_per_page(dim: u32) -> u32 {
-    (CONTENT_BYTES / record_bytes(dim)) as u32
+pub fn records_per_page(words: u32) -> u32 {
+    (CONTENT_BYTES / record_bytes(words)) as u32
 }
 
 /// Byte offset in the page of record `i`.
-pub fn record_offset(i: u32, dim: u32) -> usize {
-    CONTENT_START + i as usize * record_bytes(dim)
+pub fn record_offset(i: u32, words: u32) -> usize {
+    CONTENT_START + i as usize * record_bytes(words)
 }
 
 /// Head of the record at byte `offset` of a page.
@@ -85,10 +85,10 @@ pub fn put_header(page: &mut [u8], offset: usize, header: &AppendHeader) {
 }
 
 /// What follows the head of the record at `offset`: the row, or the overflow blocks (native-endian u32 each).
-pub fn payload(page: &[u8], offset: usize, dim: u32) -> &[u8] {
+pub fn payload(page: &[u8], offset: usize, words: u32) -> &[u8] {
     let start = offset + HEADER_BYTES;
-    match overflow_pages(dim) {
-        0 => &page[start..start + row_bytes(dim)],
+    match overflow_pages(words) {
+        0 => &page[start..start + row_bytes(words)],
         n => &page[start..start + 4 * n],
     }
 }

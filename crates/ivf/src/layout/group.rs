@@ -13,6 +13,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::page::LINE_BYTES;
+use crate::params::Metric;
 
 /// Entries in a group.
 pub const GROUP: usize = 32;
@@ -84,6 +85,14 @@ impl Filter {
             0..MIN_DIM => Self::None,
             MIN_DIM..ONE_BIT_DIM => Self::FourBit,
             _ => Self::OneBit,
+        }
+    }
+
+    /// The filter that new indexes of this metric and dimension get: codes estimate Euclidean distances and inner products.
+    pub fn for_index(metric: Metric, dim: u32) -> Self {
+        match metric {
+            Metric::L2 | Metric::NegIp | Metric::Cosine => Self::for_dim(dim),
+            Metric::L1 | Metric::Hamming | Metric::Jaccard => Self::None,
         }
     }
 

@@ -5,15 +5,14 @@ use bytemuck::{Pod, Zeroable};
 use super::directory::{ENTRIES_PER_PAGE, ListEntry, Run, directory_pages};
 use super::group::{Filter, GroupShape};
 use super::page::{self, CONTENT_BYTES, CONTENT_START, NO_LIST, PageKind};
-use crate::params::{MAX_DIM, MAX_LISTS, Metric};
+use crate::form::{coarse_dim, max_dim, row_words};
+use crate::params::{MAX_LISTS, Metric, VectorKind};
 use crate::{IvfError, Result};
 
 /// "OMEN" read as little-endian bytes.
 pub const MAGIC: u32 = 0x4E45_4D4F;
 /// The format version this code writes, and the newest it reads.
 pub const VERSION: u32 = 1;
-/// Vector kind: IEEE binary16 of the scaled vector.
-pub const VECTOR_F16: u32 = 1;
 /// Most points of the calibration curve.
 pub const MAX_CALIBRATION: usize = 64;
 
@@ -51,7 +50,7 @@ pub struct MetaPage {
     pub version: u32,
     /// A `Metric`.
     pub metric: u32,
-    /// Dimension of the vectors.
+    /// Dimension of the vectors, or number of bits.
     pub dim: u32,
     /// Dimension of the codes: see [`GroupShape::new`].
     pub code_dim: u32,
@@ -59,13 +58,13 @@ pub struct MetaPage {
     pub lists: u32,
     /// A [`Filter`].
     pub filter: u32,
-    /// Vector kind ([`VECTOR_F16`]).
+    /// A [`VectorKind`].
     pub vector_kind: u32,
     /// Stored numbers are the user's times 2^scale_exp (see the README: range of binary16).
     pub scale_exp: i32,
     /// Relative rounding allowance of float32 sums of `dim` terms, operator and index together.
     pub rounding: f32,
-    /// Seed of the rotation.
+    /// Seed of the rotation, and of sketches.
     pub rotation_seed: u64,
     /// Value of the `lists` option as given, 0 for automatic.
     pub lists_option: u32,
@@ -87,13 +86,18 @@ pub struct MetaPage {
     pub calibration: [CalibrationPoint; MAX_CALIBRATION],
     /// How far the lists of each point may be: recall is that of both limits together.
     pub spreads: [CalibrationSpread; MAX_CALIBRATION],
+    /// Words of 16 bits of a row; 0 for vectors, whose rows have `dim`.
+    pub row_words: u32,
+    /// Dimension of the centroids; 0 for vectors, whose centroids have `dim`.
+    pub coarse_dim: u32,
 }
 
 impl MetaPage {
     /// Shape of the groups.
     pub fn shape(&self) -> GroupShape {
         let filter = Filter::from_u32(self.filter).expect("get_meta checked it");
-        GroupShape::new(filter, self.dim)
+        let kind = VectorKind::from_u32(self.vector_kind).expect("get_meta checked it");
+        GroupShape::new(filter, coarse_dim(kind, self.dim))
     }
 }
 
@@ -137,19 +141,28 @@ pub fn put_meta(page: &mut [u8], meta: &MetaPage) {
 /// The first field with an impossible value. Block numbers are checked against the file by `Index::open`.
 fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
     let bad = |name, value: &dyn std::fmt::Display| Some((name, value.to_string()));
-    if Metric::from_u32(meta.metric).is_none() {
-        bad("metric", &meta.metric)
-    } else if meta.dim == 0 || meta.dim > MAX_DIM {
+    let Some(kind) = VectorKind::from_u32(meta.vector_kind) else {
+        return bad("vector_kind", &meta.vector_kind);
+    };
+    let Some(metric) = Metric::from_u32(meta.metric).filter(|&metric| kind.has(metric)) else {
+        return bad("metric", &meta.metric);
+    };
+    let Some(filter) = Filter::from_u32(meta.filter) else {
+        return bad("filter", &meta.filter);
+    };
+    if meta.dim == 0 || meta.dim > max_dim(kind) {
         bad("dim", &meta.dim)
-    } else if Filter::from_u32(meta.filter).is_none() {
+    } else if filter != Filter::None && Filter::for_index(metric, u32::MAX) == Filter::None {
         bad("filter", &meta.filter)
+    } else if (meta.row_words, meta.coarse_dim) != shape_words(kind, meta.dim) {
+        bad("row_words or coarse_dim", &meta.row_words)
     } else if meta.code_dim != meta.shape().code_dim {
         bad("code_dim", &meta.code_dim)
     } else if meta.lists == 0 || meta.lists > MAX_LISTS {
         bad("lists", &meta.lists)
-    } else if meta.vector_kind != VECTOR_F16 {
-        bad("vector_kind", &meta.vector_kind)
-    } else if meta.scale_exp.abs() > MAX_SCALE_EXP {
+    } else if meta.scale_exp.abs() > MAX_SCALE_EXP
+        || kind == VectorKind::Bits && meta.scale_exp != 0
+    {
         bad("scale_exp", &meta.scale_exp)
     } else if !(0.0..0.5).contains(&meta.rounding) {
         bad("rounding", &meta.rounding)
@@ -165,6 +178,14 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
         bad("recall of a calibration point", &recall)
     } else {
         None
+    }
+}
+
+/// [`MetaPage::row_words`] and [`MetaPage::coarse_dim`].
+pub(crate) fn shape_words(kind: VectorKind, dim: u32) -> (u32, u32) {
+    match kind {
+        VectorKind::Half => (0, 0),
+        VectorKind::Bits => (row_words(kind, dim), coarse_dim(kind, dim)),
     }
 }
 

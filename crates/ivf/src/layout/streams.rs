@@ -1,7 +1,7 @@
 //! Sizes and positions in the two streams of a frozen part: pure arithmetic.
 //!
 //! Code stream: groups one after the other in lines of 128 bytes; a line never breaks, a group may span pages.
-//! Vector stream: row s (2*dim bytes) starts at byte s*2*dim; a row may span pages. A page holds an even number of
+//! Vector stream: row s, of `words` words of 16 bits (vectors: `dim`), starts at byte s*2*words; a row may span pages. A page holds an even number of
 //! bytes, so one number never does.
 
 use super::group::{GROUP, GroupShape};
@@ -18,14 +18,14 @@ pub fn code_pages(n: u32, shape: GroupShape) -> u64 {
     lines.div_ceil(LINES_PER_PAGE as u64)
 }
 
-/// Bytes of one row.
-pub fn row_bytes(dim: u32) -> usize {
-    2 * dim as usize
+/// Bytes of one row of so many words of 16 bits.
+pub fn row_bytes(words: u32) -> usize {
+    2 * words as usize
 }
 
-/// Pages of the vector stream of `n_rows` rows.
-pub fn vector_pages(n_rows: u64, dim: u32) -> u64 {
-    (n_rows * row_bytes(dim) as u64).div_ceil(CONTENT_BYTES as u64)
+/// Pages of the vector stream of `n_rows` rows of so many words.
+pub fn vector_pages(n_rows: u64, words: u32) -> u64 {
+    (n_rows * row_bytes(words) as u64).div_ceil(CONTENT_BYTES as u64)
 }
 
 /// Page of the stream and line within the page of line `line` of the code stream.

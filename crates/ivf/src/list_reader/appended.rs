@@ -101,9 +101,9 @@ impl ListReader {
         dead_too: bool,
         mut f: impl FnMut(&AppendHeader, &[f16]),
     ) -> Result<PageVisit> {
-        let dim = index.meta.dim;
-        let n_overflow = append::overflow_pages(dim);
-        let scratch = self.staging.bytes(streams::row_bytes(dim));
+        let words = index.row_words(list);
+        let n_overflow = append::overflow_pages(words);
+        let scratch = self.staging.bytes(streams::row_bytes(words));
         let pending = &mut self.pending;
         pending.clear();
         index.check_block(s, at.from, "appendable part", at.block)?;
@@ -111,16 +111,16 @@ impl ListReader {
         let ours = |tail: &PageTail| tail.is(PageKind::Append, list, entry.layout_gen, at.seq);
         let tail = s.read(at.block, |bytes| {
             let tail = page::tail(bytes);
-            if !ours(&tail) || tail.n_records > append::records_per_page(dim) {
+            if !ours(&tail) || tail.n_records > append::records_per_page(words) {
                 return tail;
             }
             for i in at.first..tail.n_records {
-                let offset = append::record_offset(i, dim);
+                let offset = append::record_offset(i, words);
                 let header = append::get_header(bytes, offset);
                 if header.live == 0 && !dead_too {
                     continue;
                 }
-                let payload = append::payload(bytes, offset, dim);
+                let payload = append::payload(bytes, offset, words);
                 if n_overflow == 0 {
                     emit_row(&header, payload, scratch, &mut f);
                 } else {
@@ -132,7 +132,7 @@ impl ListReader {
         if !ours(&tail) {
             return Ok(PageVisit::Changed);
         }
-        if tail.n_records > append::records_per_page(dim) {
+        if tail.n_records > append::records_per_page(words) {
             return Err(IvfError::corrupt(
                 at.block,
                 format!("{} records in an append page", tail.n_records),
@@ -214,14 +214,14 @@ impl AppendedTo {
         if self.version != 0 && self.version == s.append_version(list) {
             return false;
         }
-        let is_full = self.n_records == append::records_per_page(index.meta.dim);
+        let is_full = self.n_records == append::records_per_page(index.form.row_words());
         let ends_here = self.block == entry.append_tail && is_full;
         entry.append_head != NO_BLOCK && !ends_here
     }
 
     /// How many entries are beyond these at least, in the layout of `entry`: all pages but the last are full.
     pub fn n_lacking(&self, index: &Index, entry: &ListEntry) -> u32 {
-        let per_page = append::records_per_page(index.meta.dim);
+        let per_page = append::records_per_page(index.form.row_words());
         let full = entry
             .append_pages
             .saturating_sub(1)

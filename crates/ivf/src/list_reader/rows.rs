@@ -37,7 +37,7 @@ impl ListReader {
         if self.map.resolve(s, index, list, entry)? == Visit::Changed {
             return Ok(Visit::Changed);
         }
-        let row_bytes = streams::row_bytes(index.meta.dim);
+        let row_bytes = streams::row_bytes(index.row_words(list));
         let n_rows = index.n_rows(list, entry);
         let runs = &self.map.vector;
         let scratch = self.staging.bytes(row_bytes);

@@ -159,15 +159,16 @@ impl<'a> Encoder<'a> {
         let scale = norm_sq / sums.residual;
         let spread = norm * (((1.0 - a_sq) / a_sq).max(0.0) / (rotated.len() as f64 - 1.0)).sqrt();
         match self.metric {
-            Metric::L2 | Metric::Cosine => Factors {
-                add: (norm_sq + 2.0 * scale * sums.centroid) as f32,
-                rescale: (-2.0 * scale) as f32,
-                error: (2.0 * spread) as f32,
-            },
             Metric::NegIp => Factors {
                 add: (-r_dot_c + scale * sums.centroid) as f32,
                 rescale: (-scale) as f32,
                 error: spread as f32,
+            },
+            // L2 and Cosine: others have no codes.
+            _ => Factors {
+                add: (norm_sq + 2.0 * scale * sums.centroid) as f32,
+                rescale: (-2.0 * scale) as f32,
+                error: (2.0 * spread) as f32,
             },
         }
     }

@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rand_distr_normal::normal;
 
-pub const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
+pub const METRICS: [Metric; 4] = [Metric::L2, Metric::NegIp, Metric::Cosine, Metric::L1];
 
 /// A fresh seed, printed so that a failure can be repeated through OMEN_TEST_SEED.
 pub fn seed() -> u64 {
@@ -32,11 +32,13 @@ pub fn rng(seed: u64) -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// The SQL operator of a metric: `<->`, `<#>`, `<=>`.
+/// The SQL operator of a metric: `<->`, `<#>`, `<=>`, `<+>`.
 pub fn operator(metric: Metric, a: &[f32], b: &[f32]) -> f64 {
     match metric {
         Metric::L2 => f64::from(omen_distance::l2sq(a, b)).sqrt(),
         Metric::NegIp => f64::from(-omen_distance::dot(a, b)),
+        Metric::L1 => f64::from(omen_distance::l1(a, b)),
+        Metric::Hamming | Metric::Jaccard => unreachable!("of bits"),
         Metric::Cosine => {
             let norms = f64::from(omen_distance::norm_sq(a)) * f64::from(omen_distance::norm_sq(b));
             let similarity = f64::from(omen_distance::dot(a, b)) / norms.sqrt();
@@ -143,7 +145,7 @@ pub fn build_from(
     lists: usize,
     seed: u64,
 ) -> (MemStore, Index) {
-    let filter = Filter::for_dim(scaling.dim);
+    let filter = Filter::for_index(scaling.metric, scaling.dim);
     build_with(filter, store, scaling, sample, rows, lists, seed)
 }
 
@@ -183,6 +185,7 @@ pub fn build_with(
     }
     entries.sort_by_key(|entry| entry.list);
     let spec = IndexSpec {
+        kind: omen_ivf::VectorKind::Half,
         metric: scaling.metric,
         dim: dim as u32,
         lists: (centroids.len() / dim) as u32,

@@ -111,10 +111,14 @@ pub fn build_in(
         .collect();
     entries.sort_by_key(|entry| entry.list);
     let spec = IndexSpec {
+        kind: omen_ivf::VectorKind::Half,
         metric,
         dim,
         lists,
-        filter: Filter::from_u32(rng.random_range(0..3)).unwrap(),
+        filter: match metric {
+            Metric::L1 => Filter::None,
+            _ => Filter::from_u32(rng.random_range(0..3)).unwrap(),
+        },
         lists_option: 0,
         scale_exp: 7,
         rotation_seed: rng.random(),

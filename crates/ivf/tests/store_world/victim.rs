@@ -14,7 +14,7 @@ use super::{World, seed};
 
 /// Lists of the worlds here.
 pub const LISTS: u32 = 5;
-const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
+const METRICS: [Metric; 4] = [Metric::L2, Metric::NegIp, Metric::Cosine, Metric::L1];
 
 /// An index that has been through something: lists that were folded, appended and dead entries.
 pub fn worn(metric: Metric, dim: u32, seed: u64) -> World {

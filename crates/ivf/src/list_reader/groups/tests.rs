@@ -22,6 +22,7 @@ fn build(dim: u32, filter: Filter, n: u32, rng: &mut StdRng) -> MemStore {
             .collect()
     };
     let spec = IndexSpec {
+        kind: crate::VectorKind::Half,
         metric: Metric::L2,
         dim,
         lists: 1,
