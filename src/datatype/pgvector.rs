@@ -24,7 +24,7 @@ fn omen_depend_on_pgvector() {
             return;
         }
         let address = |extension| pg_sys::ObjectAddress {
-            classId: pg_sys::Oid::from(pg_sys::ExtensionRelationId),
+            classId: pg_sys::ExtensionRelationId,
             objectId: extension,
             objectSubId: 0,
         };
