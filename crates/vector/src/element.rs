@@ -18,6 +18,8 @@ pub trait Element: Copy + PartialEq + core::fmt::Debug + 'static {
     fn to_f32(self) -> f32;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
+    /// A number whose order is that of the coordinates, which are not NaN; the same for plus and minus zero.
+    fn order_key(self) -> i32;
     /// Most significant byte first.
     fn from_be_bytes(bytes: Self::Bytes) -> Self;
     /// Most significant byte first.
@@ -42,6 +44,11 @@ impl Element for f32 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         f32::is_finite(self)
+    }
+    #[inline(always)]
+    fn order_key(self) -> i32 {
+        let bits = self.to_bits() as i32;
+        if bits < 0 { -(bits & i32::MAX) } else { bits }
     }
     #[inline(always)]
     fn from_be_bytes(bytes: [u8; 4]) -> Self {
@@ -73,6 +80,12 @@ impl Element for f16 {
     #[inline(always)]
     fn is_finite(self) -> bool {
         f16::is_finite(self)
+    }
+    #[inline(always)]
+    fn order_key(self) -> i32 {
+        let bits = self.to_bits() as i16;
+        let magnitude = i32::from(bits & i16::MAX);
+        if bits < 0 { -magnitude } else { magnitude }
     }
     #[inline(always)]
     fn from_be_bytes(bytes: [u8; 2]) -> Self {

@@ -1,6 +1,6 @@
 //! New values from values: elementwise arithmetic, concatenation, parts, normal form, bits.
 
-use super::distance::{Summed, norm};
+use super::distance::{BLOCK, Summed, norm};
 use super::{DenseBuf, DenseRef};
 use crate::datatype::bit::new_bits;
 use crate::datatype::function::Args;
@@ -8,9 +8,6 @@ use crate::datatype::modifier::check_same_dim;
 use crate::datatype::range::out_of_range;
 use crate::error::Result;
 use omen_vector::{Element, InputError};
-
-/// Coordinates that are widened, computed with and rounded at a time.
-const BLOCK: usize = 64;
 
 /// The value whose coordinates are `f` of those of the two arguments, computed in f32 and rounded. Errors: they differ in number; one overflows.
 #[inline(always)]
@@ -21,9 +18,9 @@ fn each_of_two<E: Summed>(
 ) -> Result<DenseBuf<E>> {
     check_same_dim(E::TYPE, a.dim(), b.dim())?;
     let mut result = DenseBuf::zeroed(a.dim())?;
+    let (mut x, mut y) = ([0.0; BLOCK], [0.0; BLOCK]);
     let blocks = a.x().chunks(BLOCK).zip(b.x().chunks(BLOCK));
     for (to, (a, b)) in result.x_mut().chunks_mut(BLOCK).zip(blocks) {
-        let (mut x, mut y) = ([0.0; BLOCK], [0.0; BLOCK]);
         let (x, y) = (&mut x[..a.len()], &mut y[..a.len()]);
         E::widen(a, x);
         E::widen(b, y);
@@ -101,8 +98,14 @@ pub(in crate::datatype) fn l2_normalize<E: Summed>(args: &Args) -> Result<DenseB
     if norm == 0.0 {
         return Ok(unit);
     }
-    for (to, x) in unit.x_mut().iter_mut().zip(value.x()) {
-        *to = E::from_f32((f64::from(x.to_f32()) / norm) as f32);
+    let mut block = [0.0; BLOCK];
+    for (to, x) in unit.x_mut().chunks_mut(BLOCK).zip(value.x().chunks(BLOCK)) {
+        let wide = &mut block[..x.len()];
+        E::widen(x, wide);
+        for x in &mut *wide {
+            *x = (f64::from(*x) / norm) as f32;
+        }
+        E::narrow(wide, to);
     }
     check_overflow(unit.x())?;
     Ok(unit)

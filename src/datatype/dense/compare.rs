@@ -8,15 +8,12 @@ use omen_vector::Element;
 
 /// How the first argument stands to the second.
 #[inline(always)]
-pub(in crate::datatype) fn compare<E: Element + PartialOrd>(args: &Args) -> Result<Ordering> {
+pub(in crate::datatype) fn compare<E: Element>(args: &Args) -> Result<Ordering> {
     let (a, b) = args.two::<DenseRef<E>>()?;
-    // Coordinates are finite, and -0 equals 0.
     for (x, y) in a.x().iter().zip(b.x()) {
-        if x < y {
-            return Ok(Ordering::Less);
-        }
-        if x > y {
-            return Ok(Ordering::Greater);
+        let (x, y) = (x.order_key(), y.order_key());
+        if x != y {
+            return Ok(x.cmp(&y));
         }
     }
     Ok(a.dim().cmp(&b.dim()))

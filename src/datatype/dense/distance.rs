@@ -12,6 +12,9 @@ use omen_distance::f16;
 use omen_ivf::Metric;
 use omen_vector::Element;
 
+/// Coordinates that are widened at a time, to compute with them.
+pub(super) const BLOCK: usize = 64;
+
 /// Coordinates that sums are made of.
 pub(crate) trait Summed: Element + PartialOrd {
     /// `sum (a_i - b_i)^2`.
@@ -125,16 +128,22 @@ pub(in crate::datatype) fn spherical<E: Summed>(a: &[E], b: &[E]) -> f64 {
 }
 
 /// Euclidean norm, summed in f64: no value overflows it.
-pub(in crate::datatype) fn norm<E: Element>(x: &[E]) -> f64 {
-    let square = |x: E| f64::from(x.to_f32()) * f64::from(x.to_f32());
-    let (rounds, rest) = x.as_chunks::<8>();
+pub(in crate::datatype) fn norm<E: Summed>(x: &[E]) -> f64 {
     // Eight sums, so that the compiler may use SIMD.
     let mut sums = [0.0_f64; 8];
-    for x in rounds {
-        for (sum, &x) in sums.iter_mut().zip(x) {
-            *sum += square(x);
+    let mut block = [0.0; BLOCK];
+    for x in x.chunks(BLOCK) {
+        let wide = &mut block[..x.len()];
+        E::widen(x, wide);
+        let (rounds, rest) = wide.as_chunks::<8>();
+        for x in rounds {
+            for (sum, &x) in sums.iter_mut().zip(x) {
+                *sum += f64::from(x) * f64::from(x);
+            }
+        }
+        for (sum, &x) in sums.iter_mut().zip(rest) {
+            *sum += f64::from(x) * f64::from(x);
         }
     }
-    let tail: f64 = rest.iter().map(|&x| square(x)).sum();
-    (sums.iter().sum::<f64>() + tail).sqrt()
+    sums.iter().sum::<f64>().sqrt()
 }

@@ -3,6 +3,7 @@
 //! | file | content |
 //! |---|---|
 //! | `mod.rs` | memory layout, reading and making values |
+//! | `functions.rs` | the SQL functions, whose names each type gives |
 //! | `text.rs`, `binary.rs` | input and output |
 //! | `cast.rs` | from and to arrays, and from one type to the other |
 //! | `distance.rs` | distances and norm |
@@ -19,6 +20,7 @@ mod binary;
 mod cast;
 mod compare;
 mod distance;
+mod functions;
 mod text;
 
 pub(super) use aggregate::{accumulate, average, combine};
@@ -30,6 +32,7 @@ pub(super) use cast::{convert, from_array, to_float4, to_typmod};
 pub(super) use compare::compare;
 pub(crate) use distance::distance;
 pub(super) use distance::{inner_product, l1, l2sq, norm, of_two, spherical};
+pub(super) use functions::dense_functions;
 pub(super) use text::{input, output};
 
 use super::function::{Returned, Stored};
