@@ -4,7 +4,7 @@ use half::f16;
 
 use crate::bound::{Bound, QUERY_MAX};
 use crate::form::bits::{BitQuery, BitRows};
-use crate::form::sparse::{SparseQuery, SparseRows};
+use crate::form::sparse::{Prepared, SparseQuery, SparseRows};
 use crate::form::{RowForm, check_dim};
 use crate::index::Index;
 use crate::layout::group::Filter;
@@ -72,19 +72,16 @@ impl Query {
     fn of_sparse(form: &RowForm, rows: &SparseRows, input: &[f32]) -> Result<Self> {
         let found = rows.query(input)?;
         let unordered = found.is_none();
-        let (target, sketch, norm, err) = found.unwrap_or_else(|| {
-            let nothing = SparseQuery::nothing(rows);
-            (
-                nothing,
-                vec![0.0; form.coarse_dim() as usize],
-                0.0,
-                f64::INFINITY,
-            )
-        });
+        let Prepared {
+            query,
+            sketch,
+            norm,
+            err,
+        } = found.unwrap_or_else(|| Prepared::nothing(rows));
         Ok(Self {
             metric: rows.metric,
             vector: sketch,
-            target: Target::Sparse(target),
+            target: Target::Sparse(query),
             unordered,
             is_ordinary: false,
             // The f32 form is no longer than the true one, but for what `err` holds.

@@ -312,7 +312,7 @@ fn metapages_that_cannot_be_are_refused() {
         );
     }
     assert!(matches!(
-        index.prepare(&input(&vec![true; 99])),
+        index.prepare(&input(&[true; 99])),
         Err(IvfError::Dimension {
             expected: 100,
             found: 99

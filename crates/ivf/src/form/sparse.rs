@@ -1,12 +1,16 @@
 //! Sparse vectors: rows of as many entries as the index has room for, the largest ones; what is left out goes into the radius.
 
+mod query;
+
 use half::f16;
 
 use super::sketch::place;
-use crate::bound::{COSINE_NORM_MAX, COSINE_NORM_MIN, MAX_ERR, QUERY_MAX, round_up, rounding};
+use crate::bound::{COSINE_NORM_MAX, COSINE_NORM_MIN, MAX_ERR, round_up, rounding};
 use crate::params::Metric;
 use crate::stored::{MAX_COSINE_EXP, StoredVector, TARGET_EXP};
 use crate::{IvfError, Result};
+
+pub(crate) use query::{Prepared, SparseQuery};
 
 /// Most dimensions of a sparse vector.
 pub const MAX_SPARSE_DIM: u32 = 1_000_000_000;
@@ -225,7 +229,7 @@ impl SparseRows {
     }
 
     /// The stored form of an input. `None` for the zero vector under Cosine. Fails if the dimension differs, or if there are too many elements.
-    pub(crate) fn to_stored(&self, input: &[f32]) -> Result<Option<StoredVector>> {
+    pub(crate) fn to_stored(self, input: &[f32]) -> Result<Option<StoredVector>> {
         const F16_MAX: f64 = 65504.0;
         let found = nnz_of(input);
         if found as usize > MAX_NNZ {
@@ -326,43 +330,6 @@ impl SparseRows {
         let (bucket, is_negative) = place(self.seed, index, SKETCH_DIM);
         sums[bucket] += if is_negative { -x } else { x };
     }
-
-    /// A query: itself, its sketch, its norm, and how far it is from what the user wrote. `None` for the zero vector under Cosine.
-    pub(crate) fn query(&self, input: &[f32]) -> Result<Option<(SparseQuery, Vec<f32>, f64, f64)>> {
-        let Some(Scaled {
-            elements,
-            mut err,
-            norm,
-        }) = self.scaled(input)?
-        else {
-            return Ok(None);
-        };
-        let mut sketch = vec![0f32; SKETCH_DIM as usize];
-        let (mut lost_sq, mut lost_sum) = (0f64, 0f64);
-        let mut x = Vec::with_capacity(elements.len());
-        for (index, true_x) in elements {
-            let rounded = true_x.clamp(-QUERY_MAX, QUERY_MAX) as f32;
-            let lost = true_x - f64::from(rounded);
-            lost_sq += lost * lost;
-            lost_sum += lost.abs();
-            self.add_to(&mut sketch, index, rounded);
-            x.push((index, rounded));
-        }
-        err += if self.metric == Metric::L1 {
-            lost_sum
-        } else {
-            lost_sq.sqrt()
-        };
-        // The operators' sums round more than is allowed for: nothing is promised, and the executor sorts.
-        if nnz_of(input) as usize > MAX_NNZ {
-            err = f64::INFINITY;
-        }
-        let query = SparseQuery {
-            metric: self.metric,
-            elements: x,
-        };
-        Ok(Some((query, sketch, norm, err)))
-    }
 }
 
 /// Norm of the value that this is the input of.
@@ -383,47 +350,4 @@ fn entries_of(row: &[f16]) -> impl Iterator<Item = (u32, f16)> + '_ {
             (index, x)
         })
         .take_while(|&(index, _)| index != NOTHING)
-}
-
-/// A sparse vector that is searched for.
-#[derive(Debug, Clone)]
-pub(crate) struct SparseQuery {
-    metric: Metric,
-    /// In ascending order of indices, scaled.
-    elements: Vec<(u32, f32)>,
-}
-
-impl SparseQuery {
-    /// No elements.
-    pub(crate) fn nothing(rows: &SparseRows) -> Self {
-        Self {
-            metric: rows.metric,
-            elements: Vec::new(),
-        }
-    }
-
-    /// The sum that a row's key is made of (`Query::raw`), added up in f64.
-    pub(crate) fn raw(&self, row: &[f16]) -> f32 {
-        let sum = match self.metric {
-            Metric::NegIp => self.sum(row, |q, h| q * h),
-            Metric::L1 => self.sum(row, |q, h| (q - h).abs()),
-            _ => self.sum(row, |q, h| (q - h) * (q - h)),
-        };
-        sum as f32
-    }
-
-    /// The sum of `term` over the indices that either has.
-    #[inline(always)]
-    fn sum(&self, row: &[f16], term: impl Fn(f64, f64) -> f64) -> f64 {
-        let mut sum = 0f64;
-        let mut elements = self.elements.iter().peekable();
-        for (index, h) in entries_of(row) {
-            while let Some(&(_, q)) = elements.next_if(|(at, _)| *at < index) {
-                sum += term(q.into(), 0.0);
-            }
-            let matched = elements.next_if(|(at, _)| *at == index);
-            sum += term(matched.map_or(0.0, |&(_, q)| q.into()), h.to_f64());
-        }
-        elements.fold(sum, |sum, &(_, q)| sum + term(q.into(), 0.0))
-    }
 }
