@@ -94,6 +94,7 @@ impl From<omen_ivf::IvfError> for PgError {
                 PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED
             }
             IvfError::Dimension { .. } => PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
+            IvfError::Elements { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             _ => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
         };
         let report = Self::new(code, error.to_string());

@@ -72,6 +72,22 @@ CREATE FUNCTION omen_bit_jaccard_support(internal) RETURNS integer
 	AS 'MODULE_PATHNAME', 'omen_bit_jaccard_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
 COMMENT ON FUNCTION omen_bit_jaccard_support(internal) IS 'internal function of access method omen';
 
+CREATE FUNCTION omen_sparsevec_l2_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_sparsevec_l2_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_sparsevec_l2_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_sparsevec_ip_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_sparsevec_ip_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_sparsevec_ip_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_sparsevec_cosine_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_sparsevec_cosine_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_sparsevec_cosine_support(internal) IS 'internal function of access method omen';
+
+CREATE FUNCTION omen_sparsevec_l1_support(internal) RETURNS integer
+	AS 'MODULE_PATHNAME', 'omen_sparsevec_l1_support_wrapper' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION omen_sparsevec_l1_support(internal) IS 'internal function of access method omen';
+
 DO $omen$ BEGIN
 IF pg_catalog.to_regoperator('<+>(vector,vector)') IS NOT NULL THEN
 
@@ -135,6 +151,40 @@ CREATE OPERATOR CLASS bit_jaccard_ops
 	FUNCTION 1 (bit, bit) omen_bit_jaccard_support(internal);
 COMMENT ON OPERATOR CLASS bit_jaccard_ops USING omen IS 'order by Jaccard distance';
 COMMENT ON OPERATOR FAMILY bit_jaccard_ops USING omen IS 'order by Jaccard distance';
+
+END IF;
+END $omen$;
+
+DO $omen$ BEGIN
+IF pg_catalog.to_regtype('sparsevec') IS NOT NULL THEN
+
+CREATE OPERATOR CLASS sparsevec_l2_ops
+	DEFAULT FOR TYPE sparsevec USING omen AS
+	OPERATOR 1 <-> (sparsevec, sparsevec) FOR ORDER BY float_ops,
+	FUNCTION 1 (sparsevec, sparsevec) omen_sparsevec_l2_support(internal);
+COMMENT ON OPERATOR CLASS sparsevec_l2_ops USING omen IS 'order by Euclidean distance';
+COMMENT ON OPERATOR FAMILY sparsevec_l2_ops USING omen IS 'order by Euclidean distance';
+
+CREATE OPERATOR CLASS sparsevec_ip_ops
+	FOR TYPE sparsevec USING omen AS
+	OPERATOR 1 <#> (sparsevec, sparsevec) FOR ORDER BY float_ops,
+	FUNCTION 1 (sparsevec, sparsevec) omen_sparsevec_ip_support(internal);
+COMMENT ON OPERATOR CLASS sparsevec_ip_ops USING omen IS 'order by negative inner product';
+COMMENT ON OPERATOR FAMILY sparsevec_ip_ops USING omen IS 'order by negative inner product';
+
+CREATE OPERATOR CLASS sparsevec_cosine_ops
+	FOR TYPE sparsevec USING omen AS
+	OPERATOR 1 <=> (sparsevec, sparsevec) FOR ORDER BY float_ops,
+	FUNCTION 1 (sparsevec, sparsevec) omen_sparsevec_cosine_support(internal);
+COMMENT ON OPERATOR CLASS sparsevec_cosine_ops USING omen IS 'order by cosine distance';
+COMMENT ON OPERATOR FAMILY sparsevec_cosine_ops USING omen IS 'order by cosine distance';
+
+CREATE OPERATOR CLASS sparsevec_l1_ops
+	FOR TYPE sparsevec USING omen AS
+	OPERATOR 1 <+> (sparsevec, sparsevec) FOR ORDER BY float_ops,
+	FUNCTION 1 (sparsevec, sparsevec) omen_sparsevec_l1_support(internal);
+COMMENT ON OPERATOR CLASS sparsevec_l1_ops USING omen IS 'order by taxicab distance';
+COMMENT ON OPERATOR FAMILY sparsevec_l1_ops USING omen IS 'order by taxicab distance';
 
 END IF;
 END $omen$;

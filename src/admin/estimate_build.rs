@@ -135,7 +135,7 @@ unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<(i16, Op
                 PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
                 format!("column \"{name}\" of table \"{table}\" does not exist"),
             )
-            .with_hint("Name a column of type vector, halfvec or bit."));
+            .with_hint("Name a column of type vector, halfvec, bit or sparsevec."));
         }
         let type_id = pg_sys::get_atttype((*rel).rd_id, number);
         let method = pg_sys::get_am_oid(c"omen".as_ptr(), false);
@@ -145,7 +145,7 @@ unsafe fn vector_column(rel: pg_sys::Relation, column: &CStr) -> Result<(i16, Op
                 PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
                 format!("column \"{name}\" of table \"{table}\" is of type {found}, not vector"),
             )
-            .with_hint("Name a column of type vector, halfvec or bit."));
+            .with_hint("Name a column of type vector, halfvec, bit or sparsevec."));
         };
         Ok((number, class))
     }

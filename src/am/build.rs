@@ -9,6 +9,7 @@ use std::time::Duration;
 use half::f16;
 use omen_gpu::GpuAssigner;
 use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
+use omen_ivf::VectorKind;
 use omen_ivf::form::{RowForm, coarse_dim};
 use omen_ivf::kmeans::{OnThreads, train_by};
 use omen_ivf::layout::group::Filter;
@@ -76,11 +77,12 @@ unsafe fn build_empty(index: pg_sys::Relation) -> Result<()> {
         let (dim, class) = (column_dim(index)?, OpClass::of(index)?);
         let (kind, metric) = (class.kind(), class.metric);
         let spec = IndexSpec {
+            entries: RowForm::new(kind, metric, dim, 0, 0).entries(),
             kind,
             metric,
             dim,
             lists: 1,
-            filter: Filter::for_index(metric, dim),
+            filter: filter_of(class, dim),
             lists_option: options::lists(index),
             scale_exp: 0,
             rotation_seed: Random::from_clock().next(),
@@ -184,11 +186,12 @@ unsafe fn build(
     clock.begin(Phase::Writing);
     progress::total(n_entries);
     let spec = IndexSpec {
+        entries: form.entries(),
         kind,
         metric: opclass.metric,
         dim,
         lists,
-        filter: Filter::for_index(opclass.metric, dim),
+        filter: filter_of(opclass, dim),
         lists_option,
         scale_exp: form.scale_exp(),
         rotation_seed: seed,
@@ -223,6 +226,14 @@ unsafe fn build(
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
     tell(name, &clock, n_entries, lists, engine, n_workers);
     Ok((heap_tuples, n_entries))
+}
+
+/// What codes the entries of an index get.
+pub(super) fn filter_of(class: OpClass, dim: u32) -> Filter {
+    match class.kind() {
+        VectorKind::Half => Filter::for_index(class.metric, dim),
+        VectorKind::Bits | VectorKind::Sparse => Filter::None,
+    }
 }
 
 /// Bytes of `maintenance_work_mem`.

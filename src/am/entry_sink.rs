@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use omen_ivf::Tid;
 use omen_ivf::assign::Assign;
 use omen_ivf::build_entries::MAX_CHUNK_ROWS;
 use omen_ivf::form::RowForm;
 use omen_ivf::row_batch::RowBatch;
+use omen_ivf::{Tid, VectorKind};
 
 use super::assign_thread::{AssignThread, Rows};
 use super::entry_sort::EntrySort;
@@ -88,8 +88,12 @@ impl EntrySink {
         let row_work = lists as usize * coarse_dim;
         let by_work = MAX_WORK * pool.current_num_threads() / row_work;
         let chunk_bytes = (max_bytes / (MAX_OUT + N_READY + 1)).min(MAX_CHUNK_BYTES);
-        // Coarse vectors are made of a whole chunk.
-        let full = RowBatch::new(words.max(coarse_dim)).rows_of_bytes(chunk_bytes);
+        // Coarse vectors are made of a whole chunk, and inputs of it are there, at two words a number.
+        let widest = match form.kind() {
+            VectorKind::Half => words,
+            _ => words.max(coarse_dim).max(2 * form.input_words()),
+        };
+        let full = RowBatch::new(widest).rows_of_bytes(chunk_bytes);
         Ok(Self {
             form,
             thread: AssignThread::start(form, assign, pool.clone())?,

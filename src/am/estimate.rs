@@ -4,8 +4,8 @@
 mod speed;
 
 use omen_gpu::GpuAssigner;
-use omen_ivf::form::{coarse_dim, max_dim, row_words};
-use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::form::{coarse_dim, cpu_only, max_dim, row_words};
+use omen_ivf::layout::group::GroupShape;
 use omen_ivf::layout::size::index_size;
 use omen_ivf::params::MAX_LISTS;
 use omen_ivf::store::PAGE_BYTES;
@@ -129,7 +129,7 @@ pub(crate) unsafe fn estimate(
     let values = sample::Values { kind, dim };
     let sampled = sample::planned_rows(lists_option, n_rows, values, work_bytes);
     let lists = wanted.min(sampled.min(n_rows).max(1) as u32);
-    let filter = Filter::for_index(class.metric, dim);
+    let filter = build::filter_of(class, dim);
     let shape = GroupShape::new(filter, coarse_dim(kind, dim));
     let size = index_size(n_rows, lists, kind, dim, shape);
     let index_bytes = size.pages * PAGE_BYTES as u64;
@@ -145,7 +145,7 @@ pub(crate) unsafe fn estimate(
     let has_gpu = gpu.is_some();
     let build = Build {
         has_gpu,
-        is_loaded: gpu == Some(true) && class.metric.cpu_only().is_none(),
+        is_loaded: gpu == Some(true) && cpu_only(kind, class.metric).is_none(),
         n_rows,
         row_words: row_words(kind, dim),
         input_words: values.words() as u32,

@@ -1,19 +1,23 @@
 //! What an operator class tells the access method: type of the column and metric, in support function 1.
 #![allow(unsafe_code)]
 
-use omen_ivf::form::bits;
+use omen_ivf::form::{bits, sparse};
 use omen_ivf::{Metric, VectorKind};
 use pgrx::prelude::*;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::datatype::bit::BitRef;
 use crate::datatype::halfvec::HalfvecRef;
+use crate::datatype::sparsevec::SparsevecRef;
 use crate::datatype::vector::VectorRef;
 use crate::error::{PgError, Result};
 use crate::storage::{SUPPORT_PROC, UNITS, opclass_code};
 
 /// Number of the ordering operator of each class.
 pub(super) const STRATEGY: u16 = 1;
+
+/// Elements of a sparse vector, where nothing is known of them.
+const USUAL_NNZ: u64 = 128;
 
 /// Type of the column, as support functions tell it. The numbers are in no index, but in what every class returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +26,12 @@ enum ColumnType {
     Vector = 1,
     Halfvec = 2,
     Bit = 3,
+    Sparsevec = 4,
 }
 
 impl ColumnType {
     fn from_i32(number: i32) -> Option<Self> {
-        [Self::Vector, Self::Halfvec, Self::Bit]
+        [Self::Vector, Self::Halfvec, Self::Bit, Self::Sparsevec]
             .into_iter()
             .find(|&known| known as i32 == number)
     }
@@ -92,6 +97,7 @@ impl OpClass {
         match self.column {
             ColumnType::Vector | ColumnType::Halfvec => VectorKind::Half,
             ColumnType::Bit => VectorKind::Bits,
+            ColumnType::Sparsevec => VectorKind::Sparse,
         }
     }
 
@@ -102,6 +108,8 @@ impl OpClass {
             ColumnType::Vector => 4 * dim,
             ColumnType::Halfvec => 2 * dim,
             ColumnType::Bit => dim.div_ceil(8),
+            // Of a value as they usually are.
+            ColumnType::Sparsevec => 8 * dim.min(USUAL_NNZ),
         }
     }
 
@@ -111,6 +119,7 @@ impl OpClass {
             ColumnType::Vector => "vector(768)",
             ColumnType::Halfvec => "halfvec(768)",
             ColumnType::Bit => "bit(768)",
+            ColumnType::Sparsevec => "sparsevec(30000)",
         }
     }
 
@@ -120,6 +129,7 @@ impl OpClass {
             ColumnType::Vector => "vector dimensions",
             ColumnType::Halfvec => "halfvec dimensions",
             ColumnType::Bit => "bit lengths",
+            ColumnType::Sparsevec => "sparsevec dimensions",
         };
         format!("different {what} {expected} and {found}")
     }
@@ -146,6 +156,11 @@ impl OpClass {
                 ColumnType::Bit => {
                     let value = BitRef::from_datum(datum)?;
                     let input = bits::input_of(value.n_bits() as u32, value.bytes());
+                    Ok(f(&input))
+                }
+                ColumnType::Sparsevec => {
+                    let value = SparsevecRef::from_datum(datum)?;
+                    let input = sparse::input_of(value.dim() as u32, value.indices(), value.x());
                     Ok(f(&input))
                 }
             }
@@ -185,4 +200,12 @@ support_functions! {
     omen_bit_hamming_support: Bit, Hamming;
     /// Support function of `bit_jaccard_ops`.
     omen_bit_jaccard_support: Bit, Jaccard;
+    /// Support function of `sparsevec_l2_ops`.
+    omen_sparsevec_l2_support: Sparsevec, L2;
+    /// Support function of `sparsevec_ip_ops`.
+    omen_sparsevec_ip_support: Sparsevec, NegIp;
+    /// Support function of `sparsevec_cosine_ops`.
+    omen_sparsevec_cosine_support: Sparsevec, Cosine;
+    /// Support function of `sparsevec_l1_ops`.
+    omen_sparsevec_l1_support: Sparsevec, L1;
 }

@@ -24,6 +24,14 @@ pub enum IvfError {
         /// The only (newest) version this code reads.
         supported: u32,
     },
+    /// A sparse vector of more elements than an index takes.
+    #[error("sparsevec cannot have more than {most} non-zero elements for omen index, not {found}")]
+    Elements {
+        /// Most.
+        most: u32,
+        /// What it has.
+        found: u32,
+    },
     /// The vector's dimension differs from the index's.
     #[error("expected {expected} dimensions, not {found}")]
     Dimension {

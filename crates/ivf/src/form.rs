@@ -1,7 +1,7 @@
 //! What rows of an index hold, by the type of its column, and how values of that type become rows.
 //!
 //! A value comes as *input*: f32 words, as many for each value of an index, so that samples and batches are arrays. Of vectors these are the
-//! coordinates; of strings of bits see [`bits::input_of`], and what is no coordinate is a bit pattern.
+//! coordinates; of strings of bits and sparse vectors see [`bits::input_of`] and [`sparse::input_of`], and what is no coordinate is a bit pattern.
 //!
 //! A row is made of words of 16 bits ([`RowForm::row_words`]), of which only this module and [`crate::query`] know what they hold. What
 //! chooses lists, in training, assigning and searching, is a row's *coarse vector*, a function of the row as stored: of vectors the row itself. The
@@ -9,6 +9,7 @@
 
 pub mod bits;
 mod sketch;
+pub mod sparse;
 
 use std::borrow::Cow;
 
@@ -16,6 +17,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use self::bits::BitRows;
+use self::sparse::SparseRows;
 use crate::layout::meta::MetaPage;
 use crate::params::{MAX_DIM, Metric, VectorKind};
 use crate::stored::{Scaling, StoredVector, choose_scale, scale_sample};
@@ -28,6 +30,8 @@ pub enum RowForm {
     Half(Scaling),
     /// Strings of bits.
     Bits(BitRows),
+    /// Sparse vectors.
+    Sparse(SparseRows),
 }
 
 impl RowForm {
@@ -40,6 +44,43 @@ impl RowForm {
                 scale_exp,
             }),
             VectorKind::Bits => Self::Bits(BitRows { metric, dim, seed }),
+            VectorKind::Sparse => Self::Sparse(SparseRows {
+                metric,
+                dim,
+                scale_exp,
+                entries: sparse::USUAL_ENTRIES,
+                seed,
+            }),
+        }
+    }
+
+    /// The same, with room for so many entries in a row of a sparse vector.
+    pub fn with_entries(mut self, entries: u32) -> Self {
+        if let Self::Sparse(rows) = &mut self {
+            rows.entries = entries;
+        }
+        self
+    }
+
+    /// Entries that a row of a sparse vector has room for; 0 for others.
+    pub fn entries(&self) -> u32 {
+        match self {
+            Self::Sparse(rows) => rows.entries,
+            Self::Half(_) | Self::Bits(_) => 0,
+        }
+    }
+
+    /// Why the CPU alone searches indexes of this form; `None`: kernels do too.
+    pub fn cpu_only(&self) -> Option<&'static str> {
+        cpu_only(self.kind(), self.metric())
+    }
+
+    /// Terms that [`crate::bound::rounding`] counts for the sums of the operators.
+    pub(crate) fn terms(&self) -> u32 {
+        match self {
+            Self::Half(scaling) => scaling.dim,
+            Self::Bits(_) => 0,
+            Self::Sparse(_) => sparse::TERMS,
         }
     }
 
@@ -54,6 +95,9 @@ impl RowForm {
         let scale_exp = match kind {
             VectorKind::Half => choose_scale(metric, sample, dim as usize),
             VectorKind::Bits => 0,
+            VectorKind::Sparse => {
+                return Self::Sparse(SparseRows::for_sample(metric, dim, seed, sample));
+            }
         };
         Self::new(kind, metric, dim, scale_exp, seed)
     }
@@ -62,7 +106,8 @@ impl RowForm {
     pub(crate) fn of_meta(meta: &MetaPage) -> Self {
         let kind = VectorKind::from_u32(meta.vector_kind).expect("get_meta checked it");
         let metric = Metric::from_u32(meta.metric).expect("get_meta checked it");
-        Self::new(kind, metric, meta.dim, meta.scale_exp, meta.rotation_seed)
+        let form = Self::new(kind, metric, meta.dim, meta.scale_exp, meta.rotation_seed);
+        form.with_entries(sparse::entries_of_words(meta.row_words))
     }
 
     /// The kind.
@@ -70,6 +115,7 @@ impl RowForm {
         match self {
             Self::Half(_) => VectorKind::Half,
             Self::Bits(_) => VectorKind::Bits,
+            Self::Sparse(_) => VectorKind::Sparse,
         }
     }
 
@@ -78,6 +124,7 @@ impl RowForm {
         match self {
             Self::Half(scaling) => scaling.metric,
             Self::Bits(bits) => bits.metric,
+            Self::Sparse(rows) => rows.metric,
         }
     }
 
@@ -86,6 +133,7 @@ impl RowForm {
         match self {
             Self::Half(scaling) => scaling.dim,
             Self::Bits(bits) => bits.dim,
+            Self::Sparse(rows) => rows.dim,
         }
     }
 
@@ -94,12 +142,16 @@ impl RowForm {
         match self {
             Self::Half(scaling) => scaling.scale_exp,
             Self::Bits(_) => 0,
+            Self::Sparse(rows) => rows.scale_exp,
         }
     }
 
     /// Words of 16 bits of a row.
     pub fn row_words(&self) -> u32 {
-        row_words(self.kind(), self.dim())
+        match self {
+            Self::Sparse(rows) => sparse::row_words(rows.entries),
+            _ => row_words(self.kind(), self.dim()),
+        }
     }
 
     /// Dimension of the coarse vectors.
@@ -115,8 +167,8 @@ impl RowForm {
     /// Relative rounding allowance of the f32 sums that the index and the operators compute.
     pub fn rounding(&self) -> f32 {
         match self {
-            Self::Half(scaling) => crate::bound::rounding(scaling.dim),
             Self::Bits(_) => 0.0,
+            _ => crate::bound::rounding(self.terms()),
         }
     }
 
@@ -129,6 +181,7 @@ impl RowForm {
                 row: bits.row_of(input)?,
                 err: 0.0,
             })),
+            Self::Sparse(rows) => rows.to_stored(input),
         }
     }
 
@@ -154,24 +207,37 @@ impl RowForm {
 
     /// The coarse vectors of rows (`[n, row_words]`), `[n, coarse_dim]`.
     pub fn coarse_rows<'a>(&self, rows: &'a [f16]) -> Cow<'a, [f16]> {
-        let Self::Bits(bits) = self else {
+        if self.kind() == VectorKind::Half {
             return Cow::Borrowed(rows);
-        };
+        }
         let (words, dim) = (self.row_words() as usize, self.coarse_dim() as usize);
         let mut out = vec![f16::ZERO; rows.len() / words * dim];
         let pairs = rows
             .par_chunks_exact(words)
             .zip(out.par_chunks_exact_mut(dim));
-        pairs.for_each(|(row, out)| bits.coarse_into(row, out));
+        pairs.for_each(|(row, out)| match self {
+            Self::Half(_) => out.copy_from_slice(row),
+            Self::Bits(bits) => bits.coarse_into(row, out),
+            Self::Sparse(sparse) => sparse.coarse_into(row, out),
+        });
         Cow::Owned(out)
     }
 }
 
-/// See [`RowForm::row_words`].
+/// See [`RowForm::cpu_only`].
+pub fn cpu_only(kind: VectorKind, metric: Metric) -> Option<&'static str> {
+    match kind {
+        VectorKind::Sparse => Some("kernels do not read sparse vectors"),
+        _ => metric.cpu_only(),
+    }
+}
+
+/// See [`RowForm::row_words`]; of sparse vectors, where it depends on the values, what is usual.
 pub fn row_words(kind: VectorKind, dim: u32) -> u32 {
     match kind {
         VectorKind::Half => dim,
         VectorKind::Bits => bits::row_words(dim),
+        VectorKind::Sparse => sparse::row_words(sparse::USUAL_ENTRIES),
     }
 }
 
@@ -180,6 +246,7 @@ pub fn coarse_dim(kind: VectorKind, dim: u32) -> u32 {
     match kind {
         VectorKind::Half => dim,
         VectorKind::Bits => bits::coarse_dim(dim),
+        VectorKind::Sparse => sparse::coarse_dim(),
     }
 }
 
@@ -188,6 +255,7 @@ pub fn input_words(kind: VectorKind, dim: u32) -> usize {
     match kind {
         VectorKind::Half => dim as usize,
         VectorKind::Bits => bits::input_words(dim),
+        VectorKind::Sparse => sparse::input_words(),
     }
 }
 
@@ -196,6 +264,7 @@ pub const fn max_dim(kind: VectorKind) -> u32 {
     match kind {
         VectorKind::Half => MAX_DIM,
         VectorKind::Bits => bits::MAX_BITS,
+        VectorKind::Sparse => sparse::MAX_SPARSE_DIM,
     }
 }
 
@@ -204,6 +273,7 @@ pub fn dim_of(kind: VectorKind, input: &[f32]) -> u32 {
     match kind {
         VectorKind::Half => input.len() as u32,
         VectorKind::Bits => bits::dim_of(input),
+        VectorKind::Sparse => sparse::dim_of(input),
     }
 }
 

@@ -81,7 +81,7 @@ impl Index {
 
     /// Why the CPU alone searches this index, whatever devices there are; `None`: a device may.
     pub fn cpu_only(&self) -> Option<&'static str> {
-        self.metric().cpu_only()
+        self.form.cpu_only()
     }
 
     /// Dimension of the vectors.

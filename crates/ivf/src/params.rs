@@ -64,6 +64,8 @@ pub enum VectorKind {
     Half = 1,
     /// Strings of bits.
     Bits = 2,
+    /// Sparse vectors: their largest elements.
+    Sparse = 3,
 }
 
 impl VectorKind {
@@ -72,6 +74,7 @@ impl VectorKind {
         match value {
             1 => Some(Self::Half),
             2 => Some(Self::Bits),
+            3 => Some(Self::Sparse),
             _ => None,
         }
     }
@@ -81,6 +84,7 @@ impl VectorKind {
         match self {
             Self::Half => "half",
             Self::Bits => "bits",
+            Self::Sparse => "sparse",
         }
     }
 

@@ -4,6 +4,7 @@ use half::f16;
 
 use crate::bound::{Bound, QUERY_MAX};
 use crate::form::bits::{BitQuery, BitRows};
+use crate::form::sparse::{Prepared, SparseQuery, SparseRows};
 use crate::form::{RowForm, check_dim};
 use crate::index::Index;
 use crate::layout::group::Filter;
@@ -12,14 +13,23 @@ use crate::rotation::Rotation;
 use crate::stored::{Scale, Scaling};
 use crate::{Metric, Result};
 
+/// What rows are compared to.
+#[derive(Debug, Clone)]
+enum Target {
+    /// The query's vector.
+    Vector,
+    Bits(BitQuery),
+    Sparse(SparseQuery),
+}
+
 /// A prepared query. Serves all lists.
 #[derive(Debug, Clone)]
 pub struct Query {
     metric: Metric,
     /// `[dim]`, scaled space; where rows have coarse vectors beside them, that of the query, `[coarse_dim]`.
     vector: Vec<f32>,
-    /// What rows are compared to, if that is not `vector`.
-    bits: Option<BitQuery>,
+    /// What rows are compared to.
+    target: Target,
     unordered: bool,
     is_ordinary: bool,
     pub(crate) bound: Bound,
@@ -38,7 +48,7 @@ impl Query {
             is_ordinary: scaled.is_ordinary,
             bound: scaled.bound,
             code: QueryCode::new(filter, rotation, &vector),
-            bits: None,
+            target: Target::Vector,
             vector,
         })
     }
@@ -50,10 +60,32 @@ impl Query {
         Ok(Self {
             metric: rows.metric,
             vector: coarse.iter().map(|x| x.to_f32()).collect(),
-            bits: Some(BitQuery::new(rows, &row)),
+            target: Target::Bits(BitQuery::new(rows, &row)),
             unordered: false,
             is_ordinary: false,
             bound: Bound::new(rows.metric, rows.dim, 0, 0.0, 0.0, 0.0),
+            code: None,
+        })
+    }
+
+    /// Prepares a sparse vector, an input. Fails if the dimension differs.
+    fn of_sparse(form: &RowForm, rows: &SparseRows, input: &[f32]) -> Result<Self> {
+        let found = rows.query(input)?;
+        let unordered = found.is_none();
+        let Prepared {
+            query,
+            sketch,
+            norm,
+            err,
+        } = found.unwrap_or_else(|| Prepared::nothing(rows));
+        Ok(Self {
+            metric: rows.metric,
+            vector: sketch,
+            target: Target::Sparse(query),
+            unordered,
+            is_ordinary: false,
+            // The f32 form is no longer than the true one, but for what `err` holds.
+            bound: Bound::new(rows.metric, form.terms(), rows.scale_exp, norm, norm, err),
             code: None,
         })
     }
@@ -87,14 +119,14 @@ impl Query {
     /// the distance itself.
     #[inline(always)]
     pub fn raw(&self, row: &[f16]) -> f32 {
-        match self.metric {
-            Metric::L2 | Metric::Cosine => omen_distance::l2sq_f16(&self.vector, row),
-            Metric::NegIp => omen_distance::dot_f16(&self.vector, row),
-            Metric::L1 => omen_distance::l1_f16(&self.vector, row),
-            Metric::Hamming | Metric::Jaccard => {
-                let bits = self.bits.as_ref();
-                bits.map_or(f32::NAN, |bits| bits.distance(row))
-            }
+        match &self.target {
+            Target::Vector => match self.metric {
+                Metric::NegIp => omen_distance::dot_f16(&self.vector, row),
+                Metric::L1 => omen_distance::l1_f16(&self.vector, row),
+                _ => omen_distance::l2sq_f16(&self.vector, row),
+            },
+            Target::Bits(bits) => bits.distance(row),
+            Target::Sparse(sparse) => sparse.raw(row),
         }
     }
 
@@ -115,6 +147,7 @@ impl Index {
         match &self.form {
             RowForm::Half(scaling) => Query::new(scaling, filter, &self.rotation, q),
             RowForm::Bits(rows) => Query::of_bits(&self.form, rows, q),
+            RowForm::Sparse(rows) => Query::of_sparse(&self.form, rows, q),
         }
     }
 
@@ -162,12 +195,17 @@ impl Index {
 
     /// The largest value the SQL operator can return for an entry of this ceiling. Monotone in `ceiling`.
     pub fn upper_bound(&self, ceiling: f32) -> f64 {
-        crate::bound::upper_bound(self.metric(), self.meta.dim, self.meta.scale_exp, ceiling)
+        crate::bound::upper_bound(
+            self.metric(),
+            self.form.terms(),
+            self.meta.scale_exp,
+            ceiling,
+        )
     }
 
     /// The least value the SQL operator can return for an entry of this key. Monotone in `key`.
     pub fn lower_bound(&self, key: f32) -> f64 {
-        crate::bound::lower_bound(self.metric(), self.meta.dim, self.meta.scale_exp, key)
+        crate::bound::lower_bound(self.metric(), self.form.terms(), self.meta.scale_exp, key)
     }
 }
 

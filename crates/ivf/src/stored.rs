@@ -13,9 +13,9 @@ use crate::{IvfError, Metric, Result};
 /// Largest finite value of binary16.
 const F16_MAX: f64 = 65504.0;
 /// The sample's largest magnitude is brought to between 2^7 and 2^8.
-const TARGET_EXP: i32 = 8;
+pub(crate) const TARGET_EXP: i32 = 8;
 /// With this a unit vector's components stay below [`F16_MAX`].
-const MAX_COSINE_EXP: i32 = 15;
+pub(crate) const MAX_COSINE_EXP: i32 = 15;
 
 /// What the index keeps of a vector.
 #[derive(Debug, Clone, PartialEq)]

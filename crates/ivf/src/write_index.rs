@@ -8,6 +8,7 @@ use half::f16;
 use rayon::ThreadPool;
 
 use crate::build_entries::{EntrySource, OneByOne};
+use crate::form::sparse::MAX_ENTRIES;
 use crate::form::{RowForm, max_dim};
 use crate::layout::directory::{
     ENTRIES_PER_PAGE, ListEntry, Run, directory_pages, entry_position, put_entry,
@@ -31,6 +32,8 @@ pub struct IndexSpec {
     pub metric: Metric,
     /// Dimension of the values, 1 to [`max_dim`].
     pub dim: u32,
+    /// Entries that a row of a sparse vector has room for; 0 for other kinds.
+    pub entries: u32,
     /// Number of lists, 1 to [`MAX_LISTS`].
     pub lists: u32,
     /// What codes the entries get.
@@ -57,6 +60,7 @@ impl IndexSpec {
             self.scale_exp,
             self.rotation_seed,
         )
+        .with_entries(self.entries)
     }
 
     /// Shape of its groups.
@@ -102,7 +106,10 @@ pub fn write_index_from<W: BulkWriter>(
     source: &mut dyn EntrySource,
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
-    let is_possible = (1..=max_dim(spec.kind)).contains(&spec.dim) && spec.kind.has(spec.metric);
+    let is_possible = (1..=max_dim(spec.kind)).contains(&spec.dim)
+        && spec.kind.has(spec.metric)
+        && (spec.kind == VectorKind::Sparse) == (spec.entries > 0)
+        && spec.entries <= MAX_ENTRIES;
     if !is_possible || !(1..=MAX_LISTS).contains(&spec.lists) {
         return Err(misuse(format!(
             "an index of {} dimensions and {} lists by {}",
@@ -179,7 +186,11 @@ fn write_meta<W: BulkWriter>(
     root: ListEntry,
     built_rows: u64,
 ) -> Result<MetaPage> {
-    let (row_words, coarse_dim) = meta::shape_words(spec.kind, spec.dim);
+    let form = spec.form();
+    let (row_words, coarse_dim) = match spec.kind {
+        VectorKind::Half => (0, 0),
+        _ => (form.row_words(), form.coarse_dim()),
+    };
     let meta = MetaPage {
         magic: MAGIC,
         version: VERSION,
@@ -190,7 +201,7 @@ fn write_meta<W: BulkWriter>(
         filter: spec.filter as u32,
         vector_kind: spec.kind as u32,
         scale_exp: spec.scale_exp,
-        rounding: spec.form().rounding(),
+        rounding: form.rounding(),
         rotation_seed: spec.rotation_seed,
         lists_option: spec.lists_option,
         entries_per_page: ENTRIES_PER_PAGE as u32,

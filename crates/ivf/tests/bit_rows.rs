@@ -80,6 +80,7 @@ fn spec_of(metric: Metric, dim: u32, seed: u64, centroids: Vec<f16>) -> IndexSpe
     let form = RowForm::new(VectorKind::Bits, metric, dim, 0, seed);
     IndexSpec {
         kind: VectorKind::Bits,
+        entries: 0,
         metric,
         dim,
         lists: centroids.len() as u32 / form.coarse_dim(),

@@ -121,6 +121,7 @@ fn threads_build_the_same_bytes() {
 fn contradictory_builds_fail() {
     let spec = IndexSpec {
         kind: omen_ivf::VectorKind::Half,
+        entries: 0,
         metric: Metric::L2,
         dim: 4,
         lists: 2,

@@ -36,6 +36,7 @@ fn row(rng: &mut StdRng, dim: usize) -> Vec<f16> {
 fn spec(rng: &mut StdRng, dim: usize, lists: usize) -> IndexSpec {
     IndexSpec {
         kind: omen_ivf::VectorKind::Half,
+        entries: 0,
         metric: [Metric::L2, Metric::Cosine, Metric::NegIp][rng.random_range(0..3)],
         dim: dim as u32,
         lists: lists as u32,

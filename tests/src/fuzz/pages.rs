@@ -4,6 +4,7 @@
 mod store_world;
 
 mod damage;
+mod kinds;
 mod verbs;
 
 use omen_ivf::Metric;
@@ -73,7 +74,10 @@ impl Sound {
         world.delete(0.1);
         fold_list(&world.store, &world.index, 2).expect("sound");
         world.verify();
-        let store = world.store;
+        Self::of(world.store)
+    }
+
+    fn of(store: MemStore) -> Self {
         let kind_of = |block: &u32| {
             let tail = store.read(*block, page::tail).expect("it is there");
             PageKind::from_u16(tail.kind)
@@ -91,7 +95,12 @@ impl Sound {
 
 fn indexes() -> &'static [Sound] {
     static INDEXES_MADE: OnceLock<Vec<Sound>> = OnceLock::new();
-    INDEXES_MADE.get_or_init(|| INDEXES.into_iter().map(Sound::new).collect())
+    INDEXES_MADE.get_or_init(|| {
+        let others = kinds::INDEXES
+            .into_iter()
+            .map(|index| Sound::of(kinds::build(index)));
+        INDEXES.into_iter().map(Sound::new).chain(others).collect()
+    })
 }
 
 /// The kinds of pages that the indexes have between them.
@@ -106,7 +115,7 @@ pub fn kinds() -> Vec<PageKind> {
 /// Damages one of the indexes as the input says, and uses it as the input says.
 pub fn damaged(input: &[u8]) -> Outcome {
     let mut input = Bytes::new(input);
-    let sound = &indexes()[input.below(INDEXES.len())];
+    let sound = &indexes()[input.below(indexes().len())];
     let store = sound.store.snapshot();
     let mut outcome = Outcome::default();
     for _ in 0..=input.u8() % 6 {

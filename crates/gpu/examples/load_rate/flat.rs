@@ -81,6 +81,7 @@ pub fn build(rows: usize, dim: usize, lists: usize) -> Result<(Flat, Index), Ivf
     };
     let spec = IndexSpec {
         kind: omen_ivf::VectorKind::Half,
+        entries: 0,
         metric: Metric::L2,
         dim: dim as u32,
         lists: lists as u32,

@@ -74,6 +74,12 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
 
     /// What is wrong with a row and its radius, if anything is.
     pub(super) fn numbers(&self, row: &[f16], err: f32) -> Option<String> {
+        let is_radius = err >= 0.0 && (err < MAX_ERR || err == f32::INFINITY);
+        if let (RowForm::Sparse(rows), false) = (&self.index.form, self.list == ROOT_LIST) {
+            // How much was left out the row does not tell.
+            let wrong = || (!is_radius).then(|| format!("an error radius of {err}"));
+            return rows.wrong_of(row).map(str::to_owned).or_else(wrong);
+        }
         if let (RowForm::Bits(bits), false) = (&self.index.form, self.list == ROOT_LIST) {
             return if bits.has_strays(row) {
                 Some("bits beyond the last".into())

@@ -116,7 +116,9 @@ impl CheckReport {
                 block: None,
                 what: error.to_string(),
             },
-            IvfError::Dimension { .. } | IvfError::Store(_) => return Err(error),
+            IvfError::Dimension { .. } | IvfError::Elements { .. } | IvfError::Store(_) => {
+                return Err(error);
+            }
         });
         Ok(report)
     }

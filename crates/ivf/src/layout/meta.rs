@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::directory::{ENTRIES_PER_PAGE, ListEntry, Run, directory_pages};
 use super::group::{Filter, GroupShape};
 use super::page::{self, CONTENT_BYTES, CONTENT_START, NO_LIST, PageKind};
+use crate::form::sparse::are_row_words;
 use crate::form::{coarse_dim, max_dim, row_words};
 use crate::params::{MAX_LISTS, Metric, VectorKind};
 use crate::{IvfError, Result};
@@ -152,9 +153,11 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
     };
     if meta.dim == 0 || meta.dim > max_dim(kind) {
         bad("dim", &meta.dim)
-    } else if filter != Filter::None && Filter::for_index(metric, u32::MAX) == Filter::None {
+    } else if filter != Filter::None
+        && (kind != VectorKind::Half || Filter::for_index(metric, u32::MAX) == Filter::None)
+    {
         bad("filter", &meta.filter)
-    } else if (meta.row_words, meta.coarse_dim) != shape_words(kind, meta.dim) {
+    } else if !are_words(kind, meta) {
         bad("row_words or coarse_dim", &meta.row_words)
     } else if meta.code_dim != meta.shape().code_dim {
         bad("code_dim", &meta.code_dim)
@@ -181,11 +184,15 @@ fn invalid_field(meta: &MetaPage) -> Option<(&'static str, String)> {
     }
 }
 
-/// [`MetaPage::row_words`] and [`MetaPage::coarse_dim`].
-pub(crate) fn shape_words(kind: VectorKind, dim: u32) -> (u32, u32) {
+/// Whether [`MetaPage::row_words`] and [`MetaPage::coarse_dim`] can be.
+fn are_words(kind: VectorKind, meta: &MetaPage) -> bool {
+    let coarse_dim = coarse_dim(kind, meta.dim);
     match kind {
-        VectorKind::Half => (0, 0),
-        VectorKind::Bits => (row_words(kind, dim), coarse_dim(kind, dim)),
+        VectorKind::Half => (meta.row_words, meta.coarse_dim) == (0, 0),
+        VectorKind::Bits => {
+            (meta.row_words, meta.coarse_dim) == (row_words(kind, meta.dim), coarse_dim)
+        }
+        VectorKind::Sparse => are_row_words(meta.row_words) && meta.coarse_dim == coarse_dim,
     }
 }
 

@@ -186,6 +186,7 @@ pub fn build_with(
     entries.sort_by_key(|entry| entry.list);
     let spec = IndexSpec {
         kind: omen_ivf::VectorKind::Half,
+        entries: 0,
         metric: scaling.metric,
         dim: dim as u32,
         lists: (centroids.len() / dim) as u32,

@@ -112,6 +112,7 @@ pub fn build_in(
     entries.sort_by_key(|entry| entry.list);
     let spec = IndexSpec {
         kind: omen_ivf::VectorKind::Half,
+        entries: 0,
         metric,
         dim,
         lists,

@@ -25,8 +25,8 @@ use rand::rngs::StdRng;
 use std::time::Duration;
 
 use super::super::Bytes;
-use super::Outcome;
 use super::store_world::{read_all, tid, vector};
+use super::{Outcome, kinds};
 
 /// Verbs called at most.
 const MOST_CALLS: usize = 12;
@@ -63,7 +63,7 @@ fn taken<T>(result: Result<T>, outcome: &mut Outcome) -> Option<T> {
 
 fn call(store: &MemStore, index: &Index, input: &mut Bytes, rng: &mut StdRng, out: &mut Outcome) {
     let list = input.below(index.n_lists() as usize) as u32;
-    let dim = index.meta.dim;
+    let value = |rng: &mut StdRng| kinds::input(rng, index.form.kind(), index.meta.dim);
     match input.u8() % 14 {
         0 => drop(taken(read_all(store, index), out)),
         1 => {
@@ -81,7 +81,7 @@ fn call(store: &MemStore, index: &Index, input: &mut Bytes, rng: &mut StdRng, ou
             out,
         )),
         8 | 9 => {
-            let query = index.prepare(&vector(rng, dim)).expect("of its dimension");
+            let query = index.prepare(&value(rng)).expect("of its dimension");
             let (recall, k) = (0.5 + f32::from(input.u8()) / 512.0, 1 + input.below(300));
             let reach = match input.u8() % 3 {
                 0 => index.reach_for(recall, k as u64),
@@ -95,7 +95,7 @@ fn call(store: &MemStore, index: &Index, input: &mut Bytes, rng: &mut StdRng, ou
         11 => hot_tier(store, index, input, rng, out),
         _ => {
             for i in 0..=u32::from(input.u8() % 30) {
-                let inserted = insert(store, index, &vector(rng, dim), tid(90_000 + i));
+                let inserted = insert(store, index, &value(rng), tid(90_000 + i));
                 if taken(inserted, out).is_none() {
                     break;
                 }
@@ -112,7 +112,8 @@ fn named_slots(
     rng: &mut StdRng,
     out: &mut Outcome,
 ) {
-    let query = index.prepare(&vector(rng, index.meta.dim)).expect("fits");
+    let value = kinds::input(rng, index.form.kind(), index.meta.dim);
+    let query = index.prepare(&value).expect("fits");
     let Some(probes) = taken(select_lists(store, index, &query, Reach::from(3)), out) else {
         return;
     };
@@ -149,6 +150,10 @@ fn hot_tier(
     rng: &mut StdRng,
     out: &mut Outcome,
 ) {
+    if index.cpu_only().is_some() {
+        // Nobody loads it.
+        return;
+    }
     let lists: Vec<u32> = (0..index.n_lists()).collect();
     let Some(entries) = taken(read_entries(store, index, &lists), out) else {
         return;

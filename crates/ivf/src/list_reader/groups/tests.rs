@@ -23,6 +23,7 @@ fn build(dim: u32, filter: Filter, n: u32, rng: &mut StdRng) -> MemStore {
     };
     let spec = IndexSpec {
         kind: crate::VectorKind::Half,
+        entries: 0,
         metric: Metric::L2,
         dim,
         lists: 1,
