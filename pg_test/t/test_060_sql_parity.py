@@ -85,8 +85,8 @@ STATEMENTS = {
     "in a subquery": ("SELECT id, g FROM t WHERE id IN (SELECT id FROM t ORDER BY v <-> {free} LIMIT 15) ORDER BY id", 1),
     "joined": ("SELECT t.id, u.id FROM t JOIN u ON u.id = t.id + 10000 ORDER BY t.v <-> {free} LIMIT 10", 1),
     "exists": ("SELECT id FROM t WHERE EXISTS (SELECT FROM u WHERE u.id = t.id + 10000) ORDER BY v <-> {free} LIMIT 10", 1),
-    "row locks": ("SELECT id FROM t ORDER BY v <-> {free} LIMIT 10 FOR UPDATE", 1),
-    "system columns": ("SELECT id, tableoid::regclass::text, t.ctid IS NOT NULL FROM t ORDER BY v <-> {free} LIMIT 5", 1),
+    "locks of rows found": ("SELECT id FROM t WHERE id IN (SELECT id FROM t ORDER BY v <-> {free} LIMIT 10) ORDER BY id FOR UPDATE", 1),
+    "table of a row": ("SELECT id, tableoid::regclass::text FROM t ORDER BY v <-> {free} LIMIT 5", 1),
     "whole rows": ("SELECT t FROM t ORDER BY v <-> {free} LIMIT 5", 1),
     "least distance": ("SELECT min(v <-> {free}) FROM t", None),
     "null": ("SELECT count(*) FROM (SELECT id FROM t ORDER BY v <-> NULL LIMIT 10) s", 0),
@@ -209,17 +209,35 @@ def test_writes_by_a_search(filled):
             assert "t_v_idx" in plan(conn, words), words
             with conn.transaction(force_rollback=True):
                 assert sorted(i for i, in conn.execute(words).fetchall()) == sorted(ids[:10]), words
-        # Jobs nearest first, by several workers.
+        with conn.transaction():
+            conn.execute(f"UPDATE t SET v = v + v WHERE id IN ({nearest})")
+            changed = conn.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+        assert changed == sort.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+
+
+def loses_places(conn) -> bool:
+    """Whether this server forgets where rows lie that an index scan had to put into order, as with indexes of its own: mended in minor releases of November 2026."""
+    conn.execute("CREATE TEMP TABLE shapes AS SELECT polygon(circle(point(i, mod(i, 7)), 0.5)) AS s FROM generate_series(1, 100) i")
+    conn.execute("CREATE INDEX ON shapes USING gist (s)")
+    return conn.execute("SELECT bool_or(ctid = '(4294967295,0)') FROM (SELECT ctid FROM shapes ORDER BY s <-> point(5, 2.5)) x").fetchone()[0]
+
+
+def test_row_locks(filled):
+    """The nearest rows are locked, and those that others have locked are passed over; rows are found again by their place."""
+    db, _, free = filled
+    nearest = f"SELECT id FROM t ORDER BY v <-> '{free}' LIMIT 10"
+    with db.connect(**BY_INDEX, **EXACT, **CPU) as conn, db.connect(**BY_SORT) as sort:
+        if loses_places(conn):
+            pytest.skip(f"PostgreSQL {conn.info.server_version} loses the ctid of rows that an index scan reorders")
+        want = sort.execute(nearest.replace("10", "30")).fetchall()
         with conn.transaction():
             assert conn.execute(nearest + " FOR UPDATE").fetchall() == want[:10]
             with db.connect(**BY_INDEX, **EXACT, **CPU) as other:
                 assert other.execute(nearest + " FOR UPDATE SKIP LOCKED").fetchall() == want[10:20]
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     other.execute(nearest + " FOR UPDATE NOWAIT")
-        with conn.transaction():
-            conn.execute(f"UPDATE t SET v = v + v WHERE id IN ({nearest})")
-            changed = conn.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
-        assert changed == sort.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+        by_place = f"DELETE FROM t WHERE ctid = ANY (ARRAY(SELECT ctid FROM t ORDER BY v <-> '{free}' LIMIT 10)) RETURNING id"
+        assert sorted(conn.execute(by_place).fetchall()) == sorted(want[:10])
 
 
 def test_partitions(filled):
