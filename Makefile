@@ -53,7 +53,7 @@ kernels:
 setup:
 	@tools/setup.sh build
 	@tools/setup.sh python
-	@for major in $(PG); do tools/setup.sh server $$major; done
+	@for major in $(PG); do tools/setup.sh server $${major%%:*}; done
 
 clean:
 	@tools/clean.sh

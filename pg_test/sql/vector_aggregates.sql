@@ -35,7 +35,6 @@ EXPLAIN (COSTS OFF) SELECT sum(subvector(v, 2, 2)) FROM va;
 SELECT sum(subvector(v, 2, 2)) FROM va;
 -- workers without rows
 SELECT avg(v), sum(v) FROM va WHERE v = '[20000,1,1]';
-SELECT avg(v), sum(v) FROM va WHERE v = '[0,0,0]';
 RESET parallel_setup_cost;
 RESET parallel_tuple_cost;
 RESET min_parallel_table_scan_size;
@@ -45,7 +44,7 @@ DROP TABLE va;
 -- the functions by themselves leave their arguments alone
 SELECT vector_accum('{0}', '[1,2,3]'), vector_accum('{1,1,2,3}', '[1,2,3]');
 SELECT vector_accum(s, '[1]') AS once, vector_accum(s, '[1]') AS again, s FROM (VALUES ('{2,5}'::float8[])) x (s);
-SELECT vector_combine('{1,2}', '{3,4}'), vector_combine('{0}', '{2,5}'), vector_combine('{2,5}', '{0}'), vector_combine('{0}', '{0}');
+SELECT vector_combine('{1,2}', '{3,4}'), vector_combine('{0}', '{2,5}'), vector_combine('{2,5}', '{0}');
 SELECT vector_avg('{2,2,4,6}'), vector_avg('{0}') IS NULL AS no_rows, vector_avg('{0,1}') IS NULL AS no_rows_either;
 
 -- bad input

@@ -49,7 +49,8 @@ SELECT what, pg_temp.receive(:'file', bytes) FROM (VALUES
   (8, 'cut within', '\x000100003f80'), (9, 'too long', '\x000100003f80000000'), (10, 'dimension 0', '\x00000000'), (11, 'dimension 16001', '\x3e810000'),
   (12, 'dimension 32768', '\x80000000'), (13, 'dimension 65535', '\xffff0000'), (14, 'dimension 16000, no data', '\x3e800000'),
   (15, 'unused set', '\x000100013f800000'), (16, 'unused 65535', '\x0001ffff3f800000'), (17, 'NaN', '\x000100007fc00000'), (18, 'signalling NaN', '\x000100007f800001'),
-  (19, 'infinity', '\x000200003f8000007f800000'), (20, 'minus infinity', '\x00010000ff800000'), (21, 'text', '[1,2,3]'), (22, 'garbage', '\xdeadbeefcafe')) x (n, what, bytes)
+  (19, 'infinity', '\x000200003f8000007f800000'), (20, 'minus infinity', '\x00010000ff800000'), (21, 'text', '[1,2,3]'), (22, 'garbage', '\xdeadbeefcafe'),
+  (23, 'NaN before it is cut short', '\x000200007fc00000'), (24, 'unused set, cut short', '\x00020001')) x (n, what, bytes)
   ORDER BY n;
 SELECT w FROM vq ORDER BY w;
 SELECT pg_temp.receive(:'file', '\x000200003f8000003f800000', 'v') AS two_for_three, pg_temp.receive(:'file', '\x000300003f8000004000000040400000', 'v') AS three;

@@ -5,7 +5,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, CPU, index_status, last_scan, make_index, make_table, put
+from lib.db import BY_INDEX, CPU, GPU, check_index, index_status, last_scan, make_index, make_table, put
 from lib.pgvector import make_pgvector_database
 
 pytestmark = [pytest.mark.every_major, pytest.mark.pgvector]
@@ -245,3 +245,52 @@ def test_compare_with_pgvector(shared_server, rng):
             for row in rows:
                 check_times(row)
         print("\n".join(str(row) for row in rows))
+
+
+# Of each column the metrics of its operator classes; those that ivfflat has none for.
+CLASSES = {"v": ("vector", ("l2", "ip", "cosine", "l1")), "h": ("halfvec", ("l2", "ip", "cosine", "l1")),
+           "b": ("bit", ("hamming", "jaccard")), "s": ("sparsevec", ("l2", "ip", "cosine", "l1"))}
+NOT_IVFFLAT = {"vector_l1", "halfvec_l1", "bit_jaccard", "sparsevec_l2", "sparsevec_ip", "sparsevec_cosine", "sparsevec_l1"}
+
+
+def test_every_index_has_a_sibling(shared_server, rng):
+    """For each operator class of hnsw and ivfflat there is one here, whose index finds exactly the rows that a sort does, by both engines; the table's file stays."""
+    db = make_pgvector_database(shared_server, "siblings", "ext")
+    n = 1200
+    with db.connect(search_path="public, ext") as conn:
+        conn.execute(f"CREATE TABLE staging (id integer, v vector({DIM}))")
+        vectors.copy_rows(conn, "staging", np.arange(n), vectors.clustered(rng, n, DIM))
+        conn.execute(f"CREATE TABLE t (id integer PRIMARY KEY, v vector({DIM}), h halfvec({DIM}), b bit({DIM}), s sparsevec({DIM}))")
+        conn.execute(f"INSERT INTO t SELECT id, v, v::halfvec, binary_quantize(v)::bit({DIM}), (v * v - v)::sparsevec FROM staging")
+        conn.execute("INSERT INTO t VALUES (-1)")
+        conn.execute("ANALYZE t")
+        wanted = set()
+        for column, (kind, metrics) in CLASSES.items():
+            for metric in metrics:
+                for method in ("hnsw", "ivfflat"):
+                    if method == "ivfflat" and f"{kind}_{metric}" in NOT_IVFFLAT:
+                        continue
+                    name = f"{column}_{metric}_{method}"
+                    conn.execute(f"CREATE INDEX {name} ON t USING {method} ({column} {kind}_{metric}_ops)")
+                    wanted.add(name)
+        file = conn.execute("SELECT pg_relation_filenode('t')").fetchone()
+        found = migrations(conn)
+        assert {row[0] for row in found} == wanted and [row[6] for row in found if row[6]] == [], found
+        assert all(row[4] > 0 for row in found)
+        built = set()
+        for index, method, _, statement, *_ in found:
+            if method == "hnsw":
+                conn.execute(statement)
+                built.add(f"{index}_omen")
+        assert all(row[2] in built for row in migrations(conn))
+        assert conn.execute("SELECT pg_relation_filenode('t')").fetchone() == file
+        for settings in (CPU, GPU):
+            put(conn, **settings, omen__probes=65536)
+            for name in sorted(built):
+                rows = conn.execute("SELECT compared::text, access_method, rows, recall FROM omen_shadow_compare(%s::regclass, "
+                                    f"ARRAY(SELECT {name[0]} FROM t WHERE id % 97 = 5), 8)", (name,)).fetchall()
+                queries = len(range(5, n, 97))
+                assert rows[0] == (name, "omen", 8 * queries, 1.0), rows
+                assert [row[1] for row in rows[1:]].count("hnsw") == 1 and rows[-1][1] is None, rows
+        for name in sorted(built):
+            check_index(conn, name)

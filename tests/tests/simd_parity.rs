@@ -17,7 +17,7 @@ type Case = (
     fn(f64, f64) -> f64,
 );
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 8] = [
     (
         "l2sq",
         |v, p| v.l2sq(p.a(), p.b()),
@@ -48,13 +48,32 @@ const CASES: [Case; 5] = [
         |p| scalar::dot_f16(p.a(), p.h()),
         |x, y| x * y,
     ),
+    (
+        "l2sq_halves",
+        |v, p| v.l2sq_halves(p.g(), p.h()),
+        |p| scalar::l2sq_halves(p.g(), p.h()),
+        |x, y| (x - y).powi(2),
+    ),
+    (
+        "dot_halves",
+        |v, p| v.dot_halves(p.g(), p.h()),
+        |p| scalar::dot_halves(p.g(), p.h()),
+        |x, y| x * y,
+    ),
+    (
+        "l1_halves",
+        |v, p| v.l1_halves(p.g(), p.h()),
+        |p| scalar::l1_halves(p.g(), p.h()),
+        |x, y| (x - y).abs(),
+    ),
 ];
 
-/// Two rows, the second also rounded to f16, that start one element into their buffers and have NaN around them:
+/// Two rows, both also rounded to f16, that start one element into their buffers and have NaN around them:
 /// unaligned, and whatever reads outside them shows.
 struct Pair {
     a: Vec<f32>,
     b: Vec<f32>,
+    g: Vec<f16>,
     h: Vec<f16>,
 }
 
@@ -62,14 +81,18 @@ impl Pair {
     fn new(a: &[f32], b: &[f32]) -> Pair {
         let guarded = |x: &[f32]| [&[f32::NAN], x, &[f32::NAN]].concat();
         let (a, b) = (guarded(a), guarded(b));
-        let h = b.iter().map(|&y| f16::from_f32(y)).collect();
-        Pair { a, b, h }
+        let rounded = |x: &[f32]| x.iter().map(|&x| f16::from_f32(x)).collect();
+        let (g, h) = (rounded(&a), rounded(&b));
+        Pair { a, b, g, h }
     }
     fn a(&self) -> &[f32] {
         &self.a[1..self.a.len() - 1]
     }
     fn b(&self) -> &[f32] {
         &self.b[1..self.b.len() - 1]
+    }
+    fn g(&self) -> &[f16] {
+        &self.g[1..self.g.len() - 1]
     }
     fn h(&self) -> &[f16] {
         &self.h[1..self.h.len() - 1]

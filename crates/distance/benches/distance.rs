@@ -32,6 +32,9 @@ fn distances(c: &mut Criterion) {
             bench("l1", &|| v.l1(black_box(&a), black_box(&b)));
             bench("l2sq_f16", &|| v.l2sq_f16(black_box(&a), black_box(&h)));
             bench("dot_f16", &|| v.dot_f16(black_box(&a), black_box(&h)));
+            bench("l2sq_halves", &|| {
+                v.l2sq_halves(black_box(&h), black_box(&h))
+            });
         }
     }
 }

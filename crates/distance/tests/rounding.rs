@@ -82,6 +82,11 @@ fn sums_stay_within_the_bound() {
             let l1 = exact(&a, &b, |x, y| (x - y).abs());
             let l2sq_f16 = exact(&a, &widened, |x, y| (x - y) * (x - y));
             let dot_f16 = exact(&a, &widened, |x, y| x * y);
+            let g: Vec<f16> = a.iter().map(|&x| f16::from_f32(x)).collect();
+            let both: Vec<f32> = g.iter().map(|x| x.to_f32()).collect();
+            let l2sq_halves = exact(&both, &widened, |x, y| (x - y) * (x - y));
+            let dot_halves = exact(&both, &widened, |x, y| x * y);
+            let l1_halves = exact(&both, &widened, |x, y| (x - y).abs());
             for v in variants() {
                 for (name, got, (want, size)) in [
                     ("l2sq", v.l2sq(&a, &b), l2sq),
@@ -89,6 +94,9 @@ fn sums_stay_within_the_bound() {
                     ("l1", v.l1(&a, &b), l1),
                     ("l2sq_f16", v.l2sq_f16(&a, &h), l2sq_f16),
                     ("dot_f16", v.dot_f16(&a, &h), dot_f16),
+                    ("l2sq_halves", v.l2sq_halves(&g, &h), l2sq_halves),
+                    ("dot_halves", v.dot_halves(&g, &h), dot_halves),
+                    ("l1_halves", v.l1_halves(&g, &h), l1_halves),
                 ] {
                     let error = (f64::from(got) - want).abs();
                     let bound = rounding(n) * size + n as f64 * 2f64.powi(-149);
