@@ -85,6 +85,9 @@ STATEMENTS = {
     "in a subquery": ("SELECT id, g FROM t WHERE id IN (SELECT id FROM t ORDER BY v <-> {free} LIMIT 15) ORDER BY id", 1),
     "joined": ("SELECT t.id, u.id FROM t JOIN u ON u.id = t.id + 10000 ORDER BY t.v <-> {free} LIMIT 10", 1),
     "exists": ("SELECT id FROM t WHERE EXISTS (SELECT FROM u WHERE u.id = t.id + 10000) ORDER BY v <-> {free} LIMIT 10", 1),
+    "row locks": ("SELECT id FROM t ORDER BY v <-> {free} LIMIT 10 FOR UPDATE", 1),
+    "places": ("SELECT id, ctid FROM t ORDER BY v <-> {free} LIMIT 100", 1),
+    "places by two distances": ("SELECT id, ctid FROM t ORDER BY v <-> {free}, v <-> {tied} LIMIT 100", 1),
     "locks of rows found": ("SELECT id FROM t WHERE id IN (SELECT id FROM t ORDER BY v <-> {free} LIMIT 10) ORDER BY id FOR UPDATE", 1),
     "table of a row": ("SELECT id, tableoid::regclass::text FROM t ORDER BY v <-> {free} LIMIT 5", 1),
     "whole rows": ("SELECT t FROM t ORDER BY v <-> {free} LIMIT 5", 1),
@@ -196,11 +199,11 @@ def test_cursors(filled):
 
 
 def test_writes_by_a_search(filled):
-    """DELETE, UPDATE and INSERT of the nearest rows; MERGE where there is one; rows that others have locked are passed over."""
+    """DELETE, UPDATE and INSERT of the nearest rows, and searches after them in the same transaction."""
     db, _, free = filled
     nearest = f"SELECT id FROM t ORDER BY v <-> '{free}' LIMIT 10"
     with db.connect(**BY_INDEX, **EXACT, **CPU) as conn, db.connect(**BY_SORT) as sort:
-        want = sort.execute(nearest.replace("10", "30")).fetchall()
+        want = sort.execute(nearest).fetchall()
         ids = [i for i, in want]
         for words in (f"DELETE FROM t WHERE id IN ({nearest}) RETURNING id",
                       f"WITH near AS ({nearest}) UPDATE t SET g = -1 FROM near WHERE near.id = t.id RETURNING t.id",
@@ -215,21 +218,17 @@ def test_writes_by_a_search(filled):
         assert changed == sort.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
 
 
-def loses_places(conn) -> bool:
-    """Whether this server forgets where rows lie that an index scan had to put into order, as with indexes of its own: mended in minor releases of November 2026."""
-    conn.execute("CREATE TEMP TABLE shapes AS SELECT polygon(circle(point(i, mod(i, 7)), 0.5)) AS s FROM generate_series(1, 100) i")
-    conn.execute("CREATE INDEX ON shapes USING gist (s)")
-    return conn.execute("SELECT bool_or(ctid = '(4294967295,0)') FROM (SELECT ctid FROM shapes ORDER BY s <-> point(5, 2.5)) x").fetchone()[0]
-
-
 def test_row_locks(filled):
-    """The nearest rows are locked, and those that others have locked are passed over; rows are found again by their place."""
+    """The nearest rows are locked, and those that others have locked are passed over; rows are found again by their place.
+
+    A queue of the server's own, for indexes that are not sure of their order, loses that place in most releases.
+    """
     db, _, free = filled
-    nearest = f"SELECT id FROM t ORDER BY v <-> '{free}' LIMIT 10"
+    search = f"SELECT id, ctid FROM t ORDER BY v <-> '{free}' LIMIT "
+    nearest = search + "10"
     with db.connect(**BY_INDEX, **EXACT, **CPU) as conn, db.connect(**BY_SORT) as sort:
-        if loses_places(conn):
-            pytest.skip(f"PostgreSQL {conn.info.server_version} loses the ctid of rows that an index scan reorders")
-        want = sort.execute(nearest.replace("10", "30")).fetchall()
+        want = sort.execute(search + "30").fetchall()
+        assert conn.execute(search + "30").fetchall() == want
         with conn.transaction():
             assert conn.execute(nearest + " FOR UPDATE").fetchall() == want[:10]
             with db.connect(**BY_INDEX, **EXACT, **CPU) as other:
@@ -237,7 +236,7 @@ def test_row_locks(filled):
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     other.execute(nearest + " FOR UPDATE NOWAIT")
         by_place = f"DELETE FROM t WHERE ctid = ANY (ARRAY(SELECT ctid FROM t ORDER BY v <-> '{free}' LIMIT 10)) RETURNING id"
-        assert sorted(conn.execute(by_place).fetchall()) == sorted(want[:10])
+        assert sorted(i for i, in conn.execute(by_place).fetchall()) == sorted(i for i, _ in want[:10])
 
 
 def test_partitions(filled):
@@ -250,10 +249,10 @@ def test_partitions(filled):
         for part in range(2):
             sort.execute(f"CREATE TABLE p_mid_{part} PARTITION OF p_mid FOR VALUES WITH (MODULUS 2, REMAINDER {part})")
         sort.execute(f"CREATE INDEX p_v_idx ON p USING omen (v vector_l2_ops) WITH (lists = {LISTS})")
-        sort.execute("INSERT INTO p SELECT id, v, g FROM e WHERE g < 7")
+        sort.execute("INSERT INTO p SELECT id, v, g FROM t WHERE g < 7")
         sort.execute("REINDEX TABLE p")
         sort.execute(f"CREATE TABLE p_rest (id integer, v vector({DIM}), g integer)")
-        sort.execute("INSERT INTO p_rest SELECT id, v, g FROM e WHERE g >= 7")
+        sort.execute("INSERT INTO p_rest SELECT id, v, g FROM t WHERE g >= 7")
         sort.execute("ALTER TABLE p ATTACH PARTITION p_rest DEFAULT")
         sort.execute("VACUUM ANALYZE p")
         assert sort.execute("SELECT count(*) FROM pg_index WHERE indrelid = 'p_rest'::regclass AND indisvalid").fetchone() == (1,)
