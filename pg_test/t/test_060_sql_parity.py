@@ -86,7 +86,10 @@ STATEMENTS = {
     "joined": ("SELECT t.id, u.id FROM t JOIN u ON u.id = t.id + 10000 ORDER BY t.v <-> {free} LIMIT 10", 1),
     "exists": ("SELECT id FROM t WHERE EXISTS (SELECT FROM u WHERE u.id = t.id + 10000) ORDER BY v <-> {free} LIMIT 10", 1),
     "row locks": ("SELECT id FROM t ORDER BY v <-> {free} LIMIT 10 FOR UPDATE", 1),
-    "system columns": ("SELECT id, tableoid::regclass::text, t.ctid IS NOT NULL FROM t ORDER BY v <-> {free} LIMIT 5", 1),
+    "places": ("SELECT id, ctid FROM t ORDER BY v <-> {free} LIMIT 100", 1),
+    "places by two distances": ("SELECT id, ctid FROM t ORDER BY v <-> {free}, v <-> {tied} LIMIT 100", 1),
+    "locks of rows found": ("SELECT id FROM t WHERE id IN (SELECT id FROM t ORDER BY v <-> {free} LIMIT 10) ORDER BY id FOR UPDATE", 1),
+    "table of a row": ("SELECT id, tableoid::regclass::text FROM t ORDER BY v <-> {free} LIMIT 5", 1),
     "whole rows": ("SELECT t FROM t ORDER BY v <-> {free} LIMIT 5", 1),
     "least distance": ("SELECT min(v <-> {free}) FROM t", None),
     "null": ("SELECT count(*) FROM (SELECT id FROM t ORDER BY v <-> NULL LIMIT 10) s", 0),
@@ -196,11 +199,11 @@ def test_cursors(filled):
 
 
 def test_writes_by_a_search(filled):
-    """DELETE, UPDATE and INSERT of the nearest rows; MERGE where there is one; rows that others have locked are passed over."""
+    """DELETE, UPDATE and INSERT of the nearest rows, and searches after them in the same transaction."""
     db, _, free = filled
     nearest = f"SELECT id FROM t ORDER BY v <-> '{free}' LIMIT 10"
     with db.connect(**BY_INDEX, **EXACT, **CPU) as conn, db.connect(**BY_SORT) as sort:
-        want = sort.execute(nearest.replace("10", "30")).fetchall()
+        want = sort.execute(nearest).fetchall()
         ids = [i for i, in want]
         for words in (f"DELETE FROM t WHERE id IN ({nearest}) RETURNING id",
                       f"WITH near AS ({nearest}) UPDATE t SET g = -1 FROM near WHERE near.id = t.id RETURNING t.id",
@@ -209,17 +212,31 @@ def test_writes_by_a_search(filled):
             assert "t_v_idx" in plan(conn, words), words
             with conn.transaction(force_rollback=True):
                 assert sorted(i for i, in conn.execute(words).fetchall()) == sorted(ids[:10]), words
-        # Jobs nearest first, by several workers.
+        with conn.transaction():
+            conn.execute(f"UPDATE t SET v = v + v WHERE id IN ({nearest})")
+            changed = conn.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+        assert changed == sort.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+
+
+def test_row_locks(filled):
+    """The nearest rows are locked, and those that others have locked are passed over; rows are found again by their place.
+
+    A queue of the server's own, for indexes that are not sure of their order, loses that place in most releases.
+    """
+    db, _, free = filled
+    search = f"SELECT id, ctid FROM t ORDER BY v <-> '{free}' LIMIT "
+    nearest = search + "10"
+    with db.connect(**BY_INDEX, **EXACT, **CPU) as conn, db.connect(**BY_SORT) as sort:
+        want = sort.execute(search + "30").fetchall()
+        assert conn.execute(search + "30").fetchall() == want
         with conn.transaction():
             assert conn.execute(nearest + " FOR UPDATE").fetchall() == want[:10]
             with db.connect(**BY_INDEX, **EXACT, **CPU) as other:
                 assert other.execute(nearest + " FOR UPDATE SKIP LOCKED").fetchall() == want[10:20]
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     other.execute(nearest + " FOR UPDATE NOWAIT")
-        with conn.transaction():
-            conn.execute(f"UPDATE t SET v = v + v WHERE id IN ({nearest})")
-            changed = conn.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
-        assert changed == sort.execute(f"SELECT id, v <-> '{free}' FROM t ORDER BY v <-> '{free}' LIMIT 40").fetchall()
+        by_place = f"DELETE FROM t WHERE ctid = ANY (ARRAY(SELECT ctid FROM t ORDER BY v <-> '{free}' LIMIT 10)) RETURNING id"
+        assert sorted(i for i, in conn.execute(by_place).fetchall()) == sorted(i for i, _ in want[:10])
 
 
 def test_partitions(filled):
@@ -232,10 +249,10 @@ def test_partitions(filled):
         for part in range(2):
             sort.execute(f"CREATE TABLE p_mid_{part} PARTITION OF p_mid FOR VALUES WITH (MODULUS 2, REMAINDER {part})")
         sort.execute(f"CREATE INDEX p_v_idx ON p USING omen (v vector_l2_ops) WITH (lists = {LISTS})")
-        sort.execute("INSERT INTO p SELECT id, v, g FROM e WHERE g < 7")
+        sort.execute("INSERT INTO p SELECT id, v, g FROM t WHERE g < 7")
         sort.execute("REINDEX TABLE p")
         sort.execute(f"CREATE TABLE p_rest (id integer, v vector({DIM}), g integer)")
-        sort.execute("INSERT INTO p_rest SELECT id, v, g FROM e WHERE g >= 7")
+        sort.execute("INSERT INTO p_rest SELECT id, v, g FROM t WHERE g >= 7")
         sort.execute("ALTER TABLE p ATTACH PARTITION p_rest DEFAULT")
         sort.execute("VACUUM ANALYZE p")
         assert sort.execute("SELECT count(*) FROM pg_index WHERE indrelid = 'p_rest'::regclass AND indisvalid").fetchone() == (1,)

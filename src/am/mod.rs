@@ -21,6 +21,8 @@ mod parallel;
 mod parallel_read;
 mod progress;
 mod random;
+mod reorder;
+mod row_values;
 mod sample;
 mod sample_blocks;
 mod sample_workers;

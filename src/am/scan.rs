@@ -16,17 +16,19 @@ use pgrx::{PgSqlErrorCode, pg_sys};
 use super::heap_end::HeapEnd;
 use super::opclass::OpClass;
 use super::ordered::OrderedScan;
+use super::reorder::Reorder;
+use super::row_values::{RowValues, Values};
 use super::unordered::UnorderedScan;
 use crate::compat;
 use crate::engine::stats::{self, ScanRecord};
 use crate::error::{PgError, Result};
 use crate::storage::{IndexPages, open_index};
 
-/// A row's address and the order value Postgres gets for it: a lower bound of the operator's result, NaN, or NULL.
+/// A row's address and the order values Postgres gets for it.
 struct Row {
     tid: Tid,
-    order_by: Option<f64>,
-    /// Its place is certain: Postgres need not compute the operator to find it.
+    values: Values,
+    /// Its place is certain: Postgres need not compute the operators to find it.
     settled: bool,
 }
 
@@ -34,8 +36,8 @@ struct Row {
 enum Mode {
     /// Nothing yet: the query is read at the first pull.
     Start,
-    /// Rows by distance.
-    Ordered(Box<OrderedScan>),
+    /// Rows by distance, and those that wait for their place.
+    Ordered(Box<OrderedScan>, Reorder),
     /// All rows, all with this order value: NULL, or NaN for the zero query under cosine.
     Unordered(Box<UnorderedScan>, Option<f64>),
 }
@@ -46,6 +48,8 @@ struct State {
     index: Option<Rc<Index>>,
     heap_end: HeapEnd,
     record: ScanRecord,
+    /// Made when a row's place is not certain.
+    row_values: Option<RowValues>,
 }
 
 impl State {
@@ -55,15 +59,27 @@ impl State {
             index: None,
             heap_end: HeapEnd::default(),
             record: ScanRecord::default(),
+            row_values: None,
         }
     }
 
     /// Ends what the last rescan began: its figures become those of the session's last scan.
-    fn finish(&mut self) {
+    ///
+    /// # Safety
+    /// `scan` is the scan this state belongs to.
+    unsafe fn finish(&mut self, scan: pg_sys::IndexScanDesc) {
         if !matches!(self.mode, Mode::Start) {
             stats::finish(&self.record);
         }
-        *self = Self::new();
+        let mut row_values = self.row_values.take();
+        if let Some(values) = &mut row_values {
+            // SAFETY: by this function's contract.
+            unsafe { values.release(scan) }
+        }
+        *self = Self {
+            row_values,
+            ..Self::new()
+        };
     }
 
     /// The next row.
@@ -77,33 +93,90 @@ impl State {
             // SAFETY: by this function's contract.
             unsafe { self.start(scan, &pages)? };
         }
-        let index = self.index.as_ref().expect("start sets it");
-        let row = match &mut self.mode {
-            Mode::Start => unreachable!("start sets another mode"),
-            Mode::Ordered(ordered) => {
-                ordered
-                    .next(&pages, index, &mut self.record)?
-                    .map(|(candidate, settled)| Row {
-                        tid: candidate.tid,
-                        order_by: Some(index.lower_bound(candidate.key)),
-                        settled,
-                    })
-            }
-            Mode::Unordered(all, order_by) => {
-                let order_by = *order_by;
-                all.next(&pages, index)?.map(|tid| Row {
-                    tid,
-                    order_by,
-                    settled: false,
-                })
-            }
-        };
-        if let Some(row) = &row {
-            // SAFETY: Postgres keeps the table open during the scan.
-            unsafe { self.heap_end.check((*scan).heapRelation, row.tid)? };
-            self.record.rows += 1;
+        if matches!(self.mode, Mode::Ordered(..)) {
+            // SAFETY: by this function's contract.
+            return unsafe { self.next_ordered(scan, &pages) };
         }
-        Ok(row)
+        let index = self.index.as_ref().expect("start sets it");
+        let Mode::Unordered(all, order_by) = &mut self.mode else {
+            unreachable!("start sets another mode");
+        };
+        let order_by = *order_by;
+        let Some(tid) = all.next(&pages, index)? else {
+            return Ok(None);
+        };
+        // SAFETY: Postgres keeps the table open during the scan.
+        let n_keys = unsafe {
+            self.heap_end.check((*scan).heapRelation, tid)?;
+            (*scan).numberOfOrderBys as usize
+        };
+        self.record.rows += 1;
+        // Further keys (ORDER BY v <-> NULL, v <-> b): the executor orders by them when it rechecks.
+        let mut values = vec![Some(f64::NEG_INFINITY); n_keys];
+        values[0] = order_by;
+        let settled = false;
+        Ok(Some(Row {
+            tid,
+            values,
+            settled,
+        }))
+    }
+
+    /// The next row by distance.
+    ///
+    /// # Safety
+    /// As [`Self::next`], in an ordered scan.
+    unsafe fn next_ordered(
+        &mut self,
+        scan: pg_sys::IndexScanDesc,
+        pages: &IndexPages,
+    ) -> Result<Option<Row>> {
+        let index = self.index.as_ref().expect("start sets it");
+        let Mode::Ordered(ordered, reorder) = &mut self.mode else {
+            unreachable!("the caller looked");
+        };
+        loop {
+            check_for_interrupts!();
+            if let Some(row) = reorder.pop() {
+                return Ok(Some(Row {
+                    tid: row.tid,
+                    values: row.values,
+                    settled: true,
+                }));
+            }
+            if reorder.is_ended() {
+                return Ok(None);
+            }
+            let Some((candidate, settled)) = ordered.next(pages, index, &mut self.record)? else {
+                reorder.end();
+                continue;
+            };
+            self.record.rows += 1;
+            let bound = index.lower_bound(candidate.key);
+            // SAFETY: by this function's contract; Postgres keeps the table open during the scan.
+            let values = unsafe {
+                self.heap_end.check((*scan).heapRelation, candidate.tid)?;
+                // Further keys (ORDER BY v <-> a, v <-> b) break ties.
+                if settled && (*scan).numberOfOrderBys == 1 {
+                    Some(vec![Some(bound)])
+                } else {
+                    let rows = self
+                        .row_values
+                        .get_or_insert_with(|| RowValues::begin(scan));
+                    rows.of(scan, candidate.tid)
+                }
+            };
+            match values {
+                None => reorder.advance(bound),
+                Some(values) if values[0].is_some_and(|value| value < bound) => {
+                    return Err(PgError::new(
+                        PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                        "index returned tuples in wrong order",
+                    ));
+                }
+                Some(values) => reorder.add(candidate.tid, values, bound),
+            }
+        }
     }
 
     /// Reads the query and begins.
@@ -133,7 +206,7 @@ impl State {
             Some(query) if query.unordered() => Mode::Unordered(Box::default(), Some(f64::NAN)),
             Some(query) => {
                 let ordered = OrderedScan::start(pages, &index, query, &mut self.record)?;
-                Mode::Ordered(Box::new(ordered))
+                Mode::Ordered(Box::new(ordered), Reorder::default())
             }
         };
         self.index = Some(index);
@@ -206,7 +279,7 @@ pub(super) unsafe extern "C-unwind" fn amrescan(
 ) {
     // SAFETY: Postgres passes as many keys as `ambeginscan` was told; the arrays may be the scan's own.
     unsafe {
-        state(scan).finish();
+        state(scan).finish(scan);
         if !keys.is_null() && (*scan).numberOfKeys > 0 {
             core::ptr::copy(keys, (*scan).keyData, (*scan).numberOfKeys as usize);
         }
@@ -238,15 +311,11 @@ pub(super) unsafe extern "C-unwind" fn amgettuple(
             Ok(Some(row)) => {
                 (*scan).xs_heaptid = super::tid_of(row.tid);
                 (*scan).xs_recheck = false;
-                // Further keys (ORDER BY v <-> a, v <-> b) break ties: the executor orders by them when it rechecks.
-                (*scan).xs_recheckorderby = !row.settled || (*scan).numberOfOrderBys > 1;
-                *(*scan).xs_orderbynulls = row.order_by.is_none();
-                *(*scan).xs_orderbyvals =
-                    pg_sys::Datum::from(row.order_by.unwrap_or(0.0).to_bits());
-                for i in 1..(*scan).numberOfOrderBys as usize {
-                    *(*scan).xs_orderbynulls.add(i) = false;
+                (*scan).xs_recheckorderby = !row.settled;
+                for (i, value) in row.values.iter().enumerate() {
+                    *(*scan).xs_orderbynulls.add(i) = value.is_none();
                     *(*scan).xs_orderbyvals.add(i) =
-                        pg_sys::Datum::from(f64::NEG_INFINITY.to_bits());
+                        pg_sys::Datum::from(value.unwrap_or(0.0).to_bits());
                 }
                 true
             }
@@ -291,7 +360,11 @@ unsafe fn check_scan(scan: pg_sys::IndexScanDesc) {
 pub(super) unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: as in `state`; afterwards the callback finds nothing to drop.
     unsafe {
-        state(scan).finish();
+        let state = state(scan);
+        state.finish(scan);
+        if let Some(values) = state.row_values.take() {
+            values.end(scan);
+        }
         let callback = (*scan).opaque.cast::<pg_sys::MemoryContextCallback>();
         let state = core::mem::replace(&mut (*callback).arg, core::ptr::null_mut());
         (*scan).opaque = core::ptr::null_mut();
