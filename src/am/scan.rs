@@ -111,10 +111,10 @@ impl State {
             (*scan).numberOfOrderBys as usize
         };
         self.record.rows += 1;
-        // Further keys (ORDER BY v <-> NULL, v <-> b): the executor orders by them when it rechecks.
+        // Further keys (ORDER BY v <-> NULL, v <-> b): the executor orders by them when it rechecks. The first is what the operator returns.
         let mut values = vec![Some(f64::NEG_INFINITY); n_keys];
         values[0] = order_by;
-        let settled = false;
+        let settled = n_keys == 1;
         Ok(Some(Row {
             tid,
             values,
