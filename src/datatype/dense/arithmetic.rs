@@ -9,7 +9,7 @@ use crate::datatype::range::out_of_range;
 use crate::error::Result;
 use omen_vector::{Element, InputError};
 
-/// The value whose coordinates are `f` of those of the two arguments, computed in f32 and rounded. Errors: they differ in number; one overflows.
+/// The value whose coordinates are `f` of those of the two arguments, computed in f32 and rounded; infinite where it is beyond the range. Errors: they differ in number.
 #[inline(always)]
 fn each_of_two<E: Summed>(
     a: &DenseRef<E>,
