@@ -1,5 +1,7 @@
 """Indexes of strings of bits, by Hamming's and Jaccard's distance: exact answers are a sort's, through all that happens to an index."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,20 @@ def test_unlogged_and_empty(both, rng):
     classes.add(fast, rows, 0)
     classes.compare(fast, oracle, "bit(70)", "hamming", rows[:3], 100)
     check_index(fast)
+
+
+def test_sessions_have_one_thread(db, both, rng):
+    """What makes coarse vectors of many rows at once is for the threads of a build: a session that inserts and searches starts none."""
+    fast, _ = both
+    rows = clustered(rng, 400, 128)
+    classes.make(fast, "bit", 128, rows)
+    classes.index(fast, "bit", "jaccard", LISTS)
+    with db.connect(**BY_INDEX, **CPU) as fresh:
+        classes.add(fresh, rows[:200], 400)
+        classes.nearest(fresh, "bit(128)", "jaccard", rows[0], 50)
+        fresh.execute("VACUUM t")
+        check_index(fresh)
+        assert len(os.listdir(f"/proc/{fresh.info.backend_pid}/task")) == 1
 
 
 def test_what_is_refused(both):

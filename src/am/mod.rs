@@ -136,13 +136,13 @@ pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result
     let (typmod, class) = unsafe { (crate::storage::column_typmod(index), OpClass::of(index)?) };
     let most = omen_ivf::form::max_dim(class.kind());
     if typmod < 1 {
-        let example = class.type_example();
+        let (example, name) = (class.type_example(), class.default_name());
         return Err(PgError::new(
             pgrx::PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "column does not have dimensions",
         )
         .with_hint(format!(
-            "Give the column a dimension, as in {example}, or index an expression: ((column::{example}))."
+            "Give the column a dimension, as in {example}, or index an expression: ((column::{example}) {name})."
         )));
     }
     if typmod as u32 > most {

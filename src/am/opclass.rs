@@ -123,6 +123,16 @@ impl OpClass {
         }
     }
 
+    /// The default class of its type, for messages.
+    pub(super) fn default_name(&self) -> &'static str {
+        match self.column {
+            ColumnType::Vector => "vector_l2_ops",
+            ColumnType::Halfvec => "halfvec_l2_ops",
+            ColumnType::Bit => "bit_hamming_ops",
+            ColumnType::Sparsevec => "sparsevec_l2_ops",
+        }
+    }
+
     /// The operator's message for values of different dimensions.
     pub(super) fn differs(&self, expected: u32, found: u32) -> String {
         let what = match self.column {

@@ -150,7 +150,7 @@ pub(crate) fn farther(query: &Query, rank: f32, nearest: f32) -> f32 {
 /// lower one of equals. A check makes this choice again for entries that are there (`check/entry.rs`): if it is ever made otherwise, theirs
 /// must stay right.
 pub fn nearest_list<S: PageStore>(s: &S, index: &Index, row: &[f16]) -> Result<u32> {
-    let coarse = index.form.coarse_rows(row);
+    let coarse = index.form.coarse_row(row);
     let mut vector = vec![0.0; coarse.len()];
     omen_distance::f32_from_f16(&coarse, &mut vector);
     let code = QueryCode::new(index.meta.shape().filter, &index.rotation, &vector);

@@ -195,7 +195,7 @@ impl RowForm {
             let Some(stored) = self.to_stored(input)? else {
                 return Ok(Vec::new());
             };
-            let coarse = self.coarse_rows(&stored.row);
+            let coarse = self.coarse_row(&stored.row);
             Ok(coarse.iter().map(|x| x.to_f32()).collect())
         };
         let rows: Vec<Vec<f32>> = sample
@@ -205,7 +205,18 @@ impl RowForm {
         Ok(rows.concat())
     }
 
-    /// The coarse vectors of rows (`[n, row_words]`), `[n, coarse_dim]`.
+    /// The coarse vector of a row (`[row_words]`), `[coarse_dim]`.
+    pub fn coarse_row<'a>(&self, row: &'a [f16]) -> Cow<'a, [f16]> {
+        if self.kind() == VectorKind::Half {
+            return Cow::Borrowed(row);
+        }
+        let mut out = vec![f16::ZERO; self.coarse_dim() as usize];
+        self.coarse_into(row, &mut out);
+        Cow::Owned(out)
+    }
+
+    /// The coarse vectors of rows (`[n, row_words]`), `[n, coarse_dim]`. Runs on the threads of the pool that it is called in: elsewhere rayon
+    /// would start threads of its own.
     pub fn coarse_rows<'a>(&self, rows: &'a [f16]) -> Cow<'a, [f16]> {
         if self.kind() == VectorKind::Half {
             return Cow::Borrowed(rows);
@@ -215,12 +226,16 @@ impl RowForm {
         let pairs = rows
             .par_chunks_exact(words)
             .zip(out.par_chunks_exact_mut(dim));
-        pairs.for_each(|(row, out)| match self {
+        pairs.for_each(|(row, out)| self.coarse_into(row, out));
+        Cow::Owned(out)
+    }
+
+    fn coarse_into(&self, row: &[f16], out: &mut [f16]) {
+        match self {
             Self::Half(_) => out.copy_from_slice(row),
             Self::Bits(bits) => bits.coarse_into(row, out),
             Self::Sparse(sparse) => sparse.coarse_into(row, out),
-        });
-        Cow::Owned(out)
+        }
     }
 }
 

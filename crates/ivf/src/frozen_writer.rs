@@ -105,7 +105,7 @@ impl<'a> ListEncoder<'a> {
         self.encoder.encode_group(rows, errs, tids, out);
         let l2sq = |row: &&[f16]| match self.coarser {
             None => omen_distance::l2sq_f16(&self.centroid, row),
-            Some(form) => omen_distance::l2sq_f16(&self.centroid, &form.coarse_rows(row)),
+            Some(form) => omen_distance::l2sq_f16(&self.centroid, &form.coarse_row(row)),
         };
         rows.iter().map(|row| f64::from(l2sq(row))).sum()
     }

@@ -56,7 +56,7 @@ impl Query {
     /// Prepares a string of bits, an input. Fails if it has another number of them.
     fn of_bits(form: &RowForm, rows: &BitRows, input: &[f32]) -> Result<Self> {
         let row = rows.row_of(input)?;
-        let coarse = form.coarse_rows(&row);
+        let coarse = form.coarse_row(&row);
         Ok(Self {
             metric: rows.metric,
             vector: coarse.iter().map(|x| x.to_f32()).collect(),

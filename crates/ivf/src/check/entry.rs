@@ -158,7 +158,7 @@ impl<'a, S: PageStore> EntryCheck<'a, S> {
             return Ok(None);
         }
         let other = wide(&read_centroid(self.s, self.index, nearest)?);
-        let row = wide(&self.index.form.coarse_rows(row));
+        let row = wide(&self.index.form.coarse_row(row));
         let (here, there) = (l2sq(&row, &self.centroid), l2sq(&row, &other));
         let dim = self.index.coarse_dim() as f64;
         let from_mean = l2sq(&self.centroid, &self.mean)

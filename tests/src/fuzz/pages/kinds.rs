@@ -56,7 +56,7 @@ pub(super) fn build(
     for _ in 0..LISTS {
         let stored = form.to_stored(&input(&mut rng, kind, dim)).expect("fits");
         let row = stored.expect("it is indexed").row;
-        centroids.extend_from_slice(&form.coarse_rows(&row));
+        centroids.extend_from_slice(&form.coarse_row(&row));
     }
     let spec = IndexSpec {
         kind,
