@@ -50,7 +50,6 @@ impl BitRef {
     ///
     /// # Safety
     /// `datum` is not NULL, has that type, and outlives the result.
-    #[allow(dead_code, reason = "the access method's way in")]
     pub(crate) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Self> {
         // SAFETY: a bit string is a varlena; lifetime by this function's contract.
         Self::read(unsafe { Detoasted::new(datum) })

@@ -5,7 +5,6 @@ use super::function::pg_functions;
 use omen_vector::f16;
 
 /// A value of the type.
-#[allow(dead_code, reason = "the access method's name for it")]
 pub(crate) type HalfvecRef = DenseRef<f16>;
 
 dense_functions!(f16 => {

@@ -57,7 +57,6 @@ impl SparsevecRef {
     ///
     /// # Safety
     /// `datum` is not NULL, has type sparsevec, and outlives the result.
-    #[allow(dead_code, reason = "the access method's way in")]
     pub(crate) unsafe fn from_datum(datum: pg_sys::Datum) -> Result<Self> {
         // SAFETY: a sparsevec is a varlena; lifetime by this function's contract.
         Self::read(unsafe { Detoasted::new(datum) })
