@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from psycopg.rows import dict_row
 
-from lib import classes, vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_fails, check_index, index_status, last_scan, put
+from lib import classes, pgvector, vectors
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_fails, check_index, index_status, last_scan, put
 
 CLASSES = [("vector", "l1"), ("halfvec", "l2"), ("halfvec", "ip"), ("halfvec", "cosine"), ("halfvec", "l1")]
 LISTS = 5
@@ -128,6 +128,34 @@ def test_expression_indexes(both, rng):
     assert "Index Scan using t_v_idx" in plan, plan
     assert fast.execute(rerank, (query, query)).fetchone() == (9,)
     check_index(fast)
+
+
+@pytest.mark.every_major
+def test_classes_of_types_of_pgvector(shared_server, rng):
+    """Beside pgvector, in whatever schema, the classes are bound to its types and operators, and answer as a sort by its operators does."""
+    version = pgvector.install()
+    with shared_server.connect() as conn:
+        conn.execute('DROP DATABASE IF EXISTS "beside"')
+        conn.execute('CREATE DATABASE "beside"')
+    beside = Db(shared_server, "beside")
+    shared_server.sql("CREATE SCHEMA ext; CREATE EXTENSION vector SCHEMA ext; CREATE EXTENSION pg_omen", dbname="beside")
+    path = {"search_path": "public, ext"}
+    sparse = ["{1:%.3f,%d:%.3f}/40" % (x, i, y) for x, i, y in zip(rng.standard_normal(300), rng.integers(2, 41, 300), rng.standard_normal(300))]
+    bits = ["".join(map(str, row)) for row in rng.integers(2, size=(300, 40))]
+    dense = texts(vectors.clustered(rng, 300, 40))
+    values = {"vector": dense, "halfvec": dense, "bit": bits, "sparsevec": sparse}
+    n = 0
+    with beside.connect(**BY_INDEX, **CPU, **path, omen__probes=LISTS) as fast, beside.connect(**BY_SORT, **path) as oracle:
+        classes_there = fast.execute("""SELECT opcname FROM pg_opclass WHERE opcmethod = (SELECT oid FROM pg_am WHERE amname = 'omen')
+                                        ORDER BY opcname""").fetchall()
+        assert len(classes_there) == 14, (version, classes_there)
+        for (name,) in classes_there:
+            kind, metric, _ = name.split("_")
+            classes.make(fast, kind, 40, values[kind])
+            classes.index(fast, kind, metric, LISTS)
+            n += classes.compare(fast, oracle, f"{kind}(40)", metric, values[kind][:3], 100)
+            check_index(fast)
+    print(f"{n} rows compared beside pgvector {version}")
 
 
 def test_what_is_refused(both):

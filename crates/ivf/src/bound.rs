@@ -10,6 +10,10 @@
 //! - (C) `|xs - h| <= err` for L2, Cosine and L1, `|xs - h| + 2g |xs| <= err` for NegIp (`stored.rs`);
 //! - (D) `q` and `h` are finite, `|q_i| <= 2^56`, `|h_i| < 2^16`, so that no sum over `q` and `h` overflows.
 //!
+//! Of sparse vectors the operators add up terms one after the other, so that (A) does not hold for them as it stands: a sum of n terms is off by at most
+//! `(n + 3) e0 sum |term|`. Here `dim` is then `form/sparse.rs`'s `TERMS`, by which `g` is that of as many terms as two values have. Their raw sums the index
+//! adds up in f64 and rounds once, and what a row or a query leaves out is in `err` and `q_err` of (B) and (C).
+//!
 //! # Keys
 //! **L2, Cosine**: `key <= |us - xs|`. By (A) the computed `d = l2sq(q, h)` is at most
 //! `|q-h|^2 (1+g) + dim 2^-149`, so `sqrt(d) <= |q-h| (1+g) + sqrt(dim) 2^-74`, and (B), (C) give
