@@ -204,8 +204,10 @@ def test_the_planner_takes_the_faster_way(db, rng):
                 assert all("t_v_idx" in plan(omen, sql) and "t_v_idx" not in plan(other, sql) for sql in statements)
                 plans = [plan(free, sql) for sql in statements]
                 by_index = sum("Index Scan using t_v_idx" in text for text in plans)
-                assert by_index in (0, len(plans)), plans
-                assert kept not in (0.001, 0.5) or bool(by_index) == (kept == 0.5), plans
+                assert kept not in (0.001, 0.5) or by_index == (len(plans) if kept == 0.5 else 0), plans
+                if by_index not in (0, len(plans)):
+                    print(f"{kind:15} {kept:.1%}: as dear the one way as the other")
+                    continue
                 for attempt in range(4):  # something else may keep the machine busy
                     took = {True: milliseconds(omen, statements), False: milliseconds(other, statements)}
                     far = kind == "anti-correlated" and by_index
