@@ -1,7 +1,7 @@
 //! Which rows of an ordered scan have their place without a look at the table.
 //!
 //! A candidate's bounds hold the operator's value. Where they overlap with nobody's before or after it, the row's place is
-//! proven, and the executor need not fetch the vector to find it out (`xs_recheckorderby`): of ten neighbours nine,
+//! proven, and nobody need fetch the vector to find it out: of ten neighbours nine,
 //! as a rule, since halving a number's bits moves distances by a ten-thousandth.
 
 use crate::index::Index;
