@@ -36,3 +36,9 @@ pub(crate) fn hides_rows(table: pg_sys::Oid) -> bool {
     let hidden = unsafe { pg_sys::check_enable_rls(table, pg_sys::InvalidOid, true) };
     hidden as u32 == pg_sys::CheckEnableRlsResult::RLS_ENABLED
 }
+
+/// Whether the current role is `owner`, or has its rights by being a member: not by being a superuser.
+pub(crate) fn acts_for(owner: pg_sys::Oid) -> bool {
+    // SAFETY: on the main thread, in a transaction.
+    unsafe { pg_sys::is_member_of_role_nosuper(pg_sys::GetUserId(), owner) }
+}

@@ -1,5 +1,6 @@
 """Whatever SQL is put around the search, the answer is that of a sort, and the index is used where it can be and nowhere else."""
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -19,14 +20,18 @@ pytestmark = pytest.mark.every_major
 
 @pytest.fixture
 def filled(db, rng):
-    """A database, and two queries: "tied", which 50 rows of table e equal, and "free", from which no two rows are equally far.
+    """A database, and two queries from which no two rows of table t are equally far: "tied", which 50 rows of table e equal, and "free".
 
     t: id, g (0 to 9), v, of which 20 are NULL; e: the same with equal rows; u: other rows; q: queries.
     """
-    drawn = vectors.clustered(rng, N + 20, DIM)
-    rows, queries = drawn[20:], drawn[:20]
+    drawn = vectors.clustered(rng, N + 60, DIM)
+    rows, others = drawn[60:], drawn[:60]
     with db.connect() as conn:
         make_table(conn, rows)
+        # Distances are sums in single precision: of one query in ten two rows are equally far.
+        ties = "SELECT count(v) - count(DISTINCT v <-> %s::vector) FROM t"
+        untied = [query for query in others[:40] if conn.execute(ties, (vectors.text(query),)).fetchone() == (0,)]
+        queries = np.array([*untied[:2], *others[40:58]])
         conn.execute("ALTER TABLE t ADD g integer")
         conn.execute("UPDATE t SET g = mod(id, 10)")
         conn.execute(f"INSERT INTO t SELECT {N} + i, NULL, i % 10 FROM generate_series(0, 19) i")

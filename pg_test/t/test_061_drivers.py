@@ -51,7 +51,7 @@ def test_client(shared_server, database, client):
     newest = {} if client == "python-langchain" else {"PYTHONPATH": str(BUILT / "newest")}
     environment = dict(os.environ, PGHOST=str(shared_server.dir), PGPORT=str(PORT), PGUSER="postgres", PGDATABASE=database, PGOPTIONS="",
                        OMEN_TEST_SEED=str(vectors.SEED), NODE_PATH=str(BUILT / "node/node_modules"), PYTHONDONTWRITEBYTECODE="1", **newest)
-    done = subprocess.run([str(word) for word in CLIENTS[client]], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([str(word) for word in CLIENTS[client]], env=environment, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.fail(f"{client}:\n{done.stdout}{done.stderr}", pytrace=False)
     print(done.stdout)

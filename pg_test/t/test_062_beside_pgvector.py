@@ -202,6 +202,18 @@ def test_dump_without_pgvector(shared_server, db, rng):
             conn.execute("CREATE EXTENSION vector")
 
 
+def test_an_operator_in_the_way(shared_server):
+    """What hides an operator of pgvector in the schema that we go to is not taken for it."""
+    db = make_pgvector_database(shared_server, "hidden", "ext", ours=False)
+    with db.connect(search_path="public, ext") as conn:
+        conn.execute("CREATE FUNCTION mine(ext.vector, ext.vector) RETURNS float8 IMMUTABLE LANGUAGE sql AS 'SELECT 1.0::float8'")
+        conn.execute("CREATE OPERATOR public.<-> (LEFTARG = ext.vector, RIGHTARG = ext.vector, PROCEDURE = mine)")
+        with pytest.raises(psycopg.errors.DuplicateObject, match="hides pgvector's"):
+            conn.execute("CREATE EXTENSION pg_omen SCHEMA public")
+        conn.execute("CREATE SCHEMA own")
+        conn.execute("CREATE EXTENSION pg_omen SCHEMA own")
+
+
 def test_every_class_and_setting_has_its_line(shared_server):
     """docs/coming-from-pgvector.md names each access method, operator class, support function and setting of pgvector, and leaves no cell empty.
 

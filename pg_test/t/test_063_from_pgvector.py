@@ -247,6 +247,47 @@ def test_compare_with_pgvector(shared_server, rng):
         print("\n".join(str(row) for row in rows))
 
 
+def test_compare_of_anothers_index(conn, rng):
+    """What an index's owner has put into it does not run with the rights of whoever compares; JIT does not count."""
+    make_table(conn, vectors.clustered(rng, 300, DIM))
+    make_index(conn, "l2", lists=4)
+    conn.execute("CREATE ROLE compares_owner")
+    try:
+        conn.execute("CREATE FUNCTION spies(vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN $1; END $$")
+        conn.execute(f"CREATE INDEX t_spies ON t USING omen ((spies(v)::vector({DIM})) vector_l2_ops)")
+        query = vectors.clustered(rng, 1, DIM)
+        assert len(compare(conn, "t_spies", query)) == 2
+        conn.execute("GRANT CREATE ON SCHEMA public TO compares_owner")
+        conn.execute("ALTER TABLE t OWNER TO compares_owner")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:
+            compare(conn, "t_spies", query)
+        assert "SET ROLE" in error.value.diag.message_hint
+        put(conn, jit="on", jit_above_cost=0)
+        assert len(compare(conn, "t_v_idx", query)) == 2
+        assert conn.execute("SHOW jit").fetchone() == ("on",)
+        conn.execute("SET ROLE compares_owner")
+        assert len(compare(conn, "t_spies", query)) == 2
+        conn.execute("RESET ROLE")
+    finally:
+        conn.execute("RESET ROLE")
+        conn.execute("REASSIGN OWNED BY compares_owner TO CURRENT_USER")
+        conn.execute("DROP OWNED BY compares_owner")
+        conn.execute("DROP ROLE compares_owner")
+
+
+def test_names_in_the_way_of_migrate(db):
+    """Functions with better fitting arguments in the schema that the extension goes to are not called."""
+    with db.connect() as conn:
+        conn.execute("DROP EXTENSION pg_omen")
+        conn.execute("CREATE FUNCTION public.quote_ident(name) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'captured'; END $$")
+        conn.execute("CREATE FUNCTION public.pg_relation_size(oid) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'captured'; END $$")
+        conn.execute("CREATE EXTENSION pg_omen")
+        named = conn.execute("SELECT p.oid::regprocedure::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.refobjid AND d.refclassid = 'pg_proc'::regclass "
+                             "WHERE d.classid = 'pg_proc'::regclass AND d.objid = 'omen_migrate'::regproc").fetchall()
+        assert [name for (name,) in named if "omen" not in name] == [], named
+        assert conn.execute("SELECT count(*) FROM omen_migrate()").fetchone() == (0,)
+
+
 # Of each column the metrics of its operator classes; those that ivfflat has none for.
 CLASSES = {"v": ("vector", ("l2", "ip", "cosine", "l1")), "h": ("halfvec", ("l2", "ip", "cosine", "l1")),
            "b": ("bit", ("hamming", "jaccard")), "s": ("sparsevec", ("l2", "ip", "cosine", "l1"))}

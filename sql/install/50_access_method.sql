@@ -188,3 +188,21 @@ COMMENT ON OPERATOR FAMILY sparsevec_l1_ops USING omen IS 'order by taxicab dist
 
 END IF;
 END $omen$;
+
+-- What has the names of pgvector's operators and types in the schema that the extension goes to comes first on the path. Nobody's but pgvector's are to be in an index.
+DO $omen$
+DECLARE
+	strange pg_catalog.text;
+BEGIN
+SELECT p.amopopr::pg_catalog.regoperator INTO strange
+	FROM pg_catalog.pg_amop p JOIN pg_catalog.pg_am a ON a.oid = p.amopmethod
+	WHERE a.amname = 'omen' AND EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'vector') AND NOT EXISTS (
+		SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+		WHERE d.classid = 'pg_catalog.pg_operator'::pg_catalog.regclass AND d.objid = p.amopopr
+			AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.deptype = 'e' AND e.extname = 'vector')
+	LIMIT 1;
+IF strange IS NOT NULL THEN
+	RAISE EXCEPTION USING ERRCODE = 'duplicate_object', MESSAGE = pg_catalog.format('operator %s hides pgvector''s', strange),
+		HINT = 'Drop it, or create the extension in another schema.';
+END IF;
+END $omen$;

@@ -1,7 +1,33 @@
 -- Coming from pgvector: what its indexes would be here, and how the two compare.
 
--- The body is bound to what it names when it is created, so that the search path does not matter later.
-CREATE FUNCTION omen_migrate(
+CREATE FUNCTION omen_shadow_compare(
+	index regclass,
+	queries anyarray,
+	k integer DEFAULT 10,
+	exact boolean DEFAULT true,
+	OUT compared regclass,
+	OUT access_method text,
+	OUT n_queries bigint,
+	OUT rows bigint,
+	OUT recall double precision,
+	OUT same_rows double precision,
+	OUT mean_ms double precision,
+	OUT median_ms double precision,
+	OUT p95_ms double precision,
+	OUT max_ms double precision
+) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'omen_shadow_compare_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3;
+COMMENT ON FUNCTION omen_shadow_compare(regclass, anyarray, integer, boolean) IS 'the same searches by an index, by those beside it, and by a sort of the table: rows and times';
+
+-- The body is bound to what it names when it is created, so that the search path does not matter later. Nothing of the schema that the extension
+-- goes to may be taken for what is PostgreSQL's: a function there with better fitting arguments would be.
+DO $omen$
+DECLARE
+	ours CONSTANT name := (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_omen');
+BEGIN
+PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+EXECUTE pg_catalog.format($migrate$
+CREATE FUNCTION %1$I.omen_migrate(
 	table_name regclass DEFAULT NULL,
 	OUT table_with_index regclass,
 	OUT index regclass,
@@ -66,29 +92,12 @@ BEGIN ATOMIC
 		SELECT CASE WHEN theirs.relkind = 'i' AND theirs.attname IS NOT NULL AND theirs.predicate IS NULL AND theirs.is_readable
 				AND theirs.has_dimension AND ours.name IS NOT NULL
 			THEN (SELECT ARRAY[e.seconds, e.memory_bytes::double precision, e.index_bytes::double precision]
-				FROM omen_estimate_build(theirs.table_id, theirs.attname) e)
+				FROM %1$I.omen_estimate_build(theirs.table_id, theirs.attname) e)
 			END AS figures
 	) estimate
 	-- A partitioned table's comes after those of its partitions.
 	ORDER BY theirs.relkind = 'I', theirs.table_id::regclass::text, theirs.relname;
-END;
-COMMENT ON FUNCTION omen_migrate(regclass) IS 'the hnsw and ivfflat indexes of a table, or of all, with the statement that builds an omen index beside each';
-
-CREATE FUNCTION omen_shadow_compare(
-	index regclass,
-	queries anyarray,
-	k integer DEFAULT 10,
-	exact boolean DEFAULT true,
-	OUT compared regclass,
-	OUT access_method text,
-	OUT n_queries bigint,
-	OUT rows bigint,
-	OUT recall double precision,
-	OUT same_rows double precision,
-	OUT mean_ms double precision,
-	OUT median_ms double precision,
-	OUT p95_ms double precision,
-	OUT max_ms double precision
-) RETURNS SETOF record
-	AS 'MODULE_PATHNAME', 'omen_shadow_compare_wrapper' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 3;
-COMMENT ON FUNCTION omen_shadow_compare(regclass, anyarray, integer, boolean) IS 'the same searches by an index, by those beside it, and by a sort of the table: rows and times';
+END
+$migrate$, ours);
+EXECUTE pg_catalog.format($comment$COMMENT ON FUNCTION %1$I.omen_migrate(regclass) IS 'the hnsw and ivfflat indexes of a table, or of all, with the statement that builds an omen index beside each'$comment$, ours);
+END $omen$;

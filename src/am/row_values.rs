@@ -13,6 +13,8 @@ pub(super) struct RowValues {
     slot: *mut pg_sys::TupleTableSlot,
     info: *mut pg_sys::IndexInfo,
     state: *mut pg_sys::EState,
+    /// A page is pinned.
+    pins: bool,
 }
 
 impl RowValues {
@@ -33,6 +35,7 @@ impl RowValues {
                 slot: pg_sys::table_slot_create(table, core::ptr::null_mut()),
                 info: pg_sys::BuildIndexInfo((*scan).indexRelation),
                 state: pg_sys::CreateExecutorState(),
+                pins: false,
             };
             pg_sys::MemoryContextSwitchTo(old);
             made
@@ -45,6 +48,7 @@ impl RowValues {
     /// `scan` is the one that this was begun for; its first ORDER BY key is not NULL.
     pub(super) unsafe fn of(&mut self, scan: pg_sys::IndexScanDesc, root: Tid) -> Option<Values> {
         let mut tid = super::tid_of(root);
+        self.pins = true;
         let (mut call_again, mut all_dead) = (false, false);
         // SAFETY: fetch and slot are of the scan's table, the snapshot is the scan's. An omen index has one column, on which all
         // ORDER BY keys are. What is made on the way lives until the reset, of a context that the state owns.
@@ -101,11 +105,14 @@ impl RowValues {
         }
     }
 
-    /// Gives back the page that is pinned.
+    /// Gives back the page that is pinned, if there is one: a cursor may rest for long, and VACUUM waits for pages.
     ///
     /// # Safety
     /// As [`Self::of`].
     pub(super) unsafe fn release(&mut self, scan: pg_sys::IndexScanDesc) {
+        if !core::mem::take(&mut self.pins) {
+            return;
+        }
         // SAFETY: by this function's contract; as in `begin`.
         unsafe {
             let reset = (*(*(*scan).heapRelation).rd_tableam).index_fetch_reset;

@@ -305,7 +305,11 @@ pub(super) unsafe extern "C-unwind" fn amgettuple(
             check_scan(scan);
             compat::count_index_scan(scan);
         }
-        match state.next(scan) {
+        let next = state.next(scan);
+        if let Some(values) = &mut state.row_values {
+            values.release(scan);
+        }
+        match next {
             Err(error) => error.raise(),
             Ok(None) => false,
             Ok(Some(row)) => {

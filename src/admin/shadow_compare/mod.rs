@@ -5,6 +5,7 @@
 //! | `mod.rs` | the function: runs the searches in turns |
 //! | `rivals.rs` | which indexes can answer them, from the catalog |
 //! | `check_plan.rs` | whether the planner uses it |
+//! | `statement.rs` | runs one search |
 //! | `only_index.rs` | plans that have one index to choose from |
 //! | `answers.rs` | recall, rows in common, times |
 #![allow(unsafe_code)]
@@ -13,23 +14,25 @@ mod answers;
 mod check_plan;
 pub(crate) mod only_index;
 mod rivals;
+mod statement;
 
 use std::time::Instant;
 
-use pgrx::datum::{AnyArray, DatumWithOid};
+use pgrx::datum::AnyArray;
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
-use pgrx::spi::{PreparedStatement, SpiClient};
+use pgrx::spi::SpiClient;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::batch::checked_k;
 use crate::datatype::elements_of;
 use crate::error::{PgError, Result};
 
-use answers::{Answer, Answers};
+use answers::Answers;
 use check_plan::check_plan;
 use only_index::OnlyIndex;
 use rivals::Search;
+use statement::Statement;
 
 /// A row of the result. Times are milliseconds.
 type Row = (
@@ -103,11 +106,11 @@ fn compare(
     let mut prepared = Vec::new();
     for (only, _) in &contenders {
         let _only = OnlyIndex::new(search.table, *only);
-        let statement = client.prepare(search.statement.as_str(), &[search.value_type.into()])?;
+        let statement = Statement::prepare(&search);
         if let (Some(only), Some(query)) = (only, queries.first()) {
             check_plan(&search, *only, *query)?;
             // What is read for the first time is not timed.
-            run(client, &statement, &search, *query)?;
+            statement.run(*query);
         }
         prepared.push(statement);
     }
@@ -115,7 +118,7 @@ fn compare(
         for ((only, answers), statement) in contenders.iter_mut().zip(&prepared) {
             let _only = OnlyIndex::new(search.table, *only);
             let began = Instant::now();
-            let answer = run(client, statement, &search, *query)?;
+            let answer = statement.run(*query);
             answers.push(answer, began.elapsed());
         }
     }
@@ -141,29 +144,6 @@ fn compare(
     Ok(contenders.iter().map(row).collect())
 }
 
-/// A query as the parameter of a statement.
-fn parameter<'a>(search: &Search, query: pg_sys::Datum) -> [DatumWithOid<'a>; 1] {
-    // SAFETY: `compare` checked that queries are of this type; they live as long as the function's arguments.
-    [unsafe { DatumWithOid::new(query, search.value_type) }]
-}
-
-fn run(
-    client: &SpiClient,
-    statement: &PreparedStatement,
-    search: &Search,
-    query: pg_sys::Datum,
-) -> Result<Answer> {
-    let rows = client.select(statement, None, &parameter(search, query))?;
-    rows.map(|row| {
-        let tid = row.get::<pg_sys::ItemPointerData>(1)?;
-        Ok((
-            tid.map_or(0, pgrx::itemptr::item_pointer_to_u64),
-            row.get::<f64>(2)?.unwrap_or(f64::NAN),
-        ))
-    })
-    .collect()
-}
-
 /// Settings of the planner until this goes; after an error the abort of the transaction sets them back.
 struct Settings {
     level: i32,
@@ -182,6 +162,8 @@ impl Settings {
                 (c"enable_indexscan", c"on"),
                 (c"omen.enable_scan", c"on"),
                 (c"max_parallel_workers_per_gather", c"0"),
+                // Of a plan that is not wanted the cost is so high that it would be compiled.
+                (c"jit", c"off"),
             ] {
                 pg_sys::set_config_option(
                     name.as_ptr(),

@@ -49,7 +49,7 @@ unsafe extern "C-unwind" fn relation_info(
     // SAFETY: the planner passes what it passes to us; the list has `IndexOptInfo`s and is the planner's own.
     unsafe {
         if let Some(next) = NEXT.get() {
-            next(root, table, is_parent, info);
+            pg_sys::ffi::pg_guard_ffi_boundary(|| next(root, table, is_parent, info));
         }
         let Some((_, only)) = ONLY.get().filter(|(of, _)| *of == table) else {
             return;

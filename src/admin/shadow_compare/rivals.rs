@@ -5,6 +5,7 @@ use pgrx::spi::SpiClient;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use crate::error::{PgError, Result};
+use crate::privilege;
 
 /// An index that takes part.
 #[derive(Debug, Clone)]
@@ -31,7 +32,8 @@ pub(super) struct Search {
 const SEARCH: &str = "
     SELECT x.indrelid, c.opcintype, x.indisvalid,
         pg_catalog.pg_get_indexdef(x.indexrelid, 1, false) || ' OPERATOR(' || pg_catalog.quote_ident(n.nspname) || '.' || o.oprname || ') $1',
-        x.indrelid::pg_catalog.regclass::text, pg_catalog.pg_get_expr(x.indpred, x.indrelid)
+        x.indrelid::pg_catalog.regclass::text, pg_catalog.pg_get_expr(x.indpred, x.indrelid),
+        x.indexprs IS NOT NULL OR x.indpred IS NOT NULL, i.relowner
     FROM pg_catalog.pg_index x
         JOIN pg_catalog.pg_class i ON i.oid = x.indexrelid AND i.relkind = 'i'
         JOIN pg_catalog.pg_opclass c ON c.oid = x.indclass[0]
@@ -83,6 +85,14 @@ impl Search {
                 "the index is not valid",
             )
             .with_hint("REINDEX it, or wait until it is built."));
+        }
+        let computes = facts.get::<bool>(7)? == Some(true);
+        if computes && !privilege::acts_for(oid(8)?) {
+            return Err(PgError::new(
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "the index has expressions or a predicate, and belongs to somebody else",
+            )
+            .with_hint("What they call would run with your rights: SET ROLE to the owner first."));
         }
         let distance = text(4)?.unwrap_or_default();
         let filter = text(6)?.map_or(String::new(), |filter| format!(" WHERE {filter}"));

@@ -60,7 +60,7 @@ impl SparseRows {
         } else {
             lost_sq.sqrt()
         };
-        // The operators' sums round more than is allowed for: nothing is promised, and the executor sorts.
+        // The operators' sums round more than is allowed for: nothing is promised, and all rows are looked up in the table.
         if nnz_of(input) as usize > MAX_NNZ {
             err = f64::INFINITY;
         }
