@@ -329,7 +329,7 @@ def test_every_index_has_a_sibling(shared_server, rng):
             put(conn, **settings, omen__probes=65536)
             for name in sorted(built):
                 rows = conn.execute("SELECT compared::text, access_method, rows, recall FROM omen_shadow_compare(%s::regclass, "
-                                    f"ARRAY(SELECT {name[0]} FROM t WHERE id % 97 = 5), 8)", (name,)).fetchall()
+                                    f"ARRAY(SELECT {name[0]} FROM t WHERE mod(id, 97) = 5), 8)", (name,)).fetchall()
                 queries = len(range(5, n, 97))
                 assert rows[0] == (name, "omen", 8 * queries, 1.0), rows
                 assert [row[1] for row in rows[1:]].count("hnsw") == 1 and rows[-1][1] is None, rows
