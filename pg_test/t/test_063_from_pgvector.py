@@ -14,9 +14,9 @@ DIM = 16
 
 
 def probes(conn, query, **settings) -> int:
-    """Lists that a search visits with these settings."""
+    """Lists that a search visits with these settings. Planned anew, as what earlier searches pulled counts where a plan is kept."""
     put(conn, **settings)
-    conn.execute("SELECT id FROM t ORDER BY v <-> %s::vector LIMIT 10", (vectors.text(query),)).fetchall()
+    conn.execute("SELECT id FROM t ORDER BY v <-> %s::vector LIMIT 10", (vectors.text(query),), prepare=False).fetchall()
     return last_scan(conn)["probes"]
 
 
@@ -28,7 +28,6 @@ def visited(conn, rng) -> dict[str, float]:
             conn.execute(f"RESET {name.replace('__', '.')}")
         return mean
     queries = vectors.clustered(rng, 20, DIM)
-    mean()  # How many rows searches want is known from the first one on.
     return {
         "default": mean(omen__probes=0),
         "ef 40": mean(hnsw__ef_search=40),
