@@ -82,6 +82,20 @@ def test_recall_and_filters(db, both, rng, metric, dim):
             put(usual, omen__probes=0)
 
 
+def test_rows_that_have_nothing_in_common(both, rng):
+    """All at a distance of 1, by Jaccard: they need not wait for each other."""
+    fast, oracle = both
+    rows = ["".join(map(str, row)) + "0" * 64 for row in rng.integers(2, size=(1000, 64))]
+    rows[7] = rows[7][:-1] + "1"
+    classes.make(fast, "bit", 128, rows)
+    classes.index(fast, "bit", "jaccard", LISTS)
+    query = "0" * 64 + "1" * 64
+    classes.compare(fast, oracle, "bit(128)", "jaccard", [query], 10)
+    classes.nearest(fast, "bit(128)", "jaccard", query, 10)
+    scan = last_scan(fast)
+    assert scan["rows_returned"] < 50, scan
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_devices(db, both, rng, metric):
     """Kernels do not count bits: the CPU answers, and says why; nothing is loaded."""
