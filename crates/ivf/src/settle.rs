@@ -23,13 +23,15 @@ impl Default for Settler {
 }
 
 impl Settler {
-    /// Whether `candidate`, which is handed out now, is settled: every row handed out before has a smaller value of
-    /// the operator, and every one that comes later a larger one, unless the search missed it. `next_key`: least key of what is
-    /// known to come later.
+    /// Whether `candidate`, which is handed out now, is settled: no row handed out before has a larger value of the operator, and none that comes
+    /// later a smaller one, unless the search missed it. (Equal ones are many where distances are counts of bits.) `next_key`: least key of what
+    /// is known to come later.
     pub fn settles(&mut self, index: &Index, candidate: &Candidate, next_key: f32) -> bool {
         let upper = index.upper_bound(candidate.ceiling);
-        let settled =
-            self.reach < index.lower_bound(candidate.key) && upper < index.lower_bound(next_key);
+        // Of an infinite bound nothing is known, not even that what comes after it ends the scan.
+        let settled = self.reach <= index.lower_bound(candidate.key)
+            && upper < f64::INFINITY
+            && upper <= index.lower_bound(next_key);
         self.reach = self.reach.max(upper);
         settled
     }
