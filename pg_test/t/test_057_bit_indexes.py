@@ -173,4 +173,11 @@ def test_what_is_refused(both):
     assert_fails(fast, "54000", "", "CREATE INDEX ON t USING omen (long bit_hamming_ops)")
     assert_fails(fast, "22023", "bit(768)", "CREATE INDEX ON t USING omen (free bit_hamming_ops)")
     fast.execute("CREATE INDEX ON t USING omen (v bit_jaccard_ops)")
+    # An estimate takes the length from the rows: of those that have one.
+    fast.execute("CREATE TABLE u (free varbit); INSERT INTO u VALUES ('')")
+    assert_fails(fast, "22023", "bit(768)", "SELECT omen_estimate_build('u', 'free')")
+    fast.execute("INSERT INTO u SELECT '1' FROM generate_series(1, 300)")
+    assert fast.execute("SELECT rows FROM omen_estimate_build('u', 'free')").fetchone()[0] > 0
+    fast.execute("CREATE TABLE w AS SELECT repeat('1', 64001)::varbit AS free")
+    assert_fails(fast, "54000", "", "SELECT omen_estimate_build('w', 'free')")
     assert_fails(fast, "22000", "", "SELECT * FROM t ORDER BY v <%%> B'10' LIMIT 1")

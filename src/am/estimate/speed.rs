@@ -6,6 +6,7 @@ use omen_distance::Panels;
 use omen_ivf::form::{RowForm, dim_of};
 use omen_ivf::layout::group::{Filter, GroupShape};
 
+use super::super::check_max_dim;
 use super::super::heap_rows::HeapRows;
 use super::super::opclass::OpClass;
 use super::super::random::Random;
@@ -125,7 +126,8 @@ fn compare(words: u32, shape: GroupShape) -> f64 {
     }
 }
 
-/// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row.
+/// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row. Errors: a row of more
+/// dimensions than an index can have.
 pub(super) fn of_reading(
     rows: &HeapRows,
     class: OpClass,
@@ -147,6 +149,11 @@ pub(super) fn of_reading(
             n_read += 1;
             value.with(|v| {
                 let found = dim_of(class.kind(), v);
+                if found == 0 {
+                    // An empty string of bits: no index has it.
+                    return Ok(());
+                }
+                check_max_dim(class, found)?;
                 dim.get_or_insert(found);
                 let form = RowForm::new(class.kind(), class.metric, found, 0, 0);
                 std::hint::black_box(form.to_stored(v)?);
