@@ -4,8 +4,9 @@
 mod speed;
 
 use omen_gpu::GpuAssigner;
+use omen_ivf::VectorKind;
 use omen_ivf::form::{coarse_dim, cpu_only, max_dim, row_words};
-use omen_ivf::layout::group::GroupShape;
+use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::layout::size::index_size;
 use omen_ivf::params::MAX_LISTS;
 use omen_ivf::store::PAGE_BYTES;
@@ -147,6 +148,8 @@ pub(crate) unsafe fn estimate(
         has_gpu,
         is_loaded: gpu == Some(true) && cpu_only(kind, class.metric).is_none(),
         n_rows,
+        kind,
+        filter,
         row_words: row_words(kind, dim),
         input_words: values.words() as u32,
         coarse_dim: coarse_dim(kind, dim),
@@ -159,6 +162,7 @@ pub(crate) unsafe fn estimate(
     };
     let speed = Speed::measure(
         coarse_dim(kind, dim) as usize,
+        kind,
         row_words(kind, dim),
         shape,
         lists as usize,
@@ -185,6 +189,8 @@ struct Build {
     /// Whether the GPU calibrates, too.
     is_loaded: bool,
     n_rows: u64,
+    kind: VectorKind,
+    filter: Filter,
     row_words: u32,
     input_words: u32,
     coarse_dim: u32,
@@ -226,7 +232,15 @@ impl Build {
         let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
-            calibration::affordable(sample::n_queries(self.sampled as usize), self.n_rows) as f64
+            let wanted = sample::n_queries(self.sampled as usize);
+            let n = calibration::affordable(
+                wanted,
+                self.n_rows,
+                self.kind,
+                self.row_words,
+                self.filter,
+            );
+            n as f64
         } else {
             0.0
         };

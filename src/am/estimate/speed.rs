@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use omen_distance::Panels;
+use omen_ivf::VectorKind;
 use omen_ivf::form::{RowForm, dim_of};
 use omen_ivf::layout::group::{Filter, GroupShape};
 
+use super::super::calibration::row_seconds;
 use super::super::check_max_dim;
 use super::super::heap_rows::HeapRows;
 use super::super::opclass::OpClass;
@@ -49,10 +51,11 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Measures assigning coarse vectors of `dim` dimensions to `lists` lists, of rows of `words` words, with codes of this shape; `read` is what [`of_reading`] gave; `pool` that of a
-    /// build.
+    /// Measures assigning coarse vectors of `dim` dimensions to `lists` lists, of rows of this kind and of `words` words, with codes of this shape;
+    /// `read` is what [`of_reading`] gave; `pool` that of a build.
     pub(super) fn measure(
         dim: usize,
+        kind: VectorKind,
         words: u32,
         shape: GroupShape,
         lists: usize,
@@ -88,7 +91,7 @@ impl Speed {
             read,
             assign: pair * lists.max(FEW_CENTROIDS) as f64,
             encode: slower * encode(dim as u32, shape),
-            compare: slower * compare(words, shape),
+            compare: slower * compare(kind, words, shape),
             query: slower * QUERY * dim as f64,
             list: slower * LIST,
             copy: slower * COPY,
@@ -117,10 +120,10 @@ fn encode(dim: u32, shape: GroupShape) -> f64 {
 }
 
 /// Seconds for a row and a query of the calibration: by its code, or without one by the row itself.
-fn compare(words: u32, shape: GroupShape) -> f64 {
+fn compare(kind: VectorKind, words: u32, shape: GroupShape) -> f64 {
     let bits = code_bits(shape);
     match shape.filter {
-        Filter::None => 8e-9 + 0.3e-9 * f64::from(words),
+        Filter::None => row_seconds(kind, words),
         Filter::OneBit => 1.2e-9 + 6.5e-12 * bits,
         Filter::FourBit => 0.8e-9 + 4.5e-12 * bits,
     }
