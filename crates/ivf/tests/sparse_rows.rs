@@ -168,6 +168,7 @@ fn build(metric: Metric, dim: u32, values: &[Value], lists: usize, seed: u64) ->
 fn compare(store: &MemStore, index: &Index, model: &BTreeMap<Tid, Value>, q: &Value) {
     let (dim, metric) = (index.meta.dim, index.metric());
     let query = index.prepare(&q.input(dim)).unwrap();
+    assert_eq!(index.is_unordered(&q.input(dim)), query.unordered());
     if query.unordered() {
         return;
     }
