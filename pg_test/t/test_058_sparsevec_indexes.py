@@ -151,7 +151,9 @@ def test_builds(both, rng, settings):
     classes.index(fast, "sparsevec", "ip", LISTS)
     classes.compare(fast, oracle, "sparsevec(5000)", "ip", rows[:3], 100)
     check_index(fast)
-    assert fast.execute("SELECT index_bytes > 0 FROM omen_estimate_build('t', 'v')").fetchone()[0]
+    estimate = fast.execute("SELECT index_bytes FROM omen_estimate_build('t', 'v', 5)").fetchone()[0]
+    size = fast.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
+    assert 0.7 < estimate / size < 1.4, (estimate, size)
 
 
 def test_limits(both, rng):

@@ -102,8 +102,8 @@ pub(crate) unsafe fn estimate(
     let known = (1..=max_dim(kind) as i32)
         .contains(&typmod)
         .then_some(typmod as u32);
-    let (dim, read_seconds) = speed::of_reading(&rows, class, n_blocks, known, &mut random)?;
-    let dim = dim.ok_or_else(|| {
+    let read = speed::of_reading(&rows, class, n_blocks, known, &mut random)?;
+    let dim = read.dim.ok_or_else(|| {
         PgError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "column does not have dimensions",
@@ -132,7 +132,8 @@ pub(crate) unsafe fn estimate(
     let lists = wanted.min(sampled.min(n_rows).max(1) as u32);
     let filter = build::filter_of(class, dim);
     let shape = GroupShape::new(filter, coarse_dim(kind, dim));
-    let size = index_size(n_rows, lists, kind, dim, shape);
+    let row_words = read.row_words.unwrap_or_else(|| row_words(kind, dim));
+    let size = index_size(n_rows, lists, row_words, coarse_dim(kind, dim), shape);
     let index_bytes = size.pages * PAGE_BYTES as u64;
     // An image of what is used of each page, in records of up to 32.
     let wal_bytes = if needs_wal { size.used_bytes } else { 0 };
@@ -150,7 +151,7 @@ pub(crate) unsafe fn estimate(
         n_rows,
         kind,
         filter,
-        row_words: row_words(kind, dim),
+        row_words,
         input_words: values.words() as u32,
         coarse_dim: coarse_dim(kind, dim),
         lists,
@@ -163,10 +164,10 @@ pub(crate) unsafe fn estimate(
     let speed = Speed::measure(
         coarse_dim(kind, dim) as usize,
         kind,
-        row_words(kind, dim),
+        row_words,
         shape,
         lists as usize,
-        read_seconds,
+        read.seconds,
         &threads::pool()?,
         &mut random,
     );

@@ -129,17 +129,27 @@ fn compare(kind: VectorKind, words: u32, shape: GroupShape) -> f64 {
     }
 }
 
-/// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row. Errors: a row of more
-/// dimensions than an index can have.
+/// What some rows of a table tell.
+pub(super) struct Reading {
+    /// Their dimension: the one that was known, or that of the first.
+    pub dim: Option<u32>,
+    /// Words of their rows, where that depends on the values.
+    pub row_words: Option<u32>,
+    /// Seconds for a row.
+    pub seconds: f64,
+}
+
+/// Reads some rows of `rows`, of `n_blocks` blocks. Errors: a row of more dimensions than an index can have.
 pub(super) fn of_reading(
     rows: &HeapRows,
     class: OpClass,
     n_blocks: u32,
     known: Option<u32>,
     random: &mut Random,
-) -> Result<(Option<u32>, f64)> {
+) -> Result<Reading> {
+    let kind = class.kind();
     let mut dim = known;
-    let mut of_rows = Vec::new();
+    let (mut of_rows, mut sparse) = (Vec::new(), Vec::new());
     let plan = Plan::some(n_blocks, BLOCKS_READ as u32, random.next() as u32);
     let begun = Instant::now();
     for block in plan.blocks() {
@@ -151,15 +161,18 @@ pub(super) fn of_reading(
             }
             n_read += 1;
             value.with(|v| {
-                let found = dim_of(class.kind(), v);
+                let found = dim_of(kind, v);
                 if found == 0 {
                     // An empty string of bits: no index has it.
                     return Ok(());
                 }
                 check_max_dim(class, found)?;
                 dim.get_or_insert(found);
-                let form = RowForm::new(class.kind(), class.metric, found, 0, 0);
+                let form = RowForm::new(kind, class.metric, found, 0, 0);
                 std::hint::black_box(form.to_stored(v)?);
+                if kind == VectorKind::Sparse {
+                    sparse.extend_from_slice(v);
+                }
                 Ok(())
             })?
         });
@@ -170,7 +183,12 @@ pub(super) fn of_reading(
             break;
         }
     }
-    Ok((dim, typical(&mut of_rows)))
+    let of_sample = |dim| RowForm::for_sample(kind, class.metric, dim, 0, &sparse).row_words();
+    Ok(Reading {
+        dim,
+        row_words: dim.filter(|_| !sparse.is_empty()).map(of_sample),
+        seconds: typical(&mut of_rows),
+    })
 }
 
 /// The mean, but no more than twice the median: other processes may have had the core for most of the time.
