@@ -82,6 +82,20 @@ def test_recall_and_filters(db, both, rng, metric, dim):
             put(usual, omen__probes=0)
 
 
+def test_rows_that_have_nothing_in_common(both, rng):
+    """All at a distance of 1, by Jaccard: they need not wait for each other."""
+    fast, oracle = both
+    rows = ["".join(map(str, row)) + "0" * 64 for row in rng.integers(2, size=(1000, 64))]
+    rows[7] = rows[7][:-1] + "1"
+    classes.make(fast, "bit", 128, rows)
+    classes.index(fast, "bit", "jaccard", LISTS)
+    query = "0" * 64 + "1" * 64
+    classes.compare(fast, oracle, "bit(128)", "jaccard", [query], 10)
+    classes.nearest(fast, "bit(128)", "jaccard", query, 10)
+    scan = last_scan(fast)
+    assert scan["rows_returned"] < 50, scan
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_devices(db, both, rng, metric):
     """Kernels do not count bits: the CPU answers, and says why; nothing is loaded."""
@@ -97,6 +111,11 @@ def test_devices(db, both, rng, metric):
         assert "bits" in index_status(gpu)["hot_tier_state"]
         assert_fails(gpu, "0A000", "CPU", "SELECT omen_load('t_v_idx')")
         assert_fails(gpu, "0A000", "ORDER BY", "SELECT * FROM omen_search('t_v_idx', ARRAY['[1,2]'::vector], 5)")
+    # Nobody asks for a device here, so none is looked for.
+    with db.connect(**BY_INDEX, **{**GPU, "omen__engine": "auto"}, omen__probes=LISTS) as auto:
+        classes.compare(auto, oracle, "bit(128)", metric, rows[:1], 40)
+        scan = last_scan(auto)
+        assert scan["engine"] == "cpu" and scan["fallback_reason"] is None, scan
 
 
 def test_binary_quantize(both, rng):
@@ -159,4 +178,11 @@ def test_what_is_refused(both):
     assert_fails(fast, "54000", "", "CREATE INDEX ON t USING omen (long bit_hamming_ops)")
     assert_fails(fast, "22023", "bit(768)", "CREATE INDEX ON t USING omen (free bit_hamming_ops)")
     fast.execute("CREATE INDEX ON t USING omen (v bit_jaccard_ops)")
+    # An estimate takes the length from the rows: of those that have one.
+    fast.execute("CREATE TABLE u (free varbit); INSERT INTO u VALUES ('')")
+    assert_fails(fast, "22023", "bit(768)", "SELECT omen_estimate_build('u', 'free')")
+    fast.execute("INSERT INTO u SELECT '1' FROM generate_series(1, 300)")
+    assert fast.execute("SELECT rows FROM omen_estimate_build('u', 'free')").fetchone()[0] > 0
+    fast.execute("CREATE TABLE w AS SELECT repeat('1', 64001)::varbit AS free")
+    assert_fails(fast, "54000", "", "SELECT omen_estimate_build('w', 'free')")
     assert_fails(fast, "22000", "", "SELECT * FROM t ORDER BY v <%%> B'10' LIMIT 1")

@@ -96,6 +96,35 @@ def test_recall_and_filters(db, both, rng, metric):
             put(usual, omen__probes=0)
 
 
+def signs(rng, dim: int, n: int) -> str:
+    return text(dim, rng.choice(dim, size=n, replace=False), rng.choice((-1.0, 1.0), size=n))
+
+
+@pytest.mark.parametrize("metric, n_long", (("l2", 5), ("l1", 5), ("l2", 28), ("l1", 28)))
+def test_rows_without_room_in_later_lists(db, both, rng, metric, n_long):
+    """Rows that the index knows next to nothing of come in their place, from whatever list, also when the scan is far beyond their lower bound."""
+    _, oracle = both
+    dim, kind = 30_000, "sparsevec(30000)"
+    n_short = 995 * n_long // 5
+    # Far ones of all sizes; and some that are as near as the short ones.
+    n_mixed = 0 if n_long == 5 else n_long // 2
+    rows = [signs(rng, dim, 10) for _ in range(n_short)] + [signs(rng, dim, k) for k in rng.integers(500, 1000, n_long - n_mixed)]
+    rows += [text(dim, rng.choice(dim, size=500, replace=False), rng.choice((-1, 1), 500) * rng.uniform(0.001, 0.2)) for _ in range(n_mixed)]
+    classes.make(oracle, "sparsevec", dim, rows)
+    classes.index(oracle, "sparsevec", metric, 20)
+    with db.connect(**BY_INDEX, **CPU, omen__probes=1) as fast:
+        for query in (rows[0], signs(rng, dim, 10)):
+            put(fast, omen__iterative_scan="strict_order")
+            far = f"id >= {n_short} AND id < {len(rows) - n_mixed}"
+            classes.compare(fast, oracle, kind, metric, [query], n_long - n_mixed, where=far)
+            found = classes.nearest(fast, kind, metric, query, None)
+            distances = [d for _, d in found]
+            assert distances == sorted(distances) and len({i for i, _ in found}) == len(found)
+            assert len(found) + last_scan(fast)["late"] == len(rows)
+            put(fast, omen__iterative_scan="relaxed_order")
+            assert len(classes.nearest(fast, kind, metric, query, None)) == len(rows)
+
+
 @pytest.mark.parametrize("metric", ("l2", "ip"))
 def test_devices(db, both, rng, metric):
     """The CPU answers, and says why; nothing is loaded."""
@@ -122,7 +151,9 @@ def test_builds(both, rng, settings):
     classes.index(fast, "sparsevec", "ip", LISTS)
     classes.compare(fast, oracle, "sparsevec(5000)", "ip", rows[:3], 100)
     check_index(fast)
-    assert fast.execute("SELECT index_bytes > 0 FROM omen_estimate_build('t', 'v')").fetchone()[0]
+    estimate = fast.execute("SELECT index_bytes FROM omen_estimate_build('t', 'v', 5)").fetchone()[0]
+    size = fast.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
+    assert 0.7 < estimate / size < 1.4, (estimate, size)
 
 
 def test_limits(both, rng):

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use omen_gpu::assign::Failure;
-use omen_ivf::Tid;
 use omen_ivf::calibrate::{Curve, NEIGHBOURS, calibrate, store_calibration};
+use omen_ivf::layout::group::Filter;
+use omen_ivf::{Tid, VectorKind};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::progress::{Clock, Phase};
@@ -12,10 +13,14 @@ use crate::error::{PgError, Result};
 use crate::guc;
 use crate::storage::{IndexPages, forget_index, open_index};
 
-/// Comparisons of a query with an entry that a calibration may take: some two seconds.
-const MAX_COMPARISONS: u64 = 700_000_000;
-/// Queries it takes at least, however large the index: as much again as a twentieth of the build.
+/// Comparisons of a query with an entry by its code that a calibration may take: some two seconds.
+const MAX_COMPARISONS: f64 = 700e6;
+/// Seconds for one of them, about.
+const CODE_SECONDS: f64 = 3e-9;
+/// Queries it takes at least, however large the index: as much again as a twentieth of the build. Without codes they are fewer, or they would take
+/// longer than all else does: the curve has limits of confidence, so that fewer ask for more lists, not for a worse recall.
 const MIN_QUERIES: u64 = 1000;
+const MIN_QUERIES_WITHOUT_CODES: u64 = 200;
 
 /// A smaller index is searched fast, however much of it.
 const MIN_ENTRIES_TO_WARN: u64 = 10_000;
@@ -23,10 +28,33 @@ const MIN_LISTS_TO_WARN: u32 = 16;
 /// A search of more than one in so many lists saves little.
 const MANY_LISTS: u32 = 3;
 
-/// How many of `wanted` queries, each compared to all entries, are affordable.
-pub(super) fn affordable(wanted: usize, n_entries: u64) -> usize {
-    let n = MAX_COMPARISONS / n_entries.max(1);
-    wanted.min(n.max(MIN_QUERIES) as usize)
+/// How many of `wanted` queries, each compared to all entries, are affordable, in an index whose rows are of this kind, with so many words.
+pub(super) fn affordable(
+    wanted: usize,
+    n_entries: u64,
+    kind: VectorKind,
+    words: u32,
+    filter: Filter,
+) -> usize {
+    let (weight, least) = match filter {
+        Filter::None => (
+            (row_seconds(kind, words) / CODE_SECONDS).max(1.0),
+            MIN_QUERIES_WITHOUT_CODES,
+        ),
+        Filter::OneBit | Filter::FourBit => (1.0, MIN_QUERIES),
+    };
+    let n = (MAX_COMPARISONS / weight) as u64 / n_entries.max(1);
+    wanted.min(n.max(least) as usize)
+}
+
+/// Seconds to compare a query with a row itself, of so many words. An entry of a sparse row is three words and a step of a merge, some 10 ns as
+/// measured (1.3 us for 128 of them); other words are read one after the other.
+pub(super) fn row_seconds(kind: VectorKind, words: u32) -> f64 {
+    let of_word = match kind {
+        VectorKind::Sparse => 3.4e-9,
+        VectorKind::Half | VectorKind::Bits => 0.3e-9,
+    };
+    8e-9 + of_word * f64::from(words)
 }
 
 /// Calibrates `index`, which has `n_entries`, with rows of the table as queries: inputs `[n, input_words]` and their tids. The session's GPU finds their
@@ -48,7 +76,8 @@ pub(super) unsafe fn run(
     let open = open_index(&pages)?;
     if open.n_lists() > 1 && !tids.is_empty() {
         clock.begin(Phase::Calibrating);
-        let n = affordable(tids.len(), n_entries);
+        let (form, filter) = (&open.form, open.meta.shape().filter);
+        let n = affordable(tids.len(), n_entries, form.kind(), form.row_words(), filter);
         let words = open.form.input_words();
         let (rows, tids) = (&rows[..n * words], &tids[..n]);
         let nearest = match device {

@@ -4,8 +4,9 @@
 mod speed;
 
 use omen_gpu::GpuAssigner;
+use omen_ivf::VectorKind;
 use omen_ivf::form::{coarse_dim, cpu_only, max_dim, row_words};
-use omen_ivf::layout::group::GroupShape;
+use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::layout::size::index_size;
 use omen_ivf::params::MAX_LISTS;
 use omen_ivf::store::PAGE_BYTES;
@@ -101,8 +102,8 @@ pub(crate) unsafe fn estimate(
     let known = (1..=max_dim(kind) as i32)
         .contains(&typmod)
         .then_some(typmod as u32);
-    let (dim, read_seconds) = speed::of_reading(&rows, class, n_blocks, known, &mut random)?;
-    let dim = dim.ok_or_else(|| {
+    let read = speed::of_reading(&rows, class, n_blocks, known, &mut random)?;
+    let dim = read.dim.ok_or_else(|| {
         PgError::new(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "column does not have dimensions",
@@ -131,7 +132,8 @@ pub(crate) unsafe fn estimate(
     let lists = wanted.min(sampled.min(n_rows).max(1) as u32);
     let filter = build::filter_of(class, dim);
     let shape = GroupShape::new(filter, coarse_dim(kind, dim));
-    let size = index_size(n_rows, lists, kind, dim, shape);
+    let row_words = read.row_words.unwrap_or_else(|| row_words(kind, dim));
+    let size = index_size(n_rows, lists, row_words, coarse_dim(kind, dim), shape);
     let index_bytes = size.pages * PAGE_BYTES as u64;
     // An image of what is used of each page, in records of up to 32.
     let wal_bytes = if needs_wal { size.used_bytes } else { 0 };
@@ -147,7 +149,9 @@ pub(crate) unsafe fn estimate(
         has_gpu,
         is_loaded: gpu == Some(true) && cpu_only(kind, class.metric).is_none(),
         n_rows,
-        row_words: row_words(kind, dim),
+        kind,
+        filter,
+        row_words,
         input_words: values.words() as u32,
         coarse_dim: coarse_dim(kind, dim),
         lists,
@@ -159,10 +163,11 @@ pub(crate) unsafe fn estimate(
     };
     let speed = Speed::measure(
         coarse_dim(kind, dim) as usize,
-        row_words(kind, dim),
+        kind,
+        row_words,
         shape,
         lists as usize,
-        read_seconds,
+        read.seconds,
         &threads::pool()?,
         &mut random,
     );
@@ -185,6 +190,8 @@ struct Build {
     /// Whether the GPU calibrates, too.
     is_loaded: bool,
     n_rows: u64,
+    kind: VectorKind,
+    filter: Filter,
     row_words: u32,
     input_words: u32,
     coarse_dim: u32,
@@ -226,7 +233,15 @@ impl Build {
         let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
-            calibration::affordable(sample::n_queries(self.sampled as usize), self.n_rows) as f64
+            let wanted = sample::n_queries(self.sampled as usize);
+            let n = calibration::affordable(
+                wanted,
+                self.n_rows,
+                self.kind,
+                self.row_words,
+                self.filter,
+            );
+            n as f64
         } else {
             0.0
         };

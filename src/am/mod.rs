@@ -134,7 +134,6 @@ unsafe extern "C-unwind" fn amoptions(
 pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result<u32> {
     // SAFETY: by this function's contract.
     let (typmod, class) = unsafe { (crate::storage::column_typmod(index), OpClass::of(index)?) };
-    let most = omen_ivf::form::max_dim(class.kind());
     if typmod < 1 {
         let (example, name) = (class.type_example(), class.default_name());
         return Err(PgError::new(
@@ -145,13 +144,20 @@ pub(crate) unsafe fn column_dim(index: pg_sys::Relation) -> crate::error::Result
             "Give the column a dimension, as in {example}, or index an expression: ((column::{example}) {name})."
         )));
     }
-    if typmod as u32 > most {
-        return Err(PgError::new(
-            pgrx::PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            format!("column cannot have more than {most} dimensions for omen index"),
-        ));
-    }
+    check_max_dim(class, typmod as u32)?;
     Ok(typmod as u32)
+}
+
+/// Errors: more dimensions than indexes of this class have.
+fn check_max_dim(class: OpClass, dim: u32) -> crate::error::Result<()> {
+    let most = omen_ivf::form::max_dim(class.kind());
+    if dim <= most {
+        return Ok(());
+    }
+    Err(PgError::new(
+        pgrx::PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        format!("column cannot have more than {most} dimensions for omen index"),
+    ))
 }
 
 /// The heap address in Postgres's form.

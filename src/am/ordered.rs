@@ -113,6 +113,11 @@ impl OrderedScan {
         Ok(())
     }
 
+    /// Whether rows that come too late are left out.
+    pub(super) fn is_strict(&self) -> bool {
+        self.iterative != IterativeScan::RelaxedOrder
+    }
+
     /// The next candidate, and whether its place is settled without a recheck; `None` when all that may be visited is out.
     pub(super) fn next(
         &mut self,
@@ -229,7 +234,6 @@ impl OrderedScan {
         let list_entries = self.n_entries / self.lists.len().max(1) as u64;
         let visited = self.lists.len() as u64;
         self.plan.widen(index, visited, list_entries, self.n_rows);
-        self.order.add_lists(self.settler.settled_below());
         self.visit_lists(pages, index, record)
     }
 

@@ -16,6 +16,8 @@ use super::row_values::Values;
 pub(super) struct Waiting {
     pub tid: Tid,
     pub values: Values,
+    /// The first value is no larger than this, where it is a lower bound.
+    upper: Option<f64>,
     /// Rows with equal values leave as they came.
     number: u64,
 }
@@ -23,12 +25,15 @@ pub(super) struct Waiting {
 impl Waiting {
     /// As ORDER BY has it: ascending, NaN after all numbers, NULL after that.
     fn order(&self, other: &Self) -> Ordering {
-        let pairs = self.values.iter().zip(&other.values);
-        pairs
-            .map(|(a, b)| compare(*a, *b))
-            .find(|order| order.is_ne())
-            .unwrap_or_else(|| self.number.cmp(&other.number))
+        compare_all(&self.values, &other.values).then(self.number.cmp(&other.number))
     }
+}
+
+fn compare_all(a: &Values, b: &Values) -> Ordering {
+    let mut orders = a.iter().zip(b).map(|(a, b)| compare(*a, *b));
+    orders
+        .find(|order| order.is_ne())
+        .unwrap_or(Ordering::Equal)
 }
 
 fn compare(a: Option<f64>, b: Option<f64>) -> Ordering {
@@ -62,30 +67,55 @@ impl Ord for Waiting {
 }
 
 /// Rows that wait.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reorder {
+    /// Rows that belong before one that has left are left out.
+    is_strict: bool,
     heap: BinaryHeap<Waiting>,
-    /// No row that comes later has a first value below this.
+    /// No row that comes later has a first value below this, but for those that come too late.
     bound: Option<f64>,
+    /// In strict order: rows before this come too late.
+    left: Option<Values>,
     ended: bool,
     n_rows: u64,
 }
 
 impl Reorder {
-    /// A row came; no later one has a first value below `bound`.
-    pub(super) fn add(&mut self, tid: Tid, values: Values, bound: f64) {
-        self.bound = Some(bound);
+    /// None yet.
+    pub(super) fn new(is_strict: bool) -> Self {
+        Self {
+            is_strict,
+            heap: BinaryHeap::new(),
+            bound: None,
+            left: None,
+            ended: false,
+            n_rows: 0,
+        }
+    }
+
+    /// A row came; later ones are as [`Self::advance`] says. Its first value is a lower bound if there is an `upper` one. False: it came too
+    /// late and is left out.
+    pub(super) fn add(&mut self, tid: Tid, values: Values, upper: Option<f64>, bound: f64) -> bool {
+        self.advance(bound);
+        let is_late = |left| compare_all(&values, left).is_lt();
+        if self.left.as_ref().is_some_and(is_late) {
+            return false;
+        }
         self.n_rows += 1;
         self.heap.push(Waiting {
             tid,
             values,
+            upper,
             number: self.n_rows,
         });
+        true
     }
 
-    /// No row came, but none that comes later has a first value below `bound`.
+    /// No row that comes later has a first value below `bound`. In strict order that may have been said of a larger one: what comes all the same
+    /// is placed by its value.
     pub(super) fn advance(&mut self, bound: f64) {
-        self.bound = Some(bound);
+        let said = self.bound.filter(|_| self.is_strict);
+        self.bound = Some(said.map_or(bound, |said| said.max(bound)));
     }
 
     /// No more rows will come.
@@ -106,6 +136,14 @@ impl Reorder {
                 let order = compare(first.values[0], Some(bound));
                 order.is_lt() || order.is_eq() && first.values.len() == 1
             });
-        if is_next { self.heap.pop() } else { None }
+        let row = if is_next { self.heap.pop() } else { None }?;
+        if self.is_strict {
+            let mut values = row.values.clone();
+            if row.upper.is_some() {
+                values[0] = row.upper;
+            }
+            self.left = Some(values);
+        }
+        Some(row)
     }
 }

@@ -154,16 +154,17 @@ impl State {
             self.record.rows += 1;
             let bound = index.lower_bound(candidate.key);
             // SAFETY: by this function's contract; Postgres keeps the table open during the scan.
-            let values = unsafe {
+            let (values, upper) = unsafe {
                 self.heap_end.check((*scan).heapRelation, candidate.tid)?;
                 // Further keys (ORDER BY v <-> a, v <-> b) break ties.
                 if settled && (*scan).numberOfOrderBys == 1 {
-                    Some(vec![Some(bound)])
+                    let upper = index.upper_bound(candidate.ceiling);
+                    (Some(vec![Some(bound)]), Some(upper))
                 } else {
                     let rows = self
                         .row_values
                         .get_or_insert_with(|| RowValues::begin(scan));
-                    rows.of(scan, candidate.tid)
+                    (rows.of(scan, candidate.tid), None)
                 }
             };
             match values {
@@ -174,7 +175,11 @@ impl State {
                         "index returned tuples in wrong order",
                     ));
                 }
-                Some(values) => reorder.add(candidate.tid, values, bound),
+                Some(values) => {
+                    if !reorder.add(candidate.tid, values, upper, bound) {
+                        self.record.late += 1;
+                    }
+                }
             }
         }
     }
@@ -206,7 +211,8 @@ impl State {
             Some(query) if query.unordered() => Mode::Unordered(Box::default(), Some(f64::NAN)),
             Some(query) => {
                 let ordered = OrderedScan::start(pages, &index, query, &mut self.record)?;
-                Mode::Ordered(Box::new(ordered), Reorder::default())
+                let reorder = Reorder::new(ordered.is_strict());
+                Mode::Ordered(Box::new(ordered), reorder)
             }
         };
         self.index = Some(index);

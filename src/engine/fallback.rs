@@ -36,7 +36,10 @@ pub(super) fn try_gpu<T>(
             device.tiers.remove(&file);
             return Ok(None);
         }
-        match device.pause(file).or_else(|| refusal(device, index)) {
+        match device
+            .pause(file)
+            .or_else(|| refusal(device, setting, index))
+        {
             Some(why) => Err(Stop::Paused(why)),
             None => {
                 let found = attempt(device, setting, record)?;
@@ -97,11 +100,15 @@ pub(super) fn unsupported(index: &Index) -> Option<GpuError> {
     Some(GpuError::Unsupported(why.into()))
 }
 
-/// Why the session's device does not take this index: that there is none comes first.
-fn refusal(device: &Device, index: &Index) -> Option<GpuError> {
+/// Why the session's device does not take this index: that there is none comes first. Who did not ask for a device is told of one that is there
+/// already: to look for others would start a driver that a session of such indexes alone never needs.
+fn refusal(device: &Device, setting: EngineSetting, index: &Index) -> Option<GpuError> {
     let why = unsupported(index)?;
     if device.is_open() {
         return Some(why);
+    }
+    if setting != EngineSetting::Gpu {
+        return Some(GpuError::NoDevice);
     }
     Some(devices::find(&device.allowed, device.simulated).map_or_else(|absent| absent, |_| why))
 }

@@ -37,7 +37,9 @@
 //!
 //! **Hamming, Jaccard**: rows are the strings themselves. Counts of bits are exact, and so are those of `MAX_BITS` bits as f32: key, ceiling and
 //! operator are one number. Jaccard's distance is computed in f64, as by the operator, and rounded to the nearest f32, `d`: the operator's value is
-//! between the f32 below `d` and the one above it, which are key and ceiling.
+//! between the f32 below `d` and the one above it, which are key and ceiling. Where `d` is a multiple of `1/256` it is the operator's value: shares
+//! of at most `MAX_BITS` bits differ from such a number by more than the rounding does, or not at all, and then no step of f64 rounds. So the
+//! many rows that have nothing in common with a query have one bound, their value.
 //!
 //! # Ceilings
 //! The same from above, for entries whose place in the order can be told without the heap. **L2, Cosine**: `|us - xs| <= ceiling`:
@@ -67,6 +69,7 @@
 use omen_distance::Limit;
 
 use crate::Metric;
+use crate::form::bits::MAX_BITS;
 use crate::survivors::Survivor;
 
 /// Radii from here on are stored as infinity: such an entry is always a candidate.
@@ -92,6 +95,14 @@ pub(crate) fn round_up(x: f64) -> f32 {
         ((x * (1.0 + 1e-6)) as f32).next_up()
     }
 }
+
+/// Whether this distance of Jaccard is exact.
+fn is_share(raw: f32) -> bool {
+    (raw * 256.0).fract() == 0.0
+}
+
+// From a/b to p/256 it is at least 1/256b, or nothing; to the nearest f32, below 1, 2^-25 at most.
+const _: () = assert!(256 * (MAX_BITS as u64) < 1 << 25);
 
 /// What keys of one query depend on, besides the row.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -193,6 +204,7 @@ impl Bound {
                 if key > 0.0 { key } else { 0.0 }
             }
             Metric::Hamming => raw,
+            Metric::Jaccard if is_share(raw) => raw,
             Metric::Jaccard => raw.next_down().max(0.0),
             Metric::NegIp => {
                 let key = -raw - err * self.slope;
@@ -217,6 +229,7 @@ impl Bound {
                 (raw * self.grow + radius).next_up()
             }
             Metric::Hamming => raw,
+            Metric::Jaccard if is_share(raw) => raw,
             Metric::Jaccard => raw.next_up(),
             Metric::NegIp if err < self.err_limit => -raw + err * self.slope,
             Metric::NegIp => f32::INFINITY,

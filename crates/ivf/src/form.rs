@@ -185,6 +185,15 @@ impl RowForm {
         }
     }
 
+    /// Whether this is the input of a value without length, of as many dimensions as the form's.
+    pub(crate) fn is_zero(&self, input: &[f32]) -> bool {
+        match self {
+            Self::Half(_) => input.iter().all(|&x| x == 0.0),
+            Self::Bits(_) => input[1..].iter().all(|word| word.to_bits() == 0),
+            Self::Sparse(_) => sparse::norm_of(input) == 0.0,
+        }
+    }
+
     /// The coarse vectors of a sample (`[n, input_words]`), `[n, coarse_dim]`: the input of [`crate::kmeans::train`]. What is not indexed is
     /// left out. Runs on the threads of the pool that it is called in.
     pub fn train_rows(&self, sample: &[f32]) -> Result<Vec<f32>> {

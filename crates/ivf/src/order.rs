@@ -10,9 +10,6 @@ use crate::topk::Candidate;
 pub struct Order {
     keeps_late: bool,
     last_key: f32,
-    /// Where the scan was when lists were last added: what they hold below it comes too late. (Not `last_key` itself: when a round
-    /// on one engine follows a round on the other, keys differ by rounding, and no row may be lost to that.)
-    late_below: f32,
 }
 
 impl Order {
@@ -21,13 +18,15 @@ impl Order {
         Self {
             keeps_late,
             last_key: f32::NEG_INFINITY,
-            late_below: f32::NEG_INFINITY,
         }
     }
 
     /// Whether to hand out `candidate`, which is next; if not, it is as if it had not been there. Counts late ones in `late`.
+    ///
+    /// Late is what is nearer than a row before it for certain. Of others the key may be lower, that of a row with a large radius by far: their place
+    /// is for who knows the operator's value to tell. (Nor may a row be lost because keys of two engines differ by rounding.)
     pub fn admits(&mut self, candidate: &Candidate, late: &mut u64) -> bool {
-        if candidate.key < self.late_below || candidate.ceiling < self.last_key {
+        if candidate.ceiling < self.last_key {
             *late += 1;
             if !self.keeps_late {
                 return false;
@@ -35,11 +34,6 @@ impl Order {
         }
         self.last_key = self.last_key.max(candidate.key);
         true
-    }
-
-    /// Says that lists are added now. `settled_below`: see [`crate::settle::Settler::settled_below`].
-    pub fn add_lists(&mut self, settled_below: f32) {
-        self.late_below = self.last_key.max(settled_below);
     }
 }
 
@@ -73,14 +67,20 @@ mod tests {
     }
 
     #[test]
-    fn added_lists_begin_where_the_scan_is() {
-        for (settled_below, from) in [(f32::NEG_INFINITY, 5.0), (5.4, 5.4)] {
-            let mut order = Order::new(false);
-            handed_out(&mut order, &[1.0, 5.0]);
-            order.add_lists(settled_below);
-            let (admitted, late) = handed_out(&mut order, &[4.9, 5.1, 5.5]);
-            assert!(admitted.iter().all(|&key| key >= from), "{admitted:?}");
-            assert_eq!(admitted.len() as u64 + late, 3);
-        }
+    fn a_row_whose_place_is_not_known_is_not_lost() {
+        let mut order = Order::new(false);
+        handed_out(&mut order, &[1.0, 5.0]);
+        let loose = Candidate {
+            key: 0.0,
+            ceiling: f32::INFINITY,
+            tid: Tid::new(1, 1),
+        };
+        let mut late = 0;
+        assert!(order.admits(&loose, &mut late) && late == 0);
+        // It does not take the scan back.
+        assert_eq!(
+            handed_out(&mut order, &[4.4, 4.6, 5.5]),
+            (vec![4.6, 5.5], 1)
+        );
     }
 }

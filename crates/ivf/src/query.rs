@@ -174,9 +174,9 @@ impl Index {
         Ok(scaled.is_ordinary.then_some(scaled.bound))
     }
 
-    /// See [`Query::unordered`], of the query `q`.
+    /// See [`Query::unordered`], of the query `q`, an input.
     pub fn is_unordered(&self, q: &[f32]) -> bool {
-        self.metric() == Metric::Cosine && q.iter().all(|&x| x == 0.0)
+        self.metric() == Metric::Cosine && self.form.is_zero(q)
     }
 
     /// How this index scales vectors.

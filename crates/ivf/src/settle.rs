@@ -12,35 +12,27 @@ use crate::topk::Candidate;
 pub struct Settler {
     /// Upper bound of everything handed out.
     reach: f64,
-    /// The largest ceiling of a settled candidate.
-    settled: f32,
 }
 
 impl Default for Settler {
     fn default() -> Self {
         Self {
             reach: f64::NEG_INFINITY,
-            settled: f32::NEG_INFINITY,
         }
     }
 }
 
 impl Settler {
-    /// Whether `candidate`, which is handed out now, is settled: every row handed out before has a smaller value of
-    /// the operator, and every one that comes later a larger one. `next_key`: least key of what comes later.
+    /// Whether `candidate`, which is handed out now, is settled: no row handed out before has a larger value of the operator, and none that comes
+    /// later a smaller one, unless the search missed it. (Equal ones are many where distances are counts of bits.) `next_key`: least key of what
+    /// is known to come later.
     pub fn settles(&mut self, index: &Index, candidate: &Candidate, next_key: f32) -> bool {
         let upper = index.upper_bound(candidate.ceiling);
-        let settled =
-            self.reach < index.lower_bound(candidate.key) && upper < index.lower_bound(next_key);
+        // Of an infinite bound nothing is known, not even that what comes after it ends the scan.
+        let settled = self.reach <= index.lower_bound(candidate.key)
+            && upper < f64::INFINITY
+            && upper <= index.lower_bound(next_key);
         self.reach = self.reach.max(upper);
-        if settled {
-            self.settled = self.settled.max(candidate.ceiling);
-        }
         settled
-    }
-
-    /// Keys below this come too late: the rows of such candidates might belong before one that is settled.
-    pub fn settled_below(&self) -> f32 {
-        self.settled
     }
 }

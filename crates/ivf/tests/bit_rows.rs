@@ -17,6 +17,7 @@ use omen_ivf::layout::meta::{get_meta, put_meta};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::scan_list::SearchStats;
 use omen_ivf::search::search;
+use omen_ivf::settle::Settler;
 use omen_ivf::store::PageStore;
 use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index};
 use omen_ivf::{IvfError, Metric, Tid, VectorKind};
@@ -147,6 +148,18 @@ fn compare(store: &MemStore, index: &Index, model: &BTreeMap<Tid, Vec<bool>>, q:
             "{value} not in {low} to {high}"
         );
         assert!(high - low < 1e-6, "{low} to {high}");
+        // What many rows share, as that they have nothing in common, is known exactly.
+        if [0.0, 0.5, 0.75, 1.0].contains(&value) || index.metric() == Metric::Hamming {
+            assert_eq!((low, high), (value, value));
+        }
+    }
+    if index.metric() == Metric::Hamming {
+        // Counts are exact, and equal ones come in any order.
+        let mut settler = Settler::default();
+        let next_keys = found.items[1..].iter().map(|next| next.key);
+        for (item, next_key) in found.items.iter().zip(next_keys.chain([f32::INFINITY])) {
+            assert!(settler.settles(index, item, next_key));
+        }
     }
     let mut wanted: Vec<f64> = model
         .values()

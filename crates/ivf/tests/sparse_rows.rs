@@ -47,7 +47,7 @@ impl Value {
     }
 }
 
-/// Up to `most` elements, of magnitudes around `scale`.
+/// Up to `most` elements, of magnitudes around `scale`: of both signs; or of one, or all equal, where sums err most.
 fn value(rng: &mut StdRng, dim: u32, most: usize, scale: f32) -> Value {
     let n = rng.random_range(0..=most.min(dim as usize));
     // Dimensions in common are what matters.
@@ -56,15 +56,30 @@ fn value(rng: &mut StdRng, dim: u32, most: usize, scale: f32) -> Value {
     indices.sort_unstable();
     indices.dedup();
     let spread = rng.random_range(0..12);
-    let x = indices
-        .iter()
-        .map(|_| {
-            let x = rng.random_range(0.1f32..1.0) * scale;
-            let x = x * 2f32.powi(-rng.random_range(0..=spread));
-            if rng.random() { x } else { -x }
-        })
-        .collect();
+    let mut number = || {
+        let x = rng.random_range(0.1f32..1.0) * scale;
+        x * 2f32.powi(-rng.random_range(0..=spread))
+    };
+    let mut x: Vec<f32> = indices.iter().map(|_| number()).collect();
+    let term = number();
+    match rng.random_range(0..4) {
+        0 => (),
+        1 => x.fill(term),
+        _ => x.iter_mut().for_each(|x| {
+            if rng.random() {
+                *x = -*x;
+            }
+        }),
+    }
     Value { indices, x }
+}
+
+/// As many elements as rows may have, all equal, in the first dimensions.
+fn equal_terms(rng: &mut StdRng) -> Value {
+    Value {
+        indices: (0..MAX_NNZ as i32).collect(),
+        x: vec![rng.random_range(0.1..1.0); MAX_NNZ],
+    }
 }
 
 fn operator(metric: Metric, a: &Value, b: &Value) -> f64 {
@@ -153,6 +168,7 @@ fn build(metric: Metric, dim: u32, values: &[Value], lists: usize, seed: u64) ->
 fn compare(store: &MemStore, index: &Index, model: &BTreeMap<Tid, Value>, q: &Value) {
     let (dim, metric) = (index.meta.dim, index.metric());
     let query = index.prepare(&q.input(dim)).unwrap();
+    assert_eq!(index.is_unordered(&q.input(dim)), query.unordered());
     if query.unordered() {
         return;
     }
@@ -240,7 +256,10 @@ fn bounds_hold_and_are_close() {
     let dim = 20_000;
     for metric in METRICS {
         for most in [3, 100, 1000, MAX_NNZ] {
-            let values: Vec<Value> = (0..30).map(|_| value(&mut rng, dim, most, 1.0)).collect();
+            let mut values: Vec<Value> = (0..30).map(|_| value(&mut rng, dim, most, 1.0)).collect();
+            if most == MAX_NNZ {
+                values[..5].fill_with(|| equal_terms(&mut rng));
+            }
             let (store, index) = build(metric, dim, &values, 1, 7);
             let model: BTreeMap<Tid, Value> = (0..)
                 .map(tid)

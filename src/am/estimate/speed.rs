@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use omen_distance::Panels;
+use omen_ivf::VectorKind;
 use omen_ivf::form::{RowForm, dim_of};
 use omen_ivf::layout::group::{Filter, GroupShape};
 
+use super::super::calibration::row_seconds;
+use super::super::check_max_dim;
 use super::super::heap_rows::HeapRows;
 use super::super::opclass::OpClass;
 use super::super::random::Random;
@@ -48,10 +51,11 @@ pub(super) struct Speed {
 }
 
 impl Speed {
-    /// Measures assigning coarse vectors of `dim` dimensions to `lists` lists, of rows of `words` words, with codes of this shape; `read` is what [`of_reading`] gave; `pool` that of a
-    /// build.
+    /// Measures assigning coarse vectors of `dim` dimensions to `lists` lists, of rows of this kind and of `words` words, with codes of this shape;
+    /// `read` is what [`of_reading`] gave; `pool` that of a build.
     pub(super) fn measure(
         dim: usize,
+        kind: VectorKind,
         words: u32,
         shape: GroupShape,
         lists: usize,
@@ -87,7 +91,7 @@ impl Speed {
             read,
             assign: pair * lists.max(FEW_CENTROIDS) as f64,
             encode: slower * encode(dim as u32, shape),
-            compare: slower * compare(words, shape),
+            compare: slower * compare(kind, words, shape),
             query: slower * QUERY * dim as f64,
             list: slower * LIST,
             copy: slower * COPY,
@@ -116,25 +120,36 @@ fn encode(dim: u32, shape: GroupShape) -> f64 {
 }
 
 /// Seconds for a row and a query of the calibration: by its code, or without one by the row itself.
-fn compare(words: u32, shape: GroupShape) -> f64 {
+fn compare(kind: VectorKind, words: u32, shape: GroupShape) -> f64 {
     let bits = code_bits(shape);
     match shape.filter {
-        Filter::None => 8e-9 + 0.3e-9 * f64::from(words),
+        Filter::None => row_seconds(kind, words),
         Filter::OneBit => 1.2e-9 + 6.5e-12 * bits,
         Filter::FourBit => 0.8e-9 + 4.5e-12 * bits,
     }
 }
 
-/// Reads some rows of `rows`, of `n_blocks` blocks: their dimension, `known` or that of the first, and seconds for a row.
+/// What some rows of a table tell.
+pub(super) struct Reading {
+    /// Their dimension: the one that was known, or that of the first.
+    pub dim: Option<u32>,
+    /// Words of their rows, where that depends on the values.
+    pub row_words: Option<u32>,
+    /// Seconds for a row.
+    pub seconds: f64,
+}
+
+/// Reads some rows of `rows`, of `n_blocks` blocks. Errors: a row of more dimensions than an index can have.
 pub(super) fn of_reading(
     rows: &HeapRows,
     class: OpClass,
     n_blocks: u32,
     known: Option<u32>,
     random: &mut Random,
-) -> Result<(Option<u32>, f64)> {
+) -> Result<Reading> {
+    let kind = class.kind();
     let mut dim = known;
-    let mut of_rows = Vec::new();
+    let (mut of_rows, mut sparse) = (Vec::new(), Vec::new());
     let plan = Plan::some(n_blocks, BLOCKS_READ as u32, random.next() as u32);
     let begun = Instant::now();
     for block in plan.blocks() {
@@ -146,10 +161,18 @@ pub(super) fn of_reading(
             }
             n_read += 1;
             value.with(|v| {
-                let found = dim_of(class.kind(), v);
+                let found = dim_of(kind, v);
+                if found == 0 {
+                    // An empty string of bits: no index has it.
+                    return Ok(());
+                }
+                check_max_dim(class, found)?;
                 dim.get_or_insert(found);
-                let form = RowForm::new(class.kind(), class.metric, found, 0, 0);
+                let form = RowForm::new(kind, class.metric, found, 0, 0);
                 std::hint::black_box(form.to_stored(v)?);
+                if kind == VectorKind::Sparse {
+                    sparse.extend_from_slice(v);
+                }
                 Ok(())
             })?
         });
@@ -160,7 +183,12 @@ pub(super) fn of_reading(
             break;
         }
     }
-    Ok((dim, typical(&mut of_rows)))
+    let of_sample = |dim| RowForm::for_sample(kind, class.metric, dim, 0, &sparse).row_words();
+    Ok(Reading {
+        dim,
+        row_words: dim.filter(|_| !sparse.is_empty()).map(of_sample),
+        seconds: typical(&mut of_rows),
+    })
 }
 
 /// The mean, but no more than twice the median: other processes may have had the core for most of the time.

@@ -54,10 +54,10 @@ pub fn input_of(n_bits: u32, bytes: &[u8]) -> Vec<f32> {
 }
 
 impl BitRows {
-    /// The row of an input. Fails if it has another number of bits.
+    /// The row of an input. Fails if it has another number of bits, or none.
     pub(crate) fn row_of(&self, input: &[f32]) -> Result<Vec<f16>> {
         let found = dim_of(input);
-        if found != self.dim || input.len() != input_words(self.dim) {
+        if found == 0 || found != self.dim || input.len() != input_words(self.dim) {
             return Err(IvfError::Dimension {
                 expected: self.dim,
                 found,
@@ -171,6 +171,8 @@ mod tests {
                 prop_assert_eq!(coarse[i].to_f32(), f32::from(u8::from(is_set)));
             }
             prop_assert!(rows.row_of(&input_of(dim + 1, &bytes)).is_err());
+            let of_nothing = BitRows { dim: 0, ..rows };
+            prop_assert!(of_nothing.row_of(&input_of(0, &[])).is_err());
         }
     }
 }

@@ -333,7 +333,7 @@ impl SparseRows {
 }
 
 /// Norm of the value that this is the input of.
-fn norm_of(input: &[f32]) -> f64 {
+pub(super) fn norm_of(input: &[f32]) -> f64 {
     let [low, high] = [2, 3].map(|i| u64::from(input[i].to_bits()));
     f64::from_bits(low | high << 32)
 }

@@ -4,8 +4,6 @@ use super::directory::directory_pages;
 use super::group::GroupShape;
 use super::page::{CONTENT_START, TAIL_START};
 use super::streams::{code_pages, n_groups, row_bytes, vector_pages};
-use crate::form::{coarse_dim, row_words};
-use crate::params::VectorKind;
 use crate::store::PAGE_BYTES;
 
 /// Sizes of lists over their mean, equally frequent: k-means does not make them equal, and the last page of a stream is not full.
@@ -23,13 +21,13 @@ pub struct IndexSize {
     pub used_bytes: u64,
 }
 
-/// Size of a new index of `rows` rows of this kind and of `dim` dimensions in `lists` lists (at least 1), with codes in groups of this shape; within
-/// a few percent.
+/// Size of a new index of `rows` rows of so many words, and coarse vectors of `coarse_dim` dimensions, in `lists` lists (at least 1), with codes in
+/// groups of this shape; within a few percent.
 pub fn index_size(
     rows: u64,
     lists: u32,
-    kind: VectorKind,
-    dim: u32,
+    row_words: u32,
+    coarse_dim: u32,
     shape: GroupShape,
 ) -> IndexSize {
     let size = |n: u64, n_rows: u64, words: u32| {
@@ -42,13 +40,13 @@ pub fn index_size(
     let sizes = if lists == 1 { &[1.0][..] } else { &SIZES };
     for size_of_mean in sizes {
         let n = (size_of_mean * mean).round() as u64;
-        let (p, b) = size(n, n, row_words(kind, dim));
+        let (p, b) = size(n, n, row_words);
         pages += p as f64;
         bytes += b as f64;
     }
     let lists_of_a_size = f64::from(lists) / sizes.len() as f64;
     let n_lists = u64::from(lists);
-    let root = size(n_lists, n_lists + 1, coarse_dim(kind, dim));
+    let root = size(n_lists, n_lists + 1, coarse_dim);
     // The metapage is the first.
     let pages =
         1 + u64::from(directory_pages(lists)) + root.0 + (pages * lists_of_a_size).round() as u64;
