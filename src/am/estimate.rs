@@ -163,8 +163,7 @@ pub(crate) unsafe fn estimate(
     };
     let speed = Speed::measure(
         coarse_dim(kind, dim) as usize,
-        kind,
-        row_words,
+        (kind, row_words),
         shape,
         lists as usize,
         read.seconds,

@@ -55,8 +55,7 @@ impl Speed {
     /// `read` is what [`of_reading`] gave; `pool` that of a build.
     pub(super) fn measure(
         dim: usize,
-        kind: VectorKind,
-        words: u32,
+        (kind, words): (VectorKind, u32),
         shape: GroupShape,
         lists: usize,
         read: f64,
