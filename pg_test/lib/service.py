@@ -49,6 +49,15 @@ def searches(conn, least: int) -> dict:
     return row
 
 
+def counted(conn) -> int:
+    """Searches counted once the worker has counted what it had answered before this call."""
+    before, now = -1, stat(conn)["searches"]
+    while now != before:
+        time.sleep(0.3)
+        before, now = now, stat(conn)["searches"]
+    return now
+
+
 def inject(conn, fault: str):
     """Has processes of the service make a mistake (test builds)."""
     conn.execute("ALTER SYSTEM SET omen.inject_fault = '%s'" % fault)

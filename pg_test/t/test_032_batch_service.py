@@ -13,7 +13,7 @@ from lib.churn import DIM as CHURN_DIM
 from lib.churn import Churn, fill
 from lib.db import BY_INDEX, CPU, REAL_GPU, assert_same, knn, last_scan, make_database, make_index, make_table, put
 from lib.exact import OPERATORS
-from lib.service import GPU, PRELOADED, WAIT, inject, searches, stat, vacuum_dead, wait_for, wait_until
+from lib.service import GPU, PRELOADED, WAIT, counted, inject, searches, stat, vacuum_dead, wait_for, wait_until
 
 ROWS = 3000
 
@@ -88,7 +88,7 @@ def test_same_rows_as_the_cpu_from_few_lists(first, session, table, rng):
 
 def test_thousands(session, table, rng):
     """More queries than messages hold, slots give and batches take."""
-    before = searches(session, 0)["searches"]
+    before = counted(session)
     ids = rng.integers(ROWS, size=5000).tolist()
     own_rows(session, table, ids)
     assert by_service(session) and last_scan(session)["queries"] == 5000
@@ -104,7 +104,7 @@ def test_more_than_the_device_or_a_message_can_hold(session, table):
         assert last_scan(session)["engine"] == "cpu" and last_scan(session)["fallback_reason"]
     huge = np.full((2, DIM), 3e37, dtype=np.float32)
     queries = np.vstack([huge[:1], table[:5], huge[1:], table[5:9]])
-    before = searches(session, 0)["searches"]
+    before = counted(session)
     found = batch(session, queries, 1, LISTS)
     searches(session, before + 9)
     assert [found[n][0][0] for n in (2, 3, 4, 5, 6, 8, 9, 10, 11)] == list(range(9))
@@ -268,7 +268,7 @@ def test_many_sessions_with_few_slots(make_server, rng):
 
 def test_settings(session, table):
     """A session's own context where it is wanted."""
-    before = searches(session, 0)["searches"]
+    before = counted(session)
     own = {"omen__gpu_context": "backend"} | ({} if REAL_GPU else {"omen__simulate_gpu": "on"})
     put(session, **own)
     own_rows(session, table, [3, 4])

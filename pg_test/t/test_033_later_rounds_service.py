@@ -11,7 +11,7 @@ from lib import vectors
 from lib.churn import fold_beside
 from lib.db import BY_INDEX, BY_SORT, CPU, REAL_GPU, assert_same, knn, knn_sql, last_scan, make_index, make_table, put
 from lib.exact import OPERATORS
-from lib.service import GPU, WAIT, inject, searches, stat, vacuum_dead, wait_for, wait_until
+from lib.service import GPU, WAIT, counted, inject, searches, stat, vacuum_dead, wait_for, wait_until
 
 DIM, LISTS, ROWS = 40, 30, 6000
 # Of 6000 rows 120 are left.
@@ -91,7 +91,7 @@ def test_all_rows_come_once(gpu, table, rng):
 
 def test_rounds_are_counted(gpu, table):
     # The worker counts after it has answered: those of the session's first search, too.
-    before = searches(gpu, last_scan(gpu)["rounds"])["searches"]
+    before = counted(gpu)
     knn(gpu, "l2", table[3], 60, where=WHERE)
     scan = went_on(gpu)
     assert searches(gpu, before + scan["rounds"])["searches"] == before + scan["rounds"]
