@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .db import assert_same
+from .db import assert_same, check_index, put
 
 OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>", "hamming": "<~>", "jaccard": "<%%>"}  # doubled, as a percent sign is in statements with parameters
 
@@ -60,3 +60,32 @@ def recall(fast, oracle, kind: str, metric: str, queries: list[str], k: int = 10
         assert all(a <= b for (_, a), (_, b) in zip(found, found[1:])), found
         shares.append(min(sum(d <= wanted[-1][1] for _, d in found), k) / k)
     return float(np.mean(shares))
+
+
+def check_changes(fast, oracle, kind: str, metric: str, queries: list[str], k: int) -> int:
+    """Rows go, VACUUM makes room, rows change, the index is built anew: each time as compare() has it, and the index is sound. Returns the number of rows compared."""
+    n = 0
+    for statements in (("DELETE FROM t WHERE id % 3 = 1",), ("VACUUM t", "UPDATE t SET v = v WHERE id % 5 = 0"), ("REINDEX INDEX t_v_idx",)):
+        for statement in statements:
+            fast.execute(statement)
+        n += compare(fast, oracle, kind, metric, queries, k)
+        check_index(fast)
+    return n
+
+
+def check_filters(usual, oracle, kind: str, metric: str, queries: list[str], compared: list[str]):
+    """Filters keep their rows, in order, while more exist; in all of 40 lists they are those of a sort."""
+    for where in ("tag < 1", "tag %% 10 = 3", "tag < 50"):
+        for query in queries:
+            got = nearest(usual, kind, metric, query, 20, where=where)
+            assert len(got) == 20 and all(a <= b for (_, a), (_, b) in zip(got, got[1:])), (where, got)
+        put(usual, omen__probes=40)
+        compare(usual, oracle, kind, metric, compared, 20, where=where)
+        put(usual, omen__probes=0)
+
+
+def check_size_estimate(conn):
+    """The estimate of the index that t has."""
+    estimate = conn.execute("SELECT index_bytes FROM omen_estimate_build('t', 'v', 5)").fetchone()[0]
+    size = conn.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
+    assert 0.7 < estimate / size < 1.4, (estimate, size)

@@ -39,15 +39,19 @@ def install() -> str:
     return next(line.split("'")[1] for line in control.splitlines() if line.startswith("default_version"))
 
 
+def quoted(name: str) -> str:
+    """A name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def make_pgvector_database(server: Server, name: str, schema: str = "public", ours: bool = True) -> Db:
     """Creates database `name` with pgvector in `schema`, and then, if wanted, our extension in public. Skips the test where there is no pgvector for this major."""
     install()
-    quoted = '"' + schema.replace('"', '""') + '"'
     server.sql(f'DROP DATABASE IF EXISTS "{name}"')
     server.sql(f'CREATE DATABASE "{name}"')
     if schema != "public":
-        server.sql(f"CREATE SCHEMA {quoted}", dbname=name)
-    server.sql(f"CREATE EXTENSION vector SCHEMA {quoted}", dbname=name)
+        server.sql(f"CREATE SCHEMA {quoted(schema)}", dbname=name)
+    server.sql(f"CREATE EXTENSION vector SCHEMA {quoted(schema)}", dbname=name)
     if ours:
         server.sql("CREATE EXTENSION pg_omen", dbname=name)
     return Db(server, name)

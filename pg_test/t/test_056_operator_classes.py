@@ -5,7 +5,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from lib import classes, pgvector, vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_fails, check_index, index_status, last_scan, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_fails, check_index, index_status, last_scan
 
 CLASSES = [("vector", "l1"), ("halfvec", "l2"), ("halfvec", "ip"), ("halfvec", "cosine"), ("halfvec", "l1")]
 LISTS = 5
@@ -40,16 +40,7 @@ def test_exact_answers(both, rng, kind, metric):
         classes.assert_by_index(fast, kind, metric, queries[0])
         n += classes.compare(fast, oracle, kind, metric, queries, 190)
         classes.add(fast, texts(rows[200:]), 200)
-        fast.execute("DELETE FROM t WHERE id % 3 = 1")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
-        fast.execute("VACUUM t")
-        fast.execute("UPDATE t SET v = v WHERE id % 5 = 0")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
-        fast.execute("REINDEX INDEX t_v_idx")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
+        n += classes.check_changes(fast, oracle, kind, metric, queries, 150)
         status = index_status(fast)
         assert (status["metric"], status["dimension"], status["stored_as"]) == (metric, dim, "half")
     print(f"{n} rows compared")
@@ -66,13 +57,7 @@ def test_recall_and_filters(db, both, rng, kind, metric):
         found = classes.recall(usual, oracle, kind, metric, texts(rows[4000:]))
         # What is asked for is 0.95; the mean of a hundred queries has a standard error of about 0.01.
         assert found >= 0.9, f"recall {found}"
-        for where in ("tag < 1", "tag %% 10 = 3", "tag < 50"):
-            for query in texts(rows[4000:4005]):
-                got = classes.nearest(usual, kind, metric, query, 20, where=where)
-                assert len(got) == 20 and all(a <= b for (_, a), (_, b) in zip(got, got[1:])), (where, got)
-            put(usual, omen__probes=40)
-            classes.compare(usual, oracle, kind, metric, texts(rows[4005:4007]), 20, where=where)
-            put(usual, omen__probes=0)
+        classes.check_filters(usual, oracle, kind, metric, texts(rows[4000:4005]), texts(rows[4005:4007]))
         # All rows, in order, one after another.
         assert len(classes.nearest(usual, kind, metric, vectors.text(rows[0]), 1000)) == 1000
 

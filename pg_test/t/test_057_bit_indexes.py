@@ -44,16 +44,7 @@ def test_exact_answers(both, rng, metric):
         bit = f"bit({dim})"
         n += classes.compare(fast, oracle, bit, metric, queries, len(values) - 2)
         classes.add(fast, rows[len(values):], len(values))
-        fast.execute("DELETE FROM t WHERE id % 3 = 1")
-        n += classes.compare(fast, oracle, bit, metric, queries, size // 2)
-        check_index(fast)
-        fast.execute("VACUUM t")
-        fast.execute("UPDATE t SET v = v WHERE id % 5 = 0")
-        n += classes.compare(fast, oracle, bit, metric, queries, size // 2)
-        check_index(fast)
-        fast.execute("REINDEX INDEX t_v_idx")
-        n += classes.compare(fast, oracle, bit, metric, queries, size // 2)
-        check_index(fast)
+        n += classes.check_changes(fast, oracle, bit, metric, queries, size // 2)
         status = index_status(fast)
         assert (status["metric"], status["dimension"], status["stored_as"]) == (metric, dim, "bits")
     print(f"{n} rows compared")
@@ -73,13 +64,7 @@ def test_recall_and_filters(db, both, rng, metric, dim):
         # What is asked for is 0.95; the mean of sixty queries has a standard error of about 0.015.
         assert found >= 0.88, f"recall {found}"
         assert last_scan(usual)["probes"] < 40
-        for where in ("tag < 1", "tag %% 10 = 3", "tag < 50"):
-            for query in rows[3000:3003]:
-                got = classes.nearest(usual, bit, metric, query, 20, where=where)
-                assert len(got) == 20 and all(a <= b for (_, a), (_, b) in zip(got, got[1:])), (where, got)
-            put(usual, omen__probes=40)
-            classes.compare(usual, oracle, bit, metric, rows[3003:3005], 20, where=where)
-            put(usual, omen__probes=0)
+        classes.check_filters(usual, oracle, bit, metric, rows[3000:3003], rows[3003:3005])
 
 
 def test_rows_that_have_nothing_in_common(both, rng):
@@ -144,9 +129,7 @@ def test_builds(both, rng, settings):
     classes.index(fast, "bit", "jaccard", LISTS)
     classes.compare(fast, oracle, "bit(700)", "jaccard", rows[:3], 100)
     check_index(fast)
-    estimate = fast.execute("SELECT index_bytes FROM omen_estimate_build('t', 'v', 5)").fetchone()[0]
-    size = fast.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
-    assert 0.7 < estimate / size < 1.4, (estimate, size)
+    classes.check_size_estimate(fast)
 
 
 def test_unlogged_and_empty(both, rng):

@@ -60,16 +60,7 @@ def test_exact_answers(both, rng, metric):
         classes.add(fast, rows[200:], 200)
         if dim > 10_000:
             classes.add(fast, [with_elements(rng, min(dim, 30_000), k).split("/")[0] + f"/{dim}" for k in (999, 4000)], 300)
-        fast.execute("DELETE FROM t WHERE id % 3 = 1")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
-        fast.execute("VACUUM t")
-        fast.execute("UPDATE t SET v = v WHERE id % 5 = 0")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
-        fast.execute("REINDEX INDEX t_v_idx")
-        n += classes.compare(fast, oracle, kind, metric, queries, 150)
-        check_index(fast)
+        n += classes.check_changes(fast, oracle, kind, metric, queries, 150)
         status = index_status(fast)
         assert (status["metric"], status["dimension"], status["stored_as"]) == (metric, dim, "sparse")
     print(f"{n} rows compared")
@@ -87,13 +78,7 @@ def test_recall_and_filters(db, both, rng, metric):
         found = classes.recall(usual, oracle, kind, metric, rows[3000:])
         # What is asked for is 0.95; the mean of sixty queries has a standard error of about 0.015.
         assert found >= 0.88, f"recall {found}"
-        for where in ("tag < 1", "tag %% 10 = 3", "tag < 50"):
-            for query in rows[3000:3003]:
-                got = classes.nearest(usual, kind, metric, query, 20, where=where)
-                assert len(got) == 20 and all(a <= b for (_, a), (_, b) in zip(got, got[1:])), (where, got)
-            put(usual, omen__probes=40)
-            classes.compare(usual, oracle, kind, metric, rows[3003:3005], 20, where=where)
-            put(usual, omen__probes=0)
+        classes.check_filters(usual, oracle, kind, metric, rows[3000:3003], rows[3003:3005])
 
 
 def signs(rng, dim: int, n: int) -> str:
@@ -151,9 +136,7 @@ def test_builds(both, rng, settings):
     classes.index(fast, "sparsevec", "ip", LISTS)
     classes.compare(fast, oracle, "sparsevec(5000)", "ip", rows[:3], 100)
     check_index(fast)
-    estimate = fast.execute("SELECT index_bytes FROM omen_estimate_build('t', 'v', 5)").fetchone()[0]
-    size = fast.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0]
-    assert 0.7 < estimate / size < 1.4, (estimate, size)
+    classes.check_size_estimate(fast)
 
 
 def test_limits(both, rng):

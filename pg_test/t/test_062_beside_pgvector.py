@@ -10,7 +10,7 @@ import pytest
 
 from lib import vectors
 from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_index, knn, plan, put
-from lib.pgvector import install, make_pgvector_database
+from lib.pgvector import install, make_pgvector_database, quoted
 from lib.server import BIN, as_user, environment
 
 pytestmark = [pytest.mark.every_major, pytest.mark.pgvector]
@@ -28,10 +28,6 @@ HEAPS = "SELECT relname, pg_relation_filenode(oid) FROM pg_class WHERE relname I
 @pytest.fixture(autouse=True)
 def pgvector():
     return install()
-
-
-def quoted(schema: str) -> str:
-    return '"' + schema.replace('"', '""') + '"'
 
 
 def fill(conn, rng, n: int = 3000):

@@ -93,11 +93,10 @@ fn read(named: &NamedIndex) -> Result<Row> {
     let counts = omen_ivf::count::count(&pages, &index)?;
     let (tier_bytes, tier_state) = match status::status_of(pages.file(), &index) {
         None if options::hot_of(&pages) == Hot::Off => (0, "off".to_owned()),
-        None if index.cpu_only().is_some() => {
-            let why = index.cpu_only().unwrap_or_default();
-            (0, format!("none, {why}"))
-        }
-        None => shared_tier(&pages, &index).unwrap_or((0, "not loaded".to_owned())),
+        None => match index.cpu_only() {
+            Some(why) => (0, format!("none, {why}")),
+            None => shared_tier(&pages, &index).unwrap_or((0, "not loaded".to_owned())),
+        },
         Some(tier) => {
             let lists: Vec<u32> = (0..index.n_lists()).collect();
             let entries = read_entries(&pages, &index, &lists)?;

@@ -27,6 +27,7 @@ mod sample;
 mod sample_blocks;
 mod sample_workers;
 mod scan;
+pub(crate) mod table_rows;
 mod unordered;
 mod vacuum;
 mod validate;

@@ -64,20 +64,12 @@ impl State {
     }
 
     /// Ends what the last rescan began: its figures become those of the session's last scan.
-    ///
-    /// # Safety
-    /// `scan` is the scan this state belongs to.
-    unsafe fn finish(&mut self, scan: pg_sys::IndexScanDesc) {
+    fn finish(&mut self) {
         if !matches!(self.mode, Mode::Start) {
             stats::finish(&self.record);
         }
-        let mut row_values = self.row_values.take();
-        if let Some(values) = &mut row_values {
-            // SAFETY: by this function's contract.
-            unsafe { values.release(scan) }
-        }
         *self = Self {
-            row_values,
+            row_values: self.row_values.take(),
             ..Self::new()
         };
     }
@@ -285,7 +277,7 @@ pub(super) unsafe extern "C-unwind" fn amrescan(
 ) {
     // SAFETY: Postgres passes as many keys as `ambeginscan` was told; the arrays may be the scan's own.
     unsafe {
-        state(scan).finish(scan);
+        state(scan).finish();
         if !keys.is_null() && (*scan).numberOfKeys > 0 {
             core::ptr::copy(keys, (*scan).keyData, (*scan).numberOfKeys as usize);
         }
@@ -313,7 +305,7 @@ pub(super) unsafe extern "C-unwind" fn amgettuple(
         }
         let next = state.next(scan);
         if let Some(values) = &mut state.row_values {
-            values.release(scan);
+            values.release();
         }
         match next {
             Err(error) => error.raise(),
@@ -371,9 +363,9 @@ pub(super) unsafe extern "C-unwind" fn amendscan(scan: pg_sys::IndexScanDesc) {
     // SAFETY: as in `state`; afterwards the callback finds nothing to drop.
     unsafe {
         let state = state(scan);
-        state.finish(scan);
+        state.finish();
         if let Some(values) = state.row_values.take() {
-            values.end(scan);
+            values.end();
         }
         let callback = (*scan).opaque.cast::<pg_sys::MemoryContextCallback>();
         let state = core::mem::replace(&mut (*callback).arg, core::ptr::null_mut());

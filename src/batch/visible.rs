@@ -7,7 +7,8 @@ use omen_ivf::{Metric, Tid};
 use pgrx::{PgSqlErrorCode, check_for_interrupts, pg_sys};
 
 use super::heap_pages::HeapPages;
-use crate::am::{self, HeapEnd, OpClass};
+use crate::am::table_rows::{IndexedValue, TableRows};
+use crate::am::{HeapEnd, OpClass};
 use crate::datatype::vector::distance;
 use crate::error::{PgError, Result};
 use crate::named_index::NamedIndex;
@@ -23,10 +24,9 @@ pub(super) struct VisibleRows {
     table: pg_sys::Relation,
     metric: Metric,
     snapshot: pg_sys::Snapshot,
-    scan: *mut pg_sys::IndexFetchTableData,
-    slot: *mut pg_sys::TupleTableSlot,
+    rows: TableRows,
     /// Evaluates the indexed column or expression; made when it is needed.
-    column: Option<Column>,
+    column: Option<(OpClass, IndexedValue)>,
     /// Reads the table's pages itself, if they are those of a heap.
     heap: Option<HeapPages>,
     end: HeapEnd,
@@ -34,18 +34,11 @@ pub(super) struct VisibleRows {
     cold: u32,
 }
 
-struct Column {
-    opclass: OpClass,
-    info: *mut pg_sys::IndexInfo,
-    state: *mut pg_sys::EState,
-}
-
 impl VisibleRows {
     /// Begins to read the table of an index with this metric. Errors: the statement has no MVCC snapshot.
     pub(super) fn begin(named: &NamedIndex, metric: Metric) -> Result<Self> {
         let (index, table) = (named.index(), named.table());
-        // SAFETY: the table is open; a table access method has all callbacks, which may raise errors and so run behind a
-        // guard.
+        // SAFETY: the table is open.
         unsafe {
             let snapshot = pg_sys::GetActiveSnapshot();
             let mvcc = pg_sys::SnapshotType::SNAPSHOT_MVCC;
@@ -55,15 +48,12 @@ impl VisibleRows {
                     "non-MVCC snapshots are not supported with omen indexes",
                 ));
             }
-            let begin = (*(*table).rd_tableam).index_fetch_begin;
-            let begin = begin.expect("a table access method has all callbacks");
             Ok(Self {
                 index,
                 table,
                 metric,
                 snapshot,
-                scan: pg_sys::ffi::pg_guard_ffi_boundary(|| begin(table)),
-                slot: pg_sys::table_slot_create(table, core::ptr::null_mut()),
+                rows: TableRows::begin(table),
                 column: None,
                 heap: HeapPages::of(table),
                 end: HeapEnd::default(),
@@ -126,24 +116,8 @@ impl VisibleRows {
 
     /// The visible version of the row whose chain begins at `root`, if there is one.
     fn find(&mut self, root: u64) -> Option<Tid> {
-        let mut tid = am::tid_of(Tid::from_u64(root));
-        let (mut call_again, mut all_dead) = (false, false);
-        // SAFETY: the fetch and the slot are of this table, which is open; `begin` says the rest.
-        unsafe {
-            let fetch = (*(*self.table).rd_tableam).index_fetch_tuple;
-            let fetch = fetch.expect("a table access method has all callbacks");
-            let found = pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                fetch(
-                    self.scan,
-                    &mut tid,
-                    self.snapshot,
-                    self.slot,
-                    &mut call_again,
-                    &mut all_dead,
-                )
-            });
-            found.then(|| am::tid_from(&(*self.slot).tts_tid))
-        }
+        // SAFETY: the snapshot is the statement's: `begin`.
+        unsafe { self.rows.find(self.snapshot, Tid::from_u64(root)) }
     }
 
     /// What the operator returns for the visible version of the row whose chain begins at `root` and this query (`[dim]`); `None` if there
@@ -154,57 +128,27 @@ impl VisibleRows {
             return Ok(None);
         }
         let metric = self.metric;
-        // SAFETY: the slot holds the row found last. An omen index has one column; its value is null only if the row's
-        // expression changed its mind. Values live until the reset.
+        // SAFETY: the index is open, and the slot holds the row found last. Its value is null only if the row's expression changed its mind.
         unsafe {
-            let column = match self.column.take() {
-                Some(column) => column,
-                None => Column {
-                    opclass: OpClass::of(self.index)?,
-                    info: pg_sys::BuildIndexInfo(self.index),
-                    state: pg_sys::CreateExecutorState(),
-                },
-            };
-            let context = match (*column.state).es_per_tuple_exprcontext {
-                made if !made.is_null() => made,
-                _ => pg_sys::MakePerTupleExprContext(column.state),
-            };
-            (*context).ecxt_scantuple = self.slot;
-            let old = pg_sys::MemoryContextSwitchTo((*context).ecxt_per_tuple_memory);
-            let mut values = [pg_sys::Datum::null(); pg_sys::INDEX_MAX_KEYS as usize];
-            let mut nulls = [true; pg_sys::INDEX_MAX_KEYS as usize];
-            pg_sys::FormIndexDatum(
-                column.info,
-                self.slot,
-                column.state,
-                values.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-            );
-            let found = if nulls[0] {
-                Ok(f64::INFINITY)
-            } else {
-                column
-                    .opclass
-                    .with_input(values[0], |row| distance(metric, row, query))
-            };
-            pg_sys::MemoryContextSwitchTo(old);
-            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
-            self.column = Some(column);
-            found.map(Some)
+            if self.column.is_none() {
+                let class = OpClass::of(self.index)?;
+                self.column = Some((class, IndexedValue::new(self.index)));
+            }
+            let (class, column) = self.column.as_mut().expect("it was just made");
+            column
+                .with(self.rows.slot(), |value| match value {
+                    None => Ok(f64::INFINITY),
+                    Some(value) => class.with_input(value, |row| distance(metric, row, query)),
+                })
+                .map(Some)
         }
     }
 
     /// Ends reading.
     pub(super) fn end(self) {
-        // SAFETY: all was begun by `begin` and `distance_to`, and is not used any more.
-        unsafe {
-            let end = (*(*self.table).rd_tableam).index_fetch_end;
-            let end = end.expect("a table access method has all callbacks");
-            pg_sys::ffi::pg_guard_ffi_boundary(|| end(self.scan));
-            pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-            if let Some(column) = self.column {
-                pg_sys::FreeExecutorState(column.state);
-            }
+        self.rows.end();
+        if let Some((_, column)) = self.column {
+            column.end();
         }
     }
 }

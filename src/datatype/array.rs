@@ -260,18 +260,7 @@ pub(super) unsafe fn new_array<T>(
 pub(crate) fn elements_of(array: &AnyArray) -> Result<(pg_sys::Oid, Vec<pg_sys::Datum>)> {
     // SAFETY: an array is a varlena that lives as long as the call it is an argument of, as what was detoasted does.
     let array = ArrayRef::new(unsafe { Detoasted::new(array.datum()) });
-    if array.n_dims() > 1 {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_DATA_EXCEPTION,
-            "array must be 1-D",
-        ));
-    }
-    if array.contains_nulls() {
-        return Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            "array must not contain nulls",
-        ));
-    }
+    array.check_list()?;
     let element_type = array.element_type();
     let (mut length, mut by_value, mut alignment) = (0, false, 0);
     // SAFETY: a type of the catalog, and places for its properties.

@@ -51,39 +51,33 @@ pub(super) fn search(
         // Keys of a query that is not plain need the CPU's case by case look.
         return Ok(None);
     }
+    let SearchRequest { pages, index, .. } = *request;
     if let Serving::Service(service) = who_serves() {
-        let SearchRequest { pages, index, .. } = *request;
         return try_service(service, pages, index, record, |setting, record| {
             search_shared(service, setting, request, record)
         });
     }
-    try_gpu(
-        request.pages,
-        request.index,
-        record,
-        |device, setting, record| {
-            let (file, n_lists) = (request.pages.file(), request.lists.len());
-            let (pages, index) = (request.pages, request.index);
-            heat::note(pages, index, request.lists.iter().map(|probe| probe.list));
-            if wants_loading(device, setting, pages, index, 0.0) {
-                load_now(device, pages, index, record)?;
-            }
-            let Some(loaded) = device.tier(file, request.index) else {
-                return Ok(None);
-            };
-            if !loaded.tier.parts().rows() {
-                return Err(GpuError::Unsupported(GIVEN_TO_CODES.into()).into());
-            }
-            if setting == EngineSetting::Auto && !choice::prefers_gpu(file, index, n_lists) {
-                return Ok(None);
-            }
-            let found = search_tier(loaded, request, record)?;
-            if found.is_some() {
-                device.note_success();
-            }
-            Ok(found)
-        },
-    )
+    try_gpu(pages, index, record, |device, setting, record| {
+        let (file, n_lists) = (request.pages.file(), request.lists.len());
+        heat::note(pages, index, request.lists.iter().map(|probe| probe.list));
+        if wants_loading(device, setting, pages, index, 0.0) {
+            load_now(device, pages, index, record)?;
+        }
+        let Some(loaded) = device.tier(file, request.index) else {
+            return Ok(None);
+        };
+        if !loaded.tier.parts().rows() {
+            return Err(GpuError::Unsupported(GIVEN_TO_CODES.into()).into());
+        }
+        if setting == EngineSetting::Auto && !choice::prefers_gpu(file, index, n_lists) {
+            return Ok(None);
+        }
+        let found = search_tier(loaded, request, record)?;
+        if found.is_some() {
+            device.note_success();
+        }
+        Ok(found)
+    })
 }
 
 /// As [`search`], by the shared service.

@@ -114,74 +114,66 @@ pub(super) fn search(
     request: &BatchRequest,
     record: &mut ScanRecord,
 ) -> Result<Option<Vec<Candidates>>> {
+    let BatchRequest { pages, index, .. } = *request;
     if let Serving::Service(service) = who_serves() {
-        let BatchRequest { pages, index, .. } = *request;
         return try_service(service, pages, index, record, |setting, record| {
             shared::many::attempt(service, setting, request, record)
         });
     }
-    try_gpu(
-        request.pages,
-        request.index,
-        record,
-        |device, setting, record| {
-            let (file, n_queries) = (request.pages.file(), request.vectors.len());
-            let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
-            let to_come = choice::cpu_seconds(file, n_queries, n_lists);
-            let (pages, index) = (request.pages, request.index);
-            if wants_loading(device, setting, pages, index, to_come) {
-                if device.tier(file, index).is_none() {
-                    note_sample(request)?;
-                }
-                load_now(device, pages, index, record)?;
+    try_gpu(pages, index, record, |device, setting, record| {
+        let (file, n_queries) = (request.pages.file(), request.vectors.len());
+        let n_lists = request.reach.probes.min(request.index.n_lists()) as usize;
+        let to_come = choice::cpu_seconds(file, n_queries, n_lists);
+        if wants_loading(device, setting, pages, index, to_come) {
+            if device.tier(file, index).is_none() {
+                note_sample(request)?;
             }
-            let Some(loaded) = device.tier(file, index) else {
-                return Ok(None);
-            };
-            let has_rows = loaded.tier.parts().rows();
-            let n_queries = n_together(!has_rows, n_queries, request.k);
-            let request = &BatchRequest {
-                vectors: &request.vectors[..n_queries],
-                ..*request
-            };
-            let auto = setting == EngineSetting::Auto;
-            if auto && !choice::prefers_gpu_for_batch(file, index, n_queries, n_lists) {
-                return Ok(None);
+            load_now(device, pages, index, record)?;
+        }
+        let Some(loaded) = device.tier(file, index) else {
+            return Ok(None);
+        };
+        let has_rows = loaded.tier.parts().rows();
+        let n_queries = n_together(!has_rows, n_queries, request.k);
+        let request = &BatchRequest {
+            vectors: &request.vectors[..n_queries],
+            ..*request
+        };
+        let auto = setting == EngineSetting::Auto;
+        if auto && !choice::prefers_gpu_for_batch(file, index, n_queries, n_lists) {
+            return Ok(None);
+        }
+        let began = Instant::now();
+        let answers = match device_lists::answer(loaded, request, record) {
+            // Single searches take less memory beside the tier.
+            Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. })) if has_rows => {
+                Some(host_lists::answer(loaded, request, record)?)
             }
-            let began = Instant::now();
-            let answers = match device_lists::answer(loaded, request, record) {
-                // Single searches take less memory beside the tier.
-                Err(Stop::Gpu(GpuError::Unsupported(_) | GpuError::OutOfMemory { .. }))
-                    if has_rows =>
-                {
-                    Some(host_lists::answer(loaded, request, record)?)
-                }
-                answers => answers?,
-            };
-            let Some(answers) = answers else {
-                loaded.stale = true;
-                return Ok(None);
-            };
-            let Answers {
-                found,
-                pairs,
-                behind,
-                n_asked,
-                stale_time,
-            } = answers;
-            loaded.n_probes += pairs.all as u64;
-            loaded.n_absent += pairs.absent as u64;
-            loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all, behind);
-            record.engine = if n_asked > 0 {
-                let took = (began.elapsed(), stale_time);
-                note_batch(request, !has_rows, &found, pairs.all, took);
-                device.note_success();
-                Engine::Gpu
-            } else {
-                // Nothing of what was searched is as the tier has it.
-                Engine::Cpu
-            };
-            Ok(Some(found))
-        },
-    )
+            answers => answers?,
+        };
+        let Some(answers) = answers else {
+            loaded.stale = true;
+            return Ok(None);
+        };
+        let Answers {
+            found,
+            pairs,
+            behind,
+            n_asked,
+            stale_time,
+        } = answers;
+        loaded.n_probes += pairs.all as u64;
+        loaded.n_absent += pairs.absent as u64;
+        loaded.stale = is_outdated(loaded, pairs.stale - pairs.absent, pairs.all, behind);
+        record.engine = if n_asked > 0 {
+            let took = (began.elapsed(), stale_time);
+            note_batch(request, !has_rows, &found, pairs.all, took);
+            device.note_success();
+            Engine::Gpu
+        } else {
+            // Nothing of what was searched is as the tier has it.
+            Engine::Cpu
+        };
+        Ok(Some(found))
+    })
 }
