@@ -11,10 +11,10 @@ use omen_ivf::layout::directory::ListEntry;
 
 use crate::storage::IndexPages;
 
-/// A tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: these cost the CPU
-/// some 100 ns each.
-const MUCH_SHARE: u64 = 2048;
-const MUCH_AT_LEAST: u64 = 16;
+/// A tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: each is on a page that
+/// is looked at for it, which costs the CPU a microsecond or more.
+const MUCH_SHARE: u64 = 8192;
+const MUCH_AT_LEAST: u64 = 4;
 /// A list that has no room for what was appended is written again if it lacks one for so many.
 const LIST_SHARE: u64 = 32;
 

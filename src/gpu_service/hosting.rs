@@ -145,9 +145,14 @@ impl Hosting {
         }
         self.look_after(service, server);
         self.autoload.step(service);
+        let is_loading = service.load.owner().is_some();
+        if is_loading {
+            // It may sleep still.
+            self.host.wake();
+        }
         match self.host.lost() {
             Some(error) => Err(error),
-            None => Ok(service.load.owner().is_some()),
+            None => Ok(is_loading),
         }
     }
 
@@ -192,7 +197,7 @@ fn take_over(service: &Service, server: &mut Server, loaded: Loaded) {
             if let Some(n_new) = server.end_refresh(&key, number, lists) {
                 add(&service.control.refreshes, 1);
                 service.note_refresh(&key, n_new);
-                publish(service, server);
+                publish_tiers(service, server);
             }
         }
     }
@@ -224,11 +229,7 @@ fn make_room(service: &Service, server: &mut Server, wants: &WantsRoom, limit: u
 /// Lets everyone know which tiers there are, and frees those that were given up and that nobody has mapped any more.
 fn publish(service: &Service, server: &mut Server) {
     server.free_unmapped(|key, number| service.is_mapped(key, number));
-    let mut uses = server.uses();
-    // In the same places as before, as far as they are the same: somebody may be looking.
-    uses.sort_unstable_by_key(|tier| tier.key);
-    service.control.set_tiers(&uses);
-    service.publish_hot(server);
+    publish_tiers(service, server);
     let (used, retired) = (server.bytes(), server.retired_bytes());
     // Should the device not say, loads are refused until it does. What was given up and is mapped is no loader's to have.
     let limit = limit(server.gpu(), used).unwrap_or(0);
@@ -238,6 +239,15 @@ fn publish(service: &Service, server: &mut Server) {
     });
     let figure = &service.control.retired_bytes;
     figure.store(retired, Ordering::Relaxed);
+}
+
+/// Lets everyone know which tiers there are; of memory there is neither more nor less.
+fn publish_tiers(service: &Service, server: &Server) {
+    let mut uses = server.uses();
+    // In the same places as before, as far as they are the same: somebody may be looking.
+    uses.sort_unstable_by_key(|tier| tier.key);
+    service.control.set_tiers(&uses);
+    service.publish_hot(server);
 }
 
 /// Has a tier of codes alone that is in use loaded with its rows, if by now there is room for them beside all other tiers.

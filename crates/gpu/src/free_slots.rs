@@ -39,7 +39,7 @@ impl FreeSlots {
             .iter()
             .flatten()
             .filter(|list| list.n_slots > 0)
-            .map(TierList::slots)
+            .map(TierList::room)
             .collect();
         used.sort_unstable_by_key(|slots| slots.start);
         let mut ranges = Vec::new();
@@ -78,10 +78,15 @@ impl FreeSlots {
         slots.is_empty() || free.is_some_and(|f| f.start <= slots.start && slots.end <= f.end)
     }
 
-    /// Takes `n` in a row; the first. None: there are not so many in a row.
-    pub(crate) fn take(&mut self, n: usize) -> Option<usize> {
+    /// Whether a list takes whole words of live bits.
+    pub(crate) fn are_whole_words(&self) -> bool {
+        self.whole_words
+    }
+
+    /// Takes `n` in a row, or a few more. None: there are not so many in a row.
+    pub(crate) fn take(&mut self, n: usize) -> Option<Range<usize>> {
         if n == 0 {
-            return Some(0);
+            return Some(0..0);
         }
         let at = self.ranges.iter().position(|free| free.len() >= n)?;
         let free = &mut self.ranges[at];
@@ -93,7 +98,7 @@ impl FreeSlots {
         if free.start == free.end {
             self.ranges.remove(at);
         }
-        Some(first)
+        Some(first..end)
     }
 
     /// Words of live bits that have been taken from `before`, of which this is what is left.
@@ -121,8 +126,9 @@ impl FreeSlots {
 /// of a word.
 pub fn own_words(lists: &[Option<TierList>]) -> Vec<Option<Range<usize>>> {
     let mut by_slot: Vec<(Range<usize>, usize)> = (0..lists.len())
-        .filter_map(|at| Some((lists[at]?.slots(), at)))
-        .filter(|(slots, _)| !slots.is_empty())
+        .filter_map(|at| Some((lists[at]?, at)))
+        .filter(|(list, _)| list.n_slots > 0)
+        .map(|(list, at)| (list.room(), at))
         .collect();
     by_slot.sort_unstable_by_key(|(slots, _)| slots.start);
     let mut own = vec![None; lists.len()];
@@ -137,6 +143,19 @@ pub fn own_words(lists: &[Option<TierList>]) -> Vec<Option<Range<usize>>> {
     own
 }
 
+/// Ranges that do not overlap, ascending, neighbours as one.
+pub fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut merged: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match merged.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,6 +166,7 @@ mod tests {
         Some(TierList {
             first_slot: first_slot as u32,
             n_slots: n_slots as u32,
+            n_room: n_slots as u32,
             layout_gen: 1,
             delete_gen: 1,
             appended: Default::default(),
@@ -158,10 +178,13 @@ mod tests {
         let mut free = FreeSlots::all(100);
         assert_eq!(
             [free.take(3), free.take(0), free.take(90)],
-            [Some(0), Some(0), Some(3)]
+            [Some(0..3), Some(0..0), Some(3..93)]
         );
         assert_eq!((free.take(8), free.n()), (None, 7));
-        assert_eq!((free.take(7), free.take(1), free.n()), (Some(93), None, 0));
+        assert_eq!(
+            (free.take(7), free.take(1), free.n()),
+            (Some(93..100), None, 0)
+        );
         let all = FreeSlots::all(100);
         let words = 0..4;
         assert_eq!(free.words_taken_from(&all), [words]);
@@ -197,9 +220,9 @@ mod tests {
         let mut free = FreeSlots::all(100).in_whole_words();
         assert_eq!(
             [free.take(3), free.take(33), free.take(5)],
-            [Some(0), Some(32), None]
+            [Some(0..32), Some(32..96), None]
         );
-        assert_eq!(free.take(4), Some(96));
+        assert_eq!(free.take(4), Some(96..100));
     }
 
     #[test]
@@ -229,7 +252,7 @@ mod tests {
             let mut lists: Vec<Option<TierList>> = (0..20)
                 .map(|_| {
                     let n = rng.random_range(0..n_slots / 22);
-                    first.take(n).and_then(|at| list(at, n))
+                    first.take(n).and_then(|at| list(at.start, n))
                 })
                 .collect();
             for _ in 0..20 {
@@ -239,7 +262,9 @@ mod tests {
                 let mut written = Vec::new();
                 for _ in 0..rng.random_range(1..5) {
                     let n = rng.random_range(0..n_slots / 15);
-                    let Some(at) = free.take(n) else { continue };
+                    let Some(at) = free.take(n).map(|at| at.start) else {
+                        continue;
+                    };
                     assert!(before.has(&(at..at + n)) || n == 0);
                     new[rng.random_range(0..20)] = list(at, n);
                     written.push(at..at + n);

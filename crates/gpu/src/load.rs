@@ -25,6 +25,7 @@ use omen_ivf::layout::streams;
 use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::store::{PageStore, PinStore};
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use appended::Appended;
 use batches::{Batch, Pinned};
@@ -80,6 +81,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             max_pins: s.max_pins().max(1),
             batch_bytes,
             n_to_come: 0,
+            n_roomy_to_come: 0,
         };
         let outcome = loader.load(lists);
         loader.release_all();
@@ -113,6 +115,7 @@ struct Reading {
     pages: ListPages,
     first_slot: usize,
     n_slots: usize,
+    n_room: usize,
     /// What was appended to it and has slots behind the others.
     appended: AppendedTo,
     changed: bool,
@@ -136,16 +139,25 @@ struct Loader<'a, S: PinStore, W: TierWriter + ?Sized> {
     max_pins: usize,
     /// A batch is handed to the copiers when it has so many bytes.
     batch_bytes: usize,
-    /// Frozen entries of the lists to come: these go before what was appended to others.
+    /// Frozen entries of the lists to come: these go before what was appended to others. And slots for these lists with room to grow.
     n_to_come: usize,
+    n_roomy_to_come: usize,
 }
 
 impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     fn load(&mut self, lists: &[u32]) -> Result<(), LoadError> {
         let sizes = read_entries(self.s, self.index, lists)?;
-        self.n_to_come = sizes.iter().map(|entry| entry.frozen_count as usize).sum();
-        for (&list, size) in lists.iter().zip(&sizes) {
-            self.n_to_come -= size.frozen_count as usize;
+        let with_growth = |n| self.builder.with_growth(n);
+        let sizes: Vec<(usize, usize)> = sizes
+            .iter()
+            .map(|entry| entry.frozen_count as usize)
+            .map(|n| (n, with_growth(n)))
+            .collect();
+        self.n_to_come = sizes.iter().map(|(n, _)| n).sum();
+        self.n_roomy_to_come = sizes.iter().map(|(_, roomy)| roomy).sum();
+        for (&list, (n, roomy)) in lists.iter().zip(sizes) {
+            self.n_to_come -= n;
+            self.n_roomy_to_come -= roomy;
             let pages = ListPages::read(self.s, self.index, list)?;
             self.list(pages)?;
         }
@@ -180,15 +192,17 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         let mut appended = self.appended(&pages)?;
         let n_appended = appended.as_ref().map_or(0, |appended| appended.entries.n());
         let mut n_slots = n + n_appended;
-        let fits = n_slots + self.n_to_come <= self.builder.n_free();
-        let mut first_slot = fits.then(|| self.builder.take_slots(n_slots)).flatten();
-        if first_slot.is_none() && n_appended > 0 {
+        let mut taken = self.take(self.builder.with_growth(n_slots), self.n_roomy_to_come);
+        if taken.is_none() {
+            taken = self.take(n_slots, self.n_to_come);
+        }
+        if taken.is_none() && n_appended > 0 {
             (appended, n_slots) = (Some(Appended::default()), n);
         }
-        if first_slot.is_none() {
-            first_slot = self.builder.take_slots(n);
+        if taken.is_none() {
+            taken = self.builder.take_slots(n);
         }
-        let Some(first_slot) = first_slot else {
+        let Some(taken) = taken else {
             return Ok(());
         };
         let changed = appended.is_none();
@@ -200,8 +214,9 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         }
         self.lists.push(Reading {
             pages,
-            first_slot,
+            first_slot: taken.start,
             n_slots,
+            n_room: taken.len(),
             appended: appended.to,
             changed,
         });
@@ -219,6 +234,12 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
             (pages.code, pages.vector) = (Vec::new(), Vec::new());
         }
         Ok(())
+    }
+
+    /// Takes so many slots, or a few more, if as many as are kept for others are left.
+    fn take(&mut self, n: usize, n_kept: usize) -> Option<Range<usize>> {
+        let fits = n + n_kept <= self.builder.n_free();
+        fits.then(|| self.builder.take_slots(n)).flatten()
     }
 
     /// Copies a stream of the list read last, which has `n` entries.
@@ -299,6 +320,7 @@ impl Reading {
         TierList {
             first_slot: self.first_slot as u32,
             n_slots: self.n_slots as u32,
+            n_room: self.n_room as u32,
             layout_gen: self.pages.entry.layout_gen,
             delete_gen: self.pages.entry.delete_gen,
             appended: self.appended,

@@ -7,7 +7,7 @@ mod tier;
 
 pub use tier::{
     CODE_PITCH_STEP, LadderShape, MIN_SCRATCH_BYTES, N_FACTORS, Parts, Rung, TierPlan,
-    code_pitch_of, rung, with_room, with_spare,
+    code_pitch_of, room_of_list, rung, with_room, with_spare,
 };
 
 /// Rows are padded with zeros to a multiple of this many halves (64 bytes).

@@ -43,6 +43,8 @@ pub struct TierList {
     pub first_slot: u32,
     /// Slots, dead entries included.
     pub n_slots: u32,
+    /// Slots that are its own from the first one on, at least as many: what is appended to it goes there.
+    pub n_room: u32,
     /// `ListEntry::layout_gen` when the list was read.
     pub layout_gen: u32,
     /// `ListEntry::delete_gen` when the list was read.
@@ -56,6 +58,12 @@ impl TierList {
     pub fn slots(&self) -> Range<usize> {
         let first = self.first_slot as usize;
         first..first + self.n_slots as usize
+    }
+
+    /// Its slots, and those that it may come to use.
+    pub fn room(&self) -> Range<usize> {
+        let first = self.first_slot as usize;
+        first..first + self.n_room.max(self.n_slots) as usize
     }
 
     /// Whether what is here of the list is as the index has it now, by the directory entry as just read; more may have been appended to it.
@@ -75,6 +83,36 @@ pub(crate) struct Catalog {
     first_piece: Vec<u32>,
     /// First slot and number of each list that has slots, in the order of slots.
     by_slot: Vec<(u32, u32)>,
+    extent: Extent,
+}
+
+/// How far the lists of a tier reach.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extent {
+    /// Slots in use: one beyond the last.
+    pub(crate) n_slots: usize,
+    /// The same with those that lists may come to use.
+    pub(crate) n_roomy_slots: usize,
+    /// Slots of the longest list, with those that it may come to use.
+    pub(crate) longest: usize,
+    /// Whether every slot in use belongs to a list. Those between lists may have live bits all the same: a list that was rewritten while it was
+    /// loaded leaves slots behind, and a refresh may be about to make a list longer.
+    pub(crate) is_dense: bool,
+}
+
+impl Extent {
+    fn of(lists: &[Option<TierList>]) -> Self {
+        let (mut extent, mut n_listed) = (Self::default(), 0);
+        for list in lists.iter().flatten() {
+            let (slots, room) = (list.slots(), list.room());
+            n_listed += slots.len();
+            extent.n_slots = extent.n_slots.max(slots.end);
+            extent.n_roomy_slots = extent.n_roomy_slots.max(room.end);
+            extent.longest = extent.longest.max(room.len());
+        }
+        extent.is_dense = n_listed == extent.n_slots;
+        extent
+    }
 }
 
 impl Catalog {
@@ -97,6 +135,7 @@ impl Catalog {
             .collect();
         by_slot.sort_unstable();
         Self {
+            extent: Extent::of(&lists),
             spec,
             pitch,
             lists,
@@ -125,22 +164,9 @@ impl Catalog {
         self.spec.dim
     }
 
-    /// Slots in use: one beyond the last.
-    pub(crate) fn n_slots(&self) -> usize {
-        let ends = self.lists.iter().flatten().map(|l| l.slots().end);
-        ends.max().unwrap_or(0)
-    }
-
-    /// Whether every slot in use belongs to a list. Those between lists may have live bits all the same: a list that was rewritten while it was
-    /// loaded leaves slots behind, and a refresh may be about to make a list longer.
-    pub(crate) fn is_dense(&self) -> bool {
-        let listed: usize = self
-            .lists
-            .iter()
-            .flatten()
-            .map(|l| l.n_slots as usize)
-            .sum();
-        listed == self.n_slots()
+    /// How far the lists reach.
+    pub(crate) fn extent(&self) -> Extent {
+        self.extent
     }
 
     /// The slots of all lists, none for those of `skipped`.

@@ -7,9 +7,9 @@ use crate::copiers::Copiers;
 use crate::device::Gpu;
 use crate::engine::{Engine, LoadShape, StageShape, TierWriter};
 use crate::error::GpuError;
-use crate::free_slots::{FreeSlots, own_words};
+use crate::free_slots::{FreeSlots, merged, own_words};
 use crate::load::LoadTimes;
-use crate::memory::{Parts, TierPlan};
+use crate::memory::{Parts, TierPlan, room_of_list};
 use crate::staging::{Staging, bounded};
 use crate::tier::{Refresh, Tier, TierList, TierSpec};
 use half::f16;
@@ -173,9 +173,19 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         self.staging.times()
     }
 
-    /// The next `n` slots in a row; None if there are not so many.
-    pub(crate) fn take_slots(&mut self, n: usize) -> Option<usize> {
+    /// The next `n` slots in a row, or a few more; None if there are not so many.
+    pub(crate) fn take_slots(&mut self, n: usize) -> Option<Range<usize>> {
         self.free.take(n)
+    }
+
+    /// Slots for a list of `n` entries, with those that it may come to use where lists have whole words of live bits. What is appended to lists is
+    /// in no tier of codes alone.
+    pub(crate) fn with_growth(&self, n: usize) -> usize {
+        if n > 0 && self.free.are_whole_words() && self.plan.parts.rows() {
+            room_of_list(n)
+        } else {
+            n
+        }
     }
 
     /// Slots of the tier.
@@ -270,19 +280,6 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             has_centroids,
         })
     }
-}
-
-/// Neighbouring ranges as one.
-fn merged(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut merged: Vec<Range<usize>> = Vec::new();
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => merged.push(range),
-        }
-    }
-    merged
 }
 
 /// Squared norm, summed in f64 in eight lanes: one after the other the additions would wait for each other.

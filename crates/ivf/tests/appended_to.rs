@@ -51,13 +51,23 @@ fn known_entries_are_left_out() {
             let all = beyond(&store, &index, &AppendedTo::NOTHING);
             let most = rng.random_range(0..all.len() + 10);
             let (mut known_tids, mut n_known) = (Vec::new(), 0);
+            let n_rowless = rng.random_range(0..all.len() + 10);
             let known = ListReader::new()
-                .appended_up_to(&store, &index, 0, &entry, most, |tid, live, _, _| {
-                    n_known += 1;
-                    if live {
-                        known_tids.push(tid);
-                    }
-                })
+                .appended_up_to(
+                    &store,
+                    &index,
+                    0,
+                    &entry,
+                    most,
+                    n_rowless,
+                    |tid, live, _, row| {
+                        assert_eq!(row.is_empty(), n_known < n_rowless);
+                        n_known += 1;
+                        if live {
+                            known_tids.push(tid);
+                        }
+                    },
+                )
                 .unwrap()
                 .expect("nothing was rewritten");
             assert!(n_known >= most.min(all.len()), "{what}");

@@ -77,7 +77,7 @@ fn stale(lists: &[Option<TierList>], world: &World, parts: Parts) -> Vec<u32> {
         };
         let most = if parts.rows() { usize::MAX } else { 0 };
         let mut reader = ListReader::new();
-        let appended = reader.appended_up_to(store, index, list, entry, most, |_, _, _, _| ());
+        let appended = reader.appended_up_to(store, index, list, entry, most, 0, |_, _, _, _| ());
         !here.is_current(entry) || appended.unwrap() != Some(here.appended)
     };
     all.into_iter().filter(is_stale).collect()
@@ -132,7 +132,8 @@ fn check_known(tier: &Tier, world: &World, what: &str) {
         let mut n = 0;
         let all = usize::MAX;
         let known =
-            ListReader::new().appended_up_to(store, index, list, &entry, all, |_, _, _, _| n += 1);
+            ListReader::new()
+                .appended_up_to(store, index, list, &entry, all, 0, |_, _, _, _| n += 1);
         assert!(known.unwrap().is_some(), "{what}");
         let n_here = here.n_slots - entry.frozen_count;
         let may_lack = here.appended.may_lack(store, index, list, &entry);

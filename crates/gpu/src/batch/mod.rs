@@ -13,10 +13,10 @@ pub use locked::{Input, LockedQueries, Source};
 use crate::context::Wait;
 use crate::engine::{BatchOut, Engine};
 use crate::error::GpuError;
-use crate::params::{Found, FoundHead, ListSlots, OVERFLOW_QUERY, QueryBound};
+use crate::params::{Found, FoundHead, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
 use crate::search::{Search, SearchTimes};
-use crate::tier::Catalog;
+use crate::tier::{Catalog, Extent};
 use codes::NearSlot;
 use omen_ivf::topk::Candidates;
 use plan::{BatchPlan, TierShape, Wanted, fitting};
@@ -32,6 +32,11 @@ const ROUNDED_SIZES: [(usize, usize); 3] = [(16, 1), (64, 4), (256, 16)];
 fn rounded_size(n: usize) -> usize {
     let fits = ROUNDED_SIZES.iter().find(|(most, _)| n <= *most);
     fits.map_or(n, |(_, step)| n.next_multiple_of(*step))
+}
+
+/// A number of slots, rounded up to one of few.
+fn rounded(n: usize) -> usize {
+    n.next_multiple_of((n.next_power_of_two() / 16).max(1))
 }
 
 /// Which lists a batch searches.
@@ -189,7 +194,8 @@ impl BatchSearch<'_, '_> {
     pub(crate) fn run(&mut self, batch: &mut Batch<'_>) -> Result<BatchFound, GpuError> {
         let start = Instant::now();
         let slots = self.catalog.slots_without(batch.skipped);
-        let tier = self.shape(&slots);
+        let extent = self.catalog.extent();
+        let tier = self.shape(slots.len(), extent);
         self.engine.set_slots(&slots, &mut self.wait)?;
         let (probes, spread) = match batch.lists {
             // Which the plan refuses.
@@ -200,7 +206,7 @@ impl BatchSearch<'_, '_> {
                 (Some(probes as usize), spread)
             }
             // Where some slots are not to be searched, the lists that are searched are told one by one; so they are where codes are.
-            _ if !batch.skipped.is_empty() || !self.catalog.is_dense() || !self.has_rows => {
+            _ if !batch.skipped.is_empty() || !extent.is_dense || !self.has_rows => {
                 (Some(tier.n_lists), f32::INFINITY)
             }
             Lists::Nearest { .. } | Lists::All => (None, f32::INFINITY),
@@ -242,13 +248,19 @@ impl BatchSearch<'_, '_> {
         Ok(found)
     }
 
-    fn shape(&self, slots: &[ListSlots]) -> TierShape {
+    /// What batches are planned for. What lists come to use by being refreshed in place is in it already, and what is more is rounded where no
+    /// search goes over all slots: a graph that was recorded for one shape serves no other.
+    fn shape(&self, n_lists: usize, extent: Extent) -> TierShape {
+        let (n_slots, longest) = match extent.is_dense {
+            true => (extent.n_slots, extent.longest),
+            false => (rounded(extent.n_roomy_slots), rounded(extent.longest)),
+        };
         TierShape {
             metric: self.catalog.metric(),
             dim: self.catalog.dim(),
-            n_lists: slots.len(),
-            n_slots: self.catalog.n_slots(),
-            longest: slots.iter().map(|s| s.n_slots as usize).max().unwrap_or(0),
+            n_lists,
+            n_slots,
+            longest,
             scans: self.engine.scans(),
             code_dim: self.engine.code_dim(),
             has_rows: self.has_rows,

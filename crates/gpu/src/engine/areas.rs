@@ -54,13 +54,30 @@ struct HostArea {
     pinned: PinnedBuffer,
 }
 
-/// Areas that are not in use, kept for the next load of the context: page-locking memory takes far longer than sending it.
+/// What loads have left, kept for the next load of the context: page-locking memory takes far longer than sending it, and to free memory of the
+/// device waits for all that runs there.
 #[derive(Default)]
-pub(crate) struct AreaPool(Mutex<Vec<HostArea>>);
+pub(crate) struct AreaPool {
+    areas: Mutex<Vec<HostArea>>,
+    device: Mutex<Option<DeviceBuffer>>,
+}
 
 impl AreaPool {
     fn lock(&self) -> MutexGuard<'_, Vec<HostArea>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.areas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_device(&self) -> MutexGuard<'_, Option<DeviceBuffer>> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Memory of the device of this size.
+    fn take_device(&self, ctx: &Arc<Context>, bytes: usize) -> Result<DeviceBuffer, GpuError> {
+        let kept = self.lock_device().take();
+        match kept.filter(|kept| kept.len() == bytes) {
+            Some(kept) => Ok(kept),
+            None => DeviceBuffer::new(ctx, bytes),
+        }
     }
 
     fn take(&self, ctx: &Arc<Context>, bytes: usize) -> Result<HostArea, GpuError> {
@@ -176,7 +193,7 @@ impl StagingAreas {
     ) -> Result<(), GpuError> {
         if self.device.is_none() {
             let bytes = self.shape.n_areas * self.shape.area_bytes;
-            self.device = Some(DeviceBuffer::new(&self.ctx, bytes)?);
+            self.device = Some(self.pool.take_device(&self.ctx, bytes)?);
         }
         let (HostArea { stream, pinned }, Some(device)) = (self.area(which)?, &self.device) else {
             return Err(not_taken());
@@ -205,7 +222,9 @@ impl StagingAreas {
                 self.pool.give_back(area, self.shape.n_areas);
             }
         }
-        self.device = None;
+        if let Some(device) = self.device.take() {
+            *self.pool.lock_device() = Some(device);
+        }
         Ok(())
     }
 }

@@ -57,6 +57,7 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
             pages.list,
             &pages.entry,
             most,
+            0,
             |tid, live, err, row| appended.entries.push(tid, live, err, row),
         )?;
         Ok(to.map(|to| Appended { to, ..appended }))

@@ -8,10 +8,12 @@ use crate::engine::TierWriter;
 use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
+use half::f16;
 use omen_ivf::index::{Index, read_entry};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
-use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
+use omen_ivf::layout::streams;
+use omen_ivf::list_reader::{ListReader, Visit};
 use omen_ivf::store::PageStore;
 use std::ops::ControlFlow;
 
@@ -20,7 +22,7 @@ const _: () = assert!(GROUP == u32::BITS as usize);
 
 /// A list as it is by now.
 struct Renewed {
-    /// One bit a slot.
+    /// Words of live bits, from the first that was asked for on.
     live: Vec<u32>,
     /// What is new.
     new: Entries,
@@ -74,49 +76,39 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             true => (words.len() * GROUP).min(self.n_slots() - here.first_slot as usize),
             false => here.n_slots as usize,
         };
-        if here.is_current(&entry) {
-            let version = s.append_version(list);
-            if room <= here.n_slots as usize || !here.appended.may_lack(s, index, list, &entry) {
-                return Ok(true);
-            }
-            if !has_more(s, index, reader, list, &entry, &here)? {
-                // Another list was counted in its place.
-                let appended = AppendedTo {
-                    version,
-                    ..here.appended
-                };
-                self.lists[at] = Some(TierList { appended, ..here });
-                return Ok(true);
-            }
+        let nothing_died = here.is_current(&entry);
+        let may_take =
+            || room > here.n_slots as usize && here.appended.may_lack(s, index, list, &entry);
+        if nothing_died && !may_take() {
+            return Ok(true);
         }
-        let Some(renewed) = read_again(s, index, reader, list, &entry, &here, room)? else {
+        // Entries that have not died have the live bits that they had.
+        let first_word = match nothing_died {
+            true => here.n_slots as usize / GROUP,
+            false => 0,
+        };
+        let renewed = read_again(s, index, reader, list, &entry, &here, first_word, room)?;
+        let Some(renewed) = renewed else {
             return Ok(false);
         };
+        self.lists[at] = Some(renewed.list);
+        // Another list may have been counted in its place.
+        if nothing_died && renewed.new.n() == 0 {
+            return Ok(true);
+        }
         if renewed.new.n() > 0 {
             self.stage_appended(s, index, list, &renewed.new, here.slots().end)?;
         }
+        let words = words.start + first_word..words.end;
         self.staging.set_live_words(words.start, &renewed.live);
         self.renewed.push(words);
-        self.lists[at] = Some(renewed.list);
         Ok(true)
     }
 }
 
-/// Whether anything was appended since; a list that was rewritten has.
-fn has_more<S: PageStore>(
-    s: &S,
-    index: &Index,
-    reader: &mut ListReader,
-    list: u32,
-    entry: &ListEntry,
-    here: &TierList,
-) -> Result<bool, LoadError> {
-    let (mut n, known) = (0, &here.appended);
-    let visit = reader.for_each_appended(s, index, list, entry, known, |_, _, _| n += 1)?;
-    Ok(n > 0 || visit == Visit::Changed)
-}
-
-/// Reads which of the first `room` entries are live, and what of them is new. `None`: the list was rewritten meanwhile.
+/// Reads which of the first `room` entries are live, from those of word `first_word` on, and what of them is new. `None`: the list was rewritten
+/// meanwhile.
+#[allow(clippy::too_many_arguments)]
 fn read_again<S: PageStore>(
     s: &S,
     index: &Index,
@@ -124,12 +116,18 @@ fn read_again<S: PageStore>(
     list: u32,
     entry: &ListEntry,
     here: &TierList,
+    first_word: usize,
     room: usize,
 ) -> Result<Option<Renewed>, LoadError> {
     let (n_frozen, n_here) = (entry.frozen_count as usize, here.n_slots as usize);
-    let mut live = vec![0u32; room.max(n_here).div_ceil(GROUP)];
-    let mut set = |slot: usize| live[slot / GROUP] |= 1 << (slot % GROUP);
-    let visit = reader.for_each_group(s, index, list, entry, |group, header| {
+    let mut live = vec![0u32; room.max(n_here).div_ceil(GROUP) - first_word];
+    let mut set = |slot: usize| {
+        if let Some(at) = (slot / GROUP).checked_sub(first_word) {
+            live[at] |= 1 << (slot % GROUP);
+        }
+    };
+    let groups = first_word as u32..streams::n_groups(entry.frozen_count);
+    let visit = reader.headers(s, index, list, entry, groups, |group, header| {
         let first = group as usize * GROUP;
         for (i, slot) in (first..n_frozen.min(first + GROUP)).enumerate() {
             if header.live & 1 << i != 0 {
@@ -143,7 +141,8 @@ fn read_again<S: PageStore>(
     }
     let (mut slot, mut new) = (n_frozen, Entries::default());
     let most = room - n_frozen;
-    let known = reader.appended_up_to(s, index, list, entry, most, |tid, is_live, err, row| {
+    let n_known = n_here - n_frozen;
+    let take = |tid, is_live, err, row: &[f16]| {
         if slot < room {
             if is_live {
                 set(slot);
@@ -153,7 +152,8 @@ fn read_again<S: PageStore>(
             }
         }
         slot += 1;
-    })?;
+    };
+    let known = reader.appended_up_to(s, index, list, entry, most, n_known, take)?;
     let Some(mut to) = known.filter(|_| slot >= n_here) else {
         return Ok(None);
     };
@@ -165,6 +165,7 @@ fn read_again<S: PageStore>(
     Ok(Some(Renewed {
         list: TierList {
             n_slots: slot.min(room) as u32,
+            n_room: here.n_room.max(slot.min(room) as u32),
             delete_gen: entry.delete_gen,
             appended: to,
             ..*here

@@ -138,11 +138,27 @@ pub fn with_spare(n: u64) -> u64 {
     n + n / 256 + n.min(1024)
 }
 
-/// The same for a tier whose lists are to be refreshed: such lists are written beside those in use, some longer than before, and take up whole
-/// words of live bits.
+/// The same for a tier whose lists are to be refreshed: each has room for what is appended to it ([`room_of_list`]), and lists that are rewritten are
+/// written beside those in use.
 pub fn with_room(n: u64, n_lists: usize) -> u64 {
-    let words = if n == 0 { 0 } else { 32 * n_lists as u64 };
-    with_spare(n) + words + n / 8
+    let (growth, words) = match n {
+        0 => (0, 0),
+        _ => (
+            n / GROWTH_SHARE + (LEAST_GROWTH * n_lists) as u64,
+            32 * n_lists as u64,
+        ),
+    };
+    with_spare(n) + growth + words + n / 8
+}
+
+/// A list has room for one more entry for so many, and for so many at least: VACUUM rewrites a list after 32 appended entries or a sixteenth
+/// (`omen_ivf::fold`), whatever is more.
+const GROWTH_SHARE: u64 = 8;
+const LEAST_GROWTH: usize = 32;
+
+/// Slots for a list of `n` entries and what will be appended to it, in whole words of live bits.
+pub fn room_of_list(n: usize) -> usize {
+    (n + n / GROWTH_SHARE as usize + LEAST_GROWTH).next_multiple_of(32)
 }
 
 /// An index that a tier is wanted of.

@@ -125,7 +125,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         if self.plan.parts.codes() && encoder.is_none() {
             return Err(GpuError::Other("entries without codes".into()));
         }
-        let Some(first) = self.take_slots(n) else {
+        let Some(taken) = self.take_slots(n) else {
             let wanted = (self.free.n_slots() - self.free.n() + n) as u64;
             let needed = TierPlan::new(&self.spec, self.plan.parts, wanted)?.bytes as u64;
             return Err(GpuError::OutOfMemory {
@@ -134,10 +134,11 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             });
         };
         open.entries.truncate(n, self.spec.dim);
-        self.stage_entries(&open.entries, first, encoder)?;
+        self.stage_entries(&open.entries, taken.start, encoder)?;
         self.lists[open.list as usize] = Some(TierList {
-            first_slot: first as u32,
+            first_slot: taken.start as u32,
             n_slots,
+            n_room: taken.len() as u32,
             layout_gen,
             delete_gen,
             appended: AppendedTo::NOTHING,

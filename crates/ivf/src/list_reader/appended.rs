@@ -35,8 +35,9 @@ impl ListReader {
     }
 
     /// Calls `f(tid, live, err, row)` for the entries of the appendable part, dead ones included, in insertion order, until `f` has been given
-    /// `most`, or a few more. Returns up to where that is; `None` if the list was rewritten meanwhile. `entry` was read before: what is deleted
-    /// later raises its generations.
+    /// `most`, or a few more; the first `n_rowless` of them without a row. Returns up to where that is; `None` if the list was rewritten meanwhile.
+    /// `entry` was read before: what is deleted later raises its generations.
+    #[allow(clippy::too_many_arguments)]
     pub fn appended_up_to<S: PageStore>(
         &mut self,
         s: &S,
@@ -44,6 +45,7 @@ impl ListReader {
         list: u32,
         entry: &ListEntry,
         most: usize,
+        n_rowless: usize,
         mut f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
         // Before any of the pages.
@@ -51,7 +53,11 @@ impl ListReader {
         let (mut known, mut n) = (AppendedTo::NOTHING, 0);
         let mut place = known.next_place(entry);
         while let Some(at) = place.filter(|_| n < most) {
-            let visit = self.records(s, index, list, entry, at, true, |header, row| {
+            let wanted = Wanted {
+                dead_too: true,
+                n_rowless: n_rowless.saturating_sub(n) as u32,
+            };
+            let visit = self.records(s, index, list, entry, at, wanted, |header, row| {
                 n += 1;
                 f(header.tid(), header.live != 0, header.err, row);
             })?;
@@ -84,12 +90,20 @@ impl ListReader {
         at: ChainPlace,
         mut f: impl FnMut(Tid, f32, &[f16]),
     ) -> Result<PageVisit> {
-        self.records(s, index, list, entry, at, false, |header, row| {
-            f(header.tid(), header.err, row);
-        })
+        self.records(
+            s,
+            index,
+            list,
+            entry,
+            at,
+            Wanted::default(),
+            |header, row| {
+                f(header.tid(), header.err, row);
+            },
+        )
     }
 
-    /// Calls `f` with the records of a page of the chain and their rows, in order; with those of dead entries only if `dead_too`.
+    /// Calls `f` with the records of a page of the chain and their rows, in order, as far as they are wanted.
     #[allow(clippy::too_many_arguments)]
     fn records<S: PageStore>(
         &mut self,
@@ -98,7 +112,7 @@ impl ListReader {
         list: u32,
         entry: &ListEntry,
         at: ChainPlace,
-        dead_too: bool,
+        wanted: Wanted,
         mut f: impl FnMut(&AppendHeader, &[f16]),
     ) -> Result<PageVisit> {
         let words = index.row_words(list);
@@ -117,7 +131,11 @@ impl ListReader {
             for i in at.first..tail.n_records {
                 let offset = append::record_offset(i, words);
                 let header = append::get_header(bytes, offset);
-                if header.live == 0 && !dead_too {
+                if header.live == 0 && !wanted.dead_too {
+                    continue;
+                }
+                if i - at.first < wanted.n_rowless {
+                    f(&header, &[]);
                     continue;
                 }
                 let payload = append::payload(bytes, offset, words);
@@ -169,6 +187,15 @@ impl ListReader {
             next: at.next(tail.next),
         })
     }
+}
+
+/// What is wanted of a page.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    /// Records of dead entries too.
+    dead_too: bool,
+    /// So many records without their rows, the first.
+    n_rowless: u32,
 }
 
 /// Up to where somebody knows the appendable part of a list, in one of its layouts: such as a hot tier, which holds these entries too.

@@ -50,7 +50,7 @@ impl ListReader {
     }
 
     /// As [`Self::for_each_group`], of the groups in `range` only.
-    pub(crate) fn headers<S: PageStore>(
+    pub fn headers<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,

@@ -292,12 +292,12 @@ fn a_refresh_writes_to_free_slots_alone() {
     // Lists have the slots from 0 to 150, where the words are the list's alone, and from 300 to 450, where the first is not.
     for (at, len, is_free) in [
         (plan.live, 5 * 4, true),
-        (plan.live, 4 * 4, false),
+        (plan.live, 4 * 4, true),
         (plan.live, 6 * 4, false),
         (plan.live + 9 * 4, 6 * 4, false),
         (plan.live + 5 * 4, 16, true),
         (plan.live + 15 * 4, 17 * 4, true),
-        (plan.live + 4 * 4, 4, false),
+        (plan.live + 4 * 4, 4, true),
         (plan.live + 9 * 4, 4, false),
         (plan.live + 14 * 4, 8, false),
         (plan.live + 5 * 4, 20, false),

@@ -8,7 +8,7 @@ use super::region::LoadRegion;
 use crate::message::TierKey;
 use omen_gpu::context::Wait;
 use omen_gpu::engine::{Engine, LoadShape, StageShape, Unpack, WritePart};
-use omen_gpu::free_slots::{FreeSlots, own_words};
+use omen_gpu::free_slots::{FreeSlots, merged, own_words};
 use omen_gpu::launch::unpack::Items;
 use omen_gpu::memory::TierPlan;
 use omen_gpu::{Gpu, GpuError, Refresh, Tier, TierList, TierSpec, Written};
@@ -29,6 +29,8 @@ pub(super) struct Load {
     free: FreeSlots,
     /// Per list of a tier that is refreshed, the words of live bits that are its alone.
     own_words: Vec<Option<Range<usize>>>,
+    /// All of these, ascending, neighbours as one.
+    own_ranges: Vec<Range<usize>>,
     /// Slots behind the entries of lists in these words, ascending.
     slack: Vec<Range<usize>>,
     /// Number of the tier that is refreshed, and its lists as they were; `None`: it is a new tier.
@@ -59,6 +61,7 @@ impl Load {
             engine,
             slack: Vec::new(),
             own_words: Vec::new(),
+            own_ranges: Vec::new(),
             refreshed: None,
             is_written: false,
         })
@@ -93,6 +96,7 @@ impl Load {
             shape: StageShape::new(&spec, plan.parts),
             free: FreeSlots::beside(&lists, plan.n_slots)?,
             slack: slack(&lists, &own_words, plan.n_slots),
+            own_ranges: merged(own_words.iter().flatten().cloned().collect()),
             own_words,
             plan,
             byte_limit,
@@ -124,7 +128,7 @@ impl Load {
                         .zip(words)
                         .is_some_and(|((new, old), words)| is_renewed(&new, &old, words))
                 };
-                new == old || new.is_some_and(|new| self.free.has(&new.slots())) || is_in_place()
+                new == old || new.is_some_and(|new| self.free.has(&new.room())) || is_in_place()
             };
             if !(0..before.len()).all(is_kept) {
                 return Err(GpuError::Other("lists in slots that were not free".into()));
@@ -142,7 +146,7 @@ impl Load {
         Ok(Loaded::Tier(self.key, Box::new(tier)))
     }
 
-    /// Whether `len` bytes at `at` of the tier may be written to: all of a new tier, else live bits of slots that are free, or of whole lists.
+    /// Whether `len` bytes at `at` of the tier may be written to: all of a new tier, else live bits of slots that are free, or of lists that have them to themselves.
     fn may_write(&self, at: usize, len: usize) -> bool {
         let Some(end) = at.checked_add(len).filter(|&end| end <= self.plan.bytes) else {
             return false;
@@ -159,11 +163,13 @@ impl Load {
         }
     }
 
-    /// Whether these words of live bits are those of lists, each of which has all of its own.
+    /// Whether each of these words of live bits is some list's own.
     fn are_of_lists(&self, words: Range<usize>) -> bool {
-        let own = self.own_words.iter().flatten();
-        let within = own.filter(|own| words.start <= own.start && own.end <= words.end);
-        within.map(ExactSizeIterator::len).sum::<usize>() == words.len()
+        let next = self
+            .own_ranges
+            .partition_point(|own| own.end <= words.start);
+        let own = self.own_ranges.get(next);
+        own.is_some_and(|own| own.start <= words.start && words.end <= own.end)
     }
 
     /// Executes a command other than the first and the last. Errors: of the device; `Other` for what is out of bounds or order; what
@@ -274,7 +280,7 @@ fn is_slack(slack: &[Range<usize>], slots: &Range<usize>) -> bool {
 /// Whether a list is where it was, with other live bits, and perhaps more entries.
 fn is_renewed(new: &TierList, old: &TierList, words: &Range<usize>) -> bool {
     let place = |list: &TierList| (list.first_slot, list.layout_gen);
-    let is_within = old.n_slots <= new.n_slots && new.slots().end <= words.end * 32;
+    let is_within = old.n_slots <= new.n_slots && new.room().end <= words.end * 32;
     place(new) == place(old) && is_within
 }
 
