@@ -4,7 +4,7 @@
 // Out: out[q, i], i < heads[q].count <= k, ascending by (key, tid): those with keys up to the frontier, perhaps in the host's memory.
 //      heads[q].frontier: entries not among them have keys of at least this: the threshold, which is +inf if none was left out, or the
 //      key of the first that found no room among the k.
-// Grid (n_queries), block 512 (few queries) or fewer: one warp per survivor at a time. Dynamic shared memory: 24 bytes for each survivor,
+// Grid (n_queries), block 512 (few queries) or fewer: one warp per survivor at a time. Dynamic shared memory: 28 bytes for each survivor,
 // their number rounded up to a power of two.
 //
 // Two numbers, 10,000 queries x 74 survivors x 768: bytes 1.1 GB (0.38 ms at 3 TB/s); operations 3 per byte / 2.

@@ -118,8 +118,9 @@ struct Found {
     float ceiling;
     u32 tid_block;
     u32 tid_offset;
+    u32 slot;
 };
-static_assert(sizeof(Found) == 16, "Found");
+static_assert(sizeof(Found) == 20, "Found");
 
 struct RerankParams {
     TierView tier;

@@ -48,5 +48,6 @@ __device__ __forceinline__ Found tight_bounds(const RerankParams& p, const Query
     if (!(found.ceiling == found.ceiling)) found.ceiling = __uint_as_float(0x7F800000u);
     found.tid_block = (u32)tid;
     found.tid_offset = (u32)(tid >> 32);
+    found.slot = slot;
     return found;
 }

@@ -133,6 +133,8 @@ pub(super) struct Lacks {
     pub(super) n_stale: usize,
     /// Lists that are not there.
     pub(super) n_absent: usize,
+    /// Lists in which entries have died since.
+    pub(super) n_thinned: usize,
     /// What was looked at on pages because it was appended since.
     pub(super) behind: Behind,
 }
@@ -148,7 +150,7 @@ pub(super) fn load_again(
     record: &mut ScanRecord,
 ) {
     let is_much = (lacks.n_stale + lacks.n_absent) * STALE_SHARE > n_lists;
-    if lacks.n_stale == 0 && !is_much && !lacks.behind.is_much() {
+    if lacks.n_stale + lacks.n_thinned == 0 && !is_much && !lacks.behind.is_much() {
         return;
     }
     let behind = lacks.behind;

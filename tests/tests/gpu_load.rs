@@ -96,7 +96,7 @@ fn has_all_appended(world: &World, tier: &Tier) -> bool {
         let (mut n, all) = (0, usize::MAX);
         let (store, index) = (&world.store, &world.index);
         let known = ListReader::new()
-            .appended_up_to(store, index, list, &entry, all, |_, _, _, _| n += 1)
+            .appended_up_to(store, index, list, &entry, all, 0, |_, _, _, _| n += 1)
             .unwrap();
         assert_eq!(known, Some(loaded.appended));
         assert_eq!(loaded.appended.n_lacking(index, &entry), 0);

@@ -350,8 +350,8 @@ fn rerank_matches_its_twin() {
                         scratch.survivors[q * 40 + i],
                     );
                     assert_eq!(
-                        (ours.tid_block, ours.tid_offset),
-                        (twin.tid_block, twin.tid_offset)
+                        (ours.tid_block, ours.tid_offset, ours.slot),
+                        (twin.tid_block, twin.tid_offset, twin.slot)
                     );
                     let slot = scratch.survivors[q * 40 + i] as u32 as usize;
                     let norm = host.norm_sq[slot].sqrt();

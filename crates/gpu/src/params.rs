@@ -207,7 +207,12 @@ pub struct Found {
     pub tid_block: u32,
     /// Line pointer.
     pub tid_offset: u32,
+    /// Slot of the tier, or [`NO_SLOT`].
+    pub slot: u32,
 }
+
+/// In place of a slot: which one it was was not kept.
+pub const NO_SLOT: u32 = u32::MAX;
 
 /// What is known of a query's answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
@@ -461,7 +466,7 @@ const _: () = {
     assert!(size_of::<ScanItem>() == 16);
     assert!(size_of::<ScanParams>() == 512);
     assert!(size_of::<SelectParams>() == 40);
-    assert!(size_of::<Found>() == 16);
+    assert!(size_of::<Found>() == 20);
     assert!(size_of::<FoundHead>() == 16);
     assert!(size_of::<RerankParams>() == 160);
     assert!(size_of::<PrepareParams>() == 96);

@@ -9,6 +9,7 @@
 
 mod appended;
 mod groups;
+mod live;
 mod rows;
 
 use half::f16;

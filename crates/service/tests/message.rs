@@ -122,6 +122,7 @@ fn answers_come_back() {
                     ceiling: f32::INFINITY,
                     tid_block: i,
                     tid_offset: rng.random(),
+                    slot: rng.random(),
                 };
                 (0..n).map(&mut found).collect()
             })

@@ -6,7 +6,7 @@
 //! date, or is rewritten while its appended entries are scanned, the answer is not used: from then on the device skips the list, which is
 //! searched on pages. The search goes list by list (`gpu.rs`), or, of codes alone, the device is asked once more.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use omen_gpu::params::QueryBound;
 use omen_gpu::{Batch, BatchFound, Source};
@@ -79,6 +79,7 @@ fn current(
     Ok(Some(Asked {
         found: OnDevice::of_tier(&loaded.tier, found, 0)?,
         n_slots: n_slots_of(loaded, those(true)),
+        checked: Duration::ZERO,
         searched,
         entries,
         lists,

@@ -34,6 +34,8 @@ pub(in crate::engine) struct Asked {
     pub(in crate::engine) searched: Vec<Option<AppendedTo>>,
     /// Entries that it has looked at.
     pub(in crate::engine) n_slots: u64,
+    /// How long it took to leave out what has died since.
+    pub(in crate::engine) checked: Duration,
 }
 
 /// Asks a device for so many candidates. `None`: the answer is out of date.
@@ -127,7 +129,7 @@ fn answer(
         behind: Behind {
             n_appended: completed.n_appended,
             n_slots: asked.n_slots,
-            time: *stale_time + completed.appended_time,
+            time: *stale_time + completed.appended_time + asked.checked,
         },
         found,
     };

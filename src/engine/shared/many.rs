@@ -11,8 +11,10 @@ use omen_ivf::scan_list::Served;
 use omen_ivf::topk::Candidates;
 use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
+use super::thinned::{Thinned, is_thinned};
 use super::{
-    MAX_ASKED, OfQuery, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date,
+    MAX_ASKED, OfQuery, Part, Tier, Told, candidates_from, check_lists, is_known_stale,
+    is_searched, out_of_date,
 };
 use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};
@@ -220,26 +222,40 @@ impl Asking<'_> {
         for part in parts {
             pgrx::check_for_interrupts!();
             check_lists(&part.lists, index)?;
-            let entry_of = |list: u32| &entries[list as usize];
-            let told = |chosen| out_of_date(chosen, entry_of(chosen.list));
-            let stale_lists = part.lists.iter().map(told);
-            let is_stale: Vec<bool> = stale_lists.clone().map(|list| list.is_some()).collect();
-            stale.extend(stale_lists.flatten());
+            let state_of = |chosen: &ChosenList| {
+                let entry = &entries[chosen.list as usize];
+                match out_of_date(chosen, entry) {
+                    None => State::Current,
+                    Some(_) if !part.names_slots && is_thinned(chosen, entry) => State::Thinned,
+                    Some(_) => State::Stale,
+                }
+            };
+            let states: Vec<State> = part.lists.iter().map(state_of).collect();
+            stale.extend(part.stale_lists(&entries, |at| states[at] == State::Stale));
             let named_lists: &[ChosenList] = if part.names_slots { &part.lists } else { &[] };
             let lists = PartLists {
                 part: &part,
                 slots: SlotPlaces::new(named_lists),
-                is_stale: &is_stale,
+                states: &states,
+                thinned: Thinned::of(
+                    part.lists
+                        .iter()
+                        .map(|chosen| (chosen, &entries[chosen.list as usize])),
+                ),
                 entries: &entries,
             };
+            let mut is_thin = false;
             for (answer, q) in part.queries.iter().zip(queries.by_ref()) {
                 if !self.may_ask[q] {
                     continue;
                 }
-                self.answers[q] = self.answer(q, answer, &lists, record)?;
+                self.answers[q] = self.answer(q, answer, &lists, &mut is_thin, record)?;
                 if self.answers[q].is_none() && self.may_ask[q] {
                     again.push(q);
                 }
+            }
+            if is_thin {
+                stale.extend(part.stale_lists(&entries, |at| states[at] == State::Thinned));
             }
         }
         stale.sort_unstable_by_key(|told| told.list);
@@ -247,19 +263,33 @@ impl Asking<'_> {
         Ok((again, stale))
     }
 
-    /// The answer to query `q`. `None`: it is out of date, or there is none by the device.
+    /// The answer to query `q`. `None`: it is out of date, or there is none by the device. Sets `is_thin` if that is for lists of which entries have
+    /// died, which are then to be left out.
     fn answer(
         &mut self,
         q: usize,
         answer: &OfQuery,
         lists: &PartLists<'_>,
+        is_thin: &mut bool,
         record: &mut ScanRecord,
     ) -> Result<Option<Candidates>, Stop> {
         let round = self.request.round();
         let Some(mine) = lists.of(answer) else {
             return Ok(None);
         };
-        let found = answer.on_device(&lists.slots)?;
+        let found = match &answer.told {
+            Told::Entries { found, frontier } if mine.n_thinned > 0 => {
+                let (began, mut found) = (Instant::now(), found.clone());
+                let is_good = lists.thinned.leave_out_dead(&round, &mut found)?;
+                self.lacks.behind.time += began.elapsed();
+                if !is_good {
+                    *is_thin = true;
+                    return Ok(None);
+                }
+                OnDevice::Entries(candidates_from(&found, *frontier))
+            }
+            _ => answer.on_device(&lists.slots)?,
+        };
         let is_named = found.is_named();
         if is_named && round.exact {
             return Err(GpuError::Unsupported(EXACT_BY_CODES.into()).into());
@@ -289,6 +319,7 @@ impl Asking<'_> {
         heat::note(round.pages, round.index, mine.all.iter().copied());
         self.n_pairs += mine.all.len();
         self.lacks.n_stale += mine.n_stale;
+        self.lacks.n_thinned += mine.n_thinned;
         self.lacks.behind.n_slots += mine.n_slots;
         self.lacks.n_absent += mine.by_engine.absent.len() - mine.n_stale;
         self.n_asked += usize::from(!mine.by_engine.searched.is_empty());
@@ -306,8 +337,9 @@ struct PartLists<'a> {
     part: &'a Part,
     /// Where their slots are, if slots are named.
     slots: SlotPlaces<'a>,
-    /// Those that the device has searched though they are out of date.
-    is_stale: &'a [bool],
+    /// How they are.
+    states: &'a [State],
+    thinned: Thinned<'a>,
     /// The directory.
     entries: &'a [ListEntry],
 }
@@ -319,8 +351,30 @@ struct OfOne<'a> {
     by_engine: Lists<'a>,
     /// Those that the device has of old.
     n_stale: usize,
+    /// Those in which entries have died since.
+    n_thinned: usize,
     /// Entries that the device has searched.
     n_slots: u64,
+}
+
+/// How the device has a list that it has searched; a list that it has not is current.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Current,
+    /// Some of its entries have died.
+    Thinned,
+    /// It is out of date.
+    Stale,
+}
+
+impl Part {
+    /// What to tell the service of the lists at places that are `wanted`.
+    fn stale_lists(&self, entries: &[ListEntry], wanted: impl Fn(usize) -> bool) -> Vec<StaleList> {
+        let lists = (0..).zip(&self.lists).filter(|(at, _)| wanted(*at));
+        let lists =
+            lists.filter_map(|(_, chosen)| out_of_date(chosen, &entries[chosen.list as usize]));
+        lists.collect()
+    }
 }
 
 impl<'a> PartLists<'a> {
@@ -341,7 +395,8 @@ impl<'a> PartLists<'a> {
                     appended: chosen.appended,
                 });
             }
-            !self.is_stale[place]
+            lists.n_thinned += usize::from(self.states[place] == State::Thinned);
+            self.states[place] != State::Stale
         };
         let is_current = match &answer.places {
             Some(places) => places.iter().all(|&place| add(place as usize)),

@@ -1,17 +1,19 @@
 //! Rounds that the shared service answers, whose tiers are another process's.
 //!
 //! Freshness: an answer says of each list which generations the tier has it with; those of the directory, read after the answer, must be the
-//! same, for the reasons that `nearest/device.rs` gives. Lists that are not are told to the service, which skips them from then on, and what
-//! they spoilt is asked for once more.
+//! same, for the reasons that `nearest/device.rs` gives. Of lists in which entries have died since, the dead ones are left out (`thinned.rs`). Lists
+//! that were rewritten are told to the service, which skips them from then on, and what they spoilt is asked for once more.
 //!
 //! | file | content |
 //! |---|---|
 //! | `mod.rs` | whether the service is to answer; asking it |
 //! | `one.rs` | a round of one query |
 //! | `many.rs` | a round of many queries |
+//! | `thinned.rs` | what has died since the service's tier was brought up to date |
 
 pub(super) mod many;
 pub(super) mod one;
+mod thinned;
 
 use std::time::{Duration, Instant};
 
@@ -70,8 +72,12 @@ struct OfQuery {
 }
 
 /// What the device found.
+#[derive(Clone)]
 enum Told {
-    Entries(Candidates),
+    Entries {
+        found: Vec<Found>,
+        frontier: f32,
+    },
     /// Slots of a tier of codes alone.
     Slots {
         named: Vec<NearSlot>,
@@ -84,7 +90,9 @@ impl OfQuery {
     /// What the device found, in lists of which `slots` says where they are.
     fn on_device(&self, slots: &SlotPlaces<'_>) -> Result<OnDevice, Stop> {
         Ok(match &self.told {
-            Told::Entries(found) => OnDevice::Entries(found.clone()),
+            Told::Entries { found, frontier } => {
+                OnDevice::Entries(candidates_from(found, *frontier))
+            }
             Told::Slots {
                 named,
                 frontier,
@@ -224,7 +232,10 @@ impl<'a> Tier<'a> {
                             is_lost: query.is_lost,
                         }
                     } else {
-                        Told::Entries(candidates_from(query.found, query.frontier))
+                        Told::Entries {
+                            found: query.found.to_vec(),
+                            frontier: query.frontier,
+                        }
                     },
                     places: query.places.map(<[u32]>::to_vec),
                 });
@@ -282,10 +293,13 @@ fn is_known_stale(chosen: &ChosenList) -> bool {
 
 /// If the device has searched a list that is not, by its directory entry, as its tier has it: what to tell the service.
 fn out_of_date(chosen: &ChosenList, entry: &ListEntry) -> Option<StaleList> {
+    (is_searched(chosen) && !is_current(chosen, entry)).then(|| StaleList::new(chosen.list, entry))
+}
+
+/// Whether a list is as the device has it, but for what was appended since.
+fn is_current(chosen: &ChosenList, entry: &ListEntry) -> bool {
     let there = (chosen.layout_gen, chosen.delete_gen);
-    let is_current = there == (entry.layout_gen, entry.delete_gen);
-    let is_current = is_current && chosen.appended.is_current(entry);
-    (is_searched(chosen) && !is_current).then(|| StaleList::new(chosen.list, entry))
+    there == (entry.layout_gen, entry.delete_gen) && chosen.appended.is_current(entry)
 }
 
 /// Refuses an answer that names lists which the index does not have.

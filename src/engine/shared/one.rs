@@ -11,7 +11,8 @@ use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
-use super::{MAX_ASKED, Part, Tier, check_lists, is_known_stale, is_searched, out_of_date};
+use super::thinned::Thinned;
+use super::{MAX_ASKED, Part, Tier, Told, check_lists, is_known_stale, is_searched, out_of_date};
 use crate::engine::answer::Round;
 use crate::engine::choice;
 use crate::engine::fallback::Attempt;
@@ -126,7 +127,8 @@ pub(in crate::engine) fn attempt(
     }
 }
 
-/// The service's answer. `None`: it has searched lists, now `stale`, that have other generations than the tier. What it lacks is in `lacks`.
+/// The service's answer, without what has died since. `None`: it has searched lists, now `stale`, that it has otherwise than the index, so that its
+/// answer is of no use. What it lacks is in `lacks`.
 fn current(
     round: &Round,
     mut parts: Vec<Part>,
@@ -138,31 +140,43 @@ fn current(
         let query = part.queries.pop()?;
         Some((part.lists, query))
     });
-    let Some((chosen, query)) = answer else {
+    let Some((chosen, mut query)) = answer else {
         return Err(GpuError::Other("no answer to a query".into()).into());
     };
     check_lists(&chosen, index)?;
     let lists: Vec<u32> = chosen.iter().map(|chosen| chosen.list).collect();
     // Not before the device has searched.
     let entries = read_entries(pages, index, &lists)?;
-    let told = chosen.iter().zip(&entries);
-    *stale = told
-        .filter_map(|(chosen, entry)| out_of_date(chosen, entry))
-        .collect();
+    let began = Instant::now();
+    let both = || chosen.iter().zip(&entries);
+    let outdated = both().filter_map(|(chosen, entry)| out_of_date(chosen, entry));
+    *stale = outdated.collect();
+    let mut n_thinned = 0;
     if !stale.is_empty() {
-        return Ok(None);
+        let Told::Entries { found, .. } = &mut query.told else {
+            return Ok(None);
+        };
+        let thinned = Thinned::of(both());
+        n_thinned = thinned.n();
+        if n_thinned < stale.len() || !thinned.leave_out_dead(round, found)? {
+            return Ok(None);
+        }
+        stale.clear();
     }
+    let checked = began.elapsed();
     let here = |chosen: &ChosenList| is_searched(chosen).then_some(chosen.appended);
     let searched: Vec<Option<AppendedTo>> = chosen.iter().map(here).collect();
     let n_stale = chosen.iter().filter(|c| is_known_stale(c)).count();
     *lacks = Lacks {
         n_stale,
         n_absent: searched.iter().filter(|here| here.is_none()).count() - n_stale,
+        n_thinned,
         behind: Behind::default(),
     };
     Ok(Some(Asked {
         found: query.on_device(&SlotPlaces::new(&chosen))?,
         n_slots: chosen.iter().map(|l| u64::from(l.n_slots)).sum(),
+        checked,
         searched,
         entries,
         lists,

@@ -87,7 +87,7 @@ fn appended(store: &MemStore, index: &Index, list: u32, words: usize) -> Vec<Exp
     let mut entries = Vec::new();
     let mut reader = ListReader::new();
     let all = usize::MAX;
-    let known = reader.appended_up_to(store, index, list, &entry, all, |tid, live, err, row| {
+    let known = reader.appended_up_to(store, index, list, &entry, all, 0, |tid, live, err, row| {
         let mut group = vec![0; shape.bytes()];
         encoder.encode_group(&[row], &[err], &[tid], &mut group);
         let (header, codes) = group.split_at(size_of::<GroupHeader>());

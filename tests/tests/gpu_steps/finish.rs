@@ -224,7 +224,8 @@ fn check_answer(
         assert!(
             near(ours.key, twin.key)
                 && near(ours.ceiling, twin.ceiling)
-                && (ours.tid_block, ours.tid_offset) == (twin.tid_block, twin.tid_offset),
+                && (ours.tid_block, ours.tid_offset, ours.slot)
+                    == (twin.tid_block, twin.tid_offset, twin.slot),
             "{what}: place {i}: {ours:?}, twin {twin:?}"
         );
     }

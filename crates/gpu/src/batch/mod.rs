@@ -13,7 +13,7 @@ pub use locked::{Input, LockedQueries, Source};
 use crate::context::Wait;
 use crate::engine::{BatchOut, Engine};
 use crate::error::GpuError;
-use crate::params::{Found, FoundHead, OVERFLOW_QUERY, QueryBound};
+use crate::params::{Found, FoundHead, NO_SLOT, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
 use crate::search::{Search, SearchTimes};
 use crate::tier::{Catalog, Extent};
@@ -97,7 +97,7 @@ pub struct BatchFound {
 }
 
 impl BatchFound {
-    /// Answers found list by list ([`crate::Tier::search`]), of which the first `k` each count.
+    /// Answers found list by list ([`crate::Tier::search`]), of which the first `k` each count. Their slots are not known.
     pub fn from_candidates(k: usize, answers: &[Candidates]) -> Self {
         let mut found = Self {
             k,
@@ -121,6 +121,7 @@ impl BatchFound {
                 ceiling: candidate.ceiling,
                 tid_block: candidate.tid.block,
                 tid_offset: candidate.tid.offset,
+                slot: NO_SLOT,
             };
         }
         let next = candidates.items.get(count).map(|c| c.key);

@@ -58,5 +58,6 @@ pub fn rerank_one(
         ceiling,
         tid_block: tid as u32,
         tid_offset: (tid >> 32) as u32,
+        slot,
     }
 }

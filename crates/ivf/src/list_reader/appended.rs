@@ -105,7 +105,7 @@ impl ListReader {
 
     /// Calls `f` with the records of a page of the chain and their rows, in order, as far as they are wanted.
     #[allow(clippy::too_many_arguments)]
-    fn records<S: PageStore>(
+    pub(super) fn records<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
@@ -191,11 +191,11 @@ impl ListReader {
 
 /// What is wanted of a page.
 #[derive(Debug, Clone, Copy, Default)]
-struct Wanted {
+pub(super) struct Wanted {
     /// Records of dead entries too.
-    dead_too: bool,
+    pub(super) dead_too: bool,
     /// So many records without their rows, the first.
-    n_rowless: u32,
+    pub(super) n_rowless: u32,
 }
 
 /// Up to where somebody knows the appendable part of a list, in one of its layouts: such as a hot tier, which holds these entries too.

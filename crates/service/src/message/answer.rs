@@ -214,9 +214,9 @@ pub struct SlotPlaces<'a> {
 }
 
 impl<'a> SlotPlaces<'a> {
-    /// For the lists of an answer.
-    pub fn new(lists: &'a [ChosenList]) -> Self {
-        let mut lists: Vec<&ChosenList> = lists.iter().filter(|list| list.n_slots > 0).collect();
+    /// For lists of an answer.
+    pub fn new(lists: impl IntoIterator<Item = &'a ChosenList>) -> Self {
+        let mut lists: Vec<&ChosenList> = lists.into_iter().filter(|l| l.n_slots > 0).collect();
         lists.sort_unstable_by_key(|list| list.first_slot);
         Self { lists }
     }
