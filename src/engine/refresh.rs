@@ -104,7 +104,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     let mut here = numbers;
     here.retain(|&list| before[list as usize].is_some());
     by_slot(&mut here);
-    let rewritten = builder.renew_lists(pages, index, &here)?;
+    let with_entries = here.iter().map(|&list| (list, entries[list as usize]));
+    let rewritten = builder.renew_lists(pages, index, with_entries)?;
     builder.load_lists(pages, index, &rewritten)?;
     // Those of them that have found no room are not there as the index has them, whatever was appended.
     let rewritten: HashSet<u32> = rewritten.into_iter().collect();

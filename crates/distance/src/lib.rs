@@ -51,7 +51,7 @@ mod variant;
 mod x86_64;
 
 pub use bit_strings::{hamming, jaccard};
-pub use bits::{GROUP, PERM, pack_codes, unpack_codes};
+pub use bits::{GROUP, PERM, pack_codes, put_code, unpack_codes};
 pub use bounds::{Estimate, GroupFactors, Limit};
 pub use half::f16;
 pub use isa::{Isa, isa, isa_note};

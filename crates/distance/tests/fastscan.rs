@@ -2,7 +2,7 @@
 
 mod common;
 
-use omen_distance::{GROUP, PERM, pack_codes, unpack_codes, variants};
+use omen_distance::{GROUP, PERM, pack_codes, put_code, unpack_codes, variants};
 use rand::Rng;
 
 const N_NIBBLES: [usize; 14] = [0, 1, 2, 3, 4, 5, 24, 25, 192, 255, 256, 257, 1000, 4000];
@@ -95,6 +95,11 @@ fn pack_then_unpack() {
         let bits: Vec<u64> = (0..GROUP * words).map(|_| rng.random()).collect();
         let mut codes = vec![0; 16 * n_dims.div_ceil(4)];
         pack_codes(&bits, words, n_dims, &mut codes);
+        let mut one_by_one = vec![0; codes.len()];
+        for (entry, row) in bits.chunks_exact(words).enumerate() {
+            put_code(row, entry, n_dims, &mut one_by_one);
+        }
+        assert_eq!(one_by_one, codes, "{n_dims} dimensions");
         let bit = |bits: &[u64], i: usize, d: usize| bits[i * words + d / 64] >> (d % 64) & 1;
         for d in 0..n_dims {
             for i in 0..GROUP {

@@ -7,7 +7,7 @@ use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entry};
 use omen_ivf::insert::insert;
-use omen_ivf::list_reader::ListReader;
+use omen_ivf::list_reader::{ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::{Metric, Tid};
 use rand::Rng;
@@ -29,7 +29,7 @@ fn by_slot(store: &MemStore, index: &Index, list: u32) -> Vec<Tid> {
         }
         ControlFlow::Continue(())
     });
-    visit.unwrap();
+    assert_eq!(visit.unwrap(), Visit::Done);
     let push = |tid: Tid, _, _, _: &[half::f16]| tids.push(tid);
     reader
         .appended_up_to(store, index, list, &entry, usize::MAX, usize::MAX, push)

@@ -154,7 +154,7 @@ fn answers_come_back() {
         let all_places: Vec<u32> = places.iter().flatten().flatten().copied().collect();
         let bytes = size_of::<Answer>()
             + size_of_val(&queries[..])
-            + 16 * items.concat().len()
+            + size_of::<Found>() * items.concat().len()
             + size_of_val(&lists[..])
             + size_of_val(&all_places[..]);
         let before = payload.0;

@@ -182,7 +182,9 @@ fn refreshed_lists_are_those_of_the_index() {
                     if is_disturbed {
                         disturb(&world, rng.random());
                     }
-                    let left = builder.renew_lists(store, index, &wanted).unwrap();
+                    let entries = read_entries(store, index, &wanted).unwrap();
+                    let with_entries = wanted.iter().copied().zip(entries);
+                    let left = builder.renew_lists(store, index, with_entries).unwrap();
                     store.clear_hook();
                     n_renewed += wanted.len() - left.len();
                     builder.load_lists(store, index, &left).unwrap();

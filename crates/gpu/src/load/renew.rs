@@ -9,7 +9,7 @@ use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
 use half::f16;
-use omen_ivf::index::{Index, read_entry};
+use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
 use omen_ivf::layout::streams;
@@ -30,19 +30,19 @@ struct Renewed {
 }
 
 impl<W: TierWriter + ?Sized> TierBuilder<W> {
-    /// Takes over which entries of `lists` have died since they were loaded, and what was appended, as far as there is room in place; for a
-    /// refresh. Returns those lists that must be loaded instead: they were rewritten, or share words of live bits with others.
+    /// Takes over which entries of `lists`, each with its directory entry, have died since they were loaded, and what was appended, as far as there is
+    /// room in place; for a refresh. Returns those lists that must be loaded instead: they were rewritten, or share words of live bits with others.
     pub fn renew_lists<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
-        lists: &[u32],
+        lists: impl IntoIterator<Item = (u32, ListEntry)>,
     ) -> Result<Vec<u32>, LoadError> {
         let mut reader = ListReader::new();
         let mut left = Vec::new();
-        for &list in lists {
+        for (list, entry) in lists {
             s.check_interrupts()?;
-            if !self.renew(s, index, &mut reader, list)? {
+            if !self.renew(s, index, &mut reader, list, &entry)? {
                 left.push(list);
             }
         }
@@ -55,15 +55,14 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         index: &Index,
         reader: &mut ListReader,
         list: u32,
+        entry: &ListEntry,
     ) -> Result<bool, LoadError> {
         let at = list as usize;
         let Some(here) = self.lists[at] else {
             return Ok(false);
         };
-        // Before any of its pages, as in a load.
-        let entry = read_entry(s, index, list)?;
         let Some(words) = self.own_words[at].clone() else {
-            return Ok(here.is_current(&entry));
+            return Ok(here.is_current(entry));
         };
         let n_frozen = entry.frozen_count;
         // In one layout the number of frozen entries stays, unless the page is damaged.
@@ -76,9 +75,9 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             true => (words.len() * GROUP).min(self.n_slots() - here.first_slot as usize),
             false => here.n_slots as usize,
         };
-        let nothing_died = here.is_current(&entry);
+        let nothing_died = here.is_current(entry);
         let may_take =
-            || room > here.n_slots as usize && here.appended.may_lack(s, index, list, &entry);
+            || room > here.n_slots as usize && here.appended.may_lack(s, index, list, entry);
         if nothing_died && !may_take() {
             return Ok(true);
         }
@@ -87,7 +86,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             true => here.n_slots as usize / GROUP,
             false => 0,
         };
-        let renewed = read_again(s, index, reader, list, &entry, &here, first_word, room)?;
+        let renewed = read_again(s, index, reader, list, entry, &here, first_word, room)?;
         let Some(renewed) = renewed else {
             return Ok(false);
         };

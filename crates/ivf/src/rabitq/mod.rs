@@ -67,7 +67,7 @@ struct CodeSums {
     norm_sq: f64,
 }
 
-/// Codes of a group before they are packed: `[32, code_dim]`, one byte a dimension.
+/// Codes of a group before they are packed: `[32, code_dim]`, of one bit `[n, code_dim]`, one byte a dimension.
 struct Scratch {
     residual: Vec<f32>,
     rotated: Vec<f32>,
@@ -110,10 +110,14 @@ impl<'a> Encoder<'a> {
         let (head, codes) = out.split_at_mut(HEADER_LINES * LINE_BYTES);
         if self.filter != Filter::None {
             let code_dim = self.rotation.code_dim();
+            let n_packed = match self.filter {
+                Filter::FourBit => GROUP,
+                _ => n,
+            };
             let mut scratch = Scratch {
                 residual: vec![0.0; self.rotation.dim()],
                 rotated: vec![0.0; code_dim],
-                values: vec![0; GROUP * code_dim],
+                values: vec![0; n_packed * code_dim],
             };
             for (i, row) in rows.iter().enumerate() {
                 let factors = self.encode(i, row, &mut scratch);

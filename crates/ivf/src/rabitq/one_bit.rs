@@ -1,6 +1,6 @@
 //! Codes of one bit: the signs of the rotated residual. `o_i` is 1 or -1.
 
-use omen_distance::pack_codes;
+use omen_distance::{pack_codes, put_code};
 
 use super::{CodeSums, QueryCode, Table, epsilon};
 use crate::layout::group::{Filter, GROUP};
@@ -20,16 +20,35 @@ pub(super) fn encode(rotated: &[f32], rotated_centroid: &[f32], values: &mut [u8
     sums
 }
 
-/// Values of a group (`[32, code_dim]`) to FastScan order.
+/// Entries from which on a group is packed at once.
+const MANY: usize = 16;
+
+/// Values of the first entries of a group (`[n, code_dim]`, n up to 32) to FastScan order; the others get zeros.
 pub(super) fn pack(values: &[u8], code_dim: usize, out: &mut [u8]) {
     let words = code_dim / 64;
-    let mut bits = vec![0u64; GROUP * words];
+    let n = values.len() / code_dim;
+    let mut bits = vec![0u64; if n < MANY { n } else { GROUP } * words];
     for (word, values) in bits.iter_mut().zip(values.chunks_exact(64)) {
-        for (i, &value) in values.iter().enumerate() {
-            *word |= u64::from(value) << i;
-        }
+        *word = bits_of(values);
     }
-    pack_codes(&bits, words, code_dim, out);
+    if n >= MANY {
+        return pack_codes(&bits, words, code_dim, out);
+    }
+    out.fill(0);
+    for (entry, row) in bits.chunks_exact(words).enumerate() {
+        put_code(row, entry, code_dim, out);
+    }
+}
+
+/// 64 values of 0 or 1 as bits, the first lowest.
+fn bits_of(values: &[u8]) -> u64 {
+    let (eights, _) = values.as_chunks::<8>();
+    let bits = eights.iter().enumerate().map(|(i, eight)| {
+        // Each byte's bit goes to the highest byte, the first lowest; no two meet.
+        let bits = u64::from_le_bytes(*eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        bits << (8 * i)
+    });
+    bits.fold(0, |all, bits| all | bits)
 }
 
 /// The table of a rotated query (`[code_dim]`): with `ip` = sum of `q'_i` over set bits and `S` = sum of all `q'_i`,
