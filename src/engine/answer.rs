@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::{BatchFound, Tier};
+use omen_gpu::{BatchFound, Tier, candidates_from};
 use omen_ivf::index::Index;
 use omen_ivf::query::Query;
 use omen_ivf::scan_list::Served;
@@ -11,7 +11,6 @@ use omen_ivf::topk::{Candidates, TopK};
 use super::merge;
 use super::named_slots::NamedSlots;
 use super::pages::{scan_all_appended, scan_stale};
-use super::shared::candidates_from;
 use super::stats::ScanRecord;
 use super::tiers::Stop;
 use crate::storage::IndexPages;

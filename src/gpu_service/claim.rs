@@ -31,7 +31,7 @@ const LAST_REST: Duration = Duration::from_secs(3600);
 /// what its tier lacks: so refreshes take no more than what is lost without them.
 const REFRESH_SHARE: u32 = 20;
 const REFRESH_REST: Duration = Duration::from_secs(1);
-const REFRESH_PAUSE: Duration = Duration::from_millis(5);
+const REFRESH_PAUSE: Duration = Duration::from_millis(2);
 /// Indexes that rest, at most.
 const N_RESTS: usize = 64;
 

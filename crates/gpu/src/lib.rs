@@ -47,6 +47,6 @@ pub use error::GpuError;
 pub use export::{Export, MemoryHandle};
 pub use load::{LoadError, LoadTimes};
 pub use query::TierQuery;
-pub use search::SearchTimes;
+pub use search::{FoundList, SearchTimes, candidates_from};
 pub use tier::{Refresh, Tier, TierList, TierSpec};
 pub use tier_builder::{TierBuilder, Written};

@@ -207,12 +207,9 @@ pub struct Found {
     pub tid_block: u32,
     /// Line pointer.
     pub tid_offset: u32,
-    /// Slot of the tier, or [`NO_SLOT`].
+    /// Slot of the tier.
     pub slot: u32,
 }
-
-/// In place of a slot: which one it was was not kept.
-pub const NO_SLOT: u32 = u32::MAX;
 
 /// What is known of a query's answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]

@@ -4,7 +4,7 @@ use crate::context::{Scans, Wait};
 use crate::engine::Engine;
 use crate::error::GpuError;
 use crate::memory::{MAX_K, ScratchPlan, ScratchShape, batch_len, cap_for, keep_for};
-use crate::params::{Found, from_ordered_bits, ordered_bits};
+use crate::params::{Found, ordered_bits};
 use crate::plan::{Room, Rounds, Walk, plan_rounds};
 use crate::query::{TierQuery, prepare, scales};
 use crate::tier::Catalog;
@@ -26,8 +26,33 @@ pub struct SearchTimes {
     pub collect: Duration,
 }
 
+/// What was found for one query.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FoundList {
+    /// The nearest entries, ascending by (key, tid).
+    pub items: Vec<Found>,
+    /// Entries that are not among them have keys of at least this.
+    pub frontier: f32,
+}
+
+/// What a device found for a query, without the slots, and below which key it found all.
+pub fn candidates_from(found: &[Found], frontier: f32) -> Candidates {
+    let candidate = |found: &Found| Candidate {
+        key: found.key,
+        ceiling: found.ceiling,
+        tid: Tid {
+            block: found.tid_block,
+            offset: found.tid_offset,
+        },
+    };
+    Candidates {
+        items: found.iter().map(candidate).collect(),
+        frontier,
+    }
+}
+
 /// What one query's batch found; None if survivors were lost and the query must be searched again.
-type Answer = Option<Candidates>;
+type Answer = Option<FoundList>;
 
 /// One search of a tier.
 pub(crate) struct Search<'a, 'w> {
@@ -43,7 +68,7 @@ pub(crate) struct Search<'a, 'w> {
 
 impl Search<'_, '_> {
     /// Searches all queries. See [`crate::tier::Tier::search`].
-    pub(crate) fn run(&mut self, queries: &[TierQuery<'_>]) -> Result<Vec<Candidates>, GpuError> {
+    pub(crate) fn run(&mut self, queries: &[TierQuery<'_>]) -> Result<Vec<FoundList>, GpuError> {
         let k = queries.iter().map(|q| q.k).max().unwrap_or(1).max(1);
         if k > MAX_K {
             return Err(GpuError::Unsupported(format!("k = {k}, more than {MAX_K}")));
@@ -78,11 +103,11 @@ impl Search<'_, '_> {
                 again
                     .into_iter()
                     .zip(second)
-                    .for_each(|(i, candidates)| found[i] = candidates);
+                    .for_each(|(i, answer)| found[i] = answer);
             }
-            for candidates in found {
+            for answer in found {
                 let lost = || GpuError::Other("survivors lost in guaranteed rounds".into());
-                results.push(candidates.ok_or_else(lost)?);
+                results.push(answer.ok_or_else(lost)?);
             }
         }
         Ok(results)
@@ -135,7 +160,7 @@ impl Search<'_, '_> {
             } else {
                 thresholds[i]
             };
-            found.push((overflows[i] == 0).then(|| candidates(selected, frontier)));
+            found.push((overflows[i] == 0).then(|| sorted(selected, frontier)));
         }
         self.times.plan += planned - start;
         self.times.fill += filled - planned;
@@ -145,32 +170,22 @@ impl Search<'_, '_> {
     }
 }
 
-/// The candidates of one query. Every entry not selected has a loose key, hence a key, of at least `frontier`.
-fn candidates(selected: &[Found], frontier: f32) -> Candidates {
+/// The answer to one query. Every entry not selected has a loose key, hence a key, of at least `frontier`.
+fn sorted(selected: &[Found], frontier: f32) -> FoundList {
     // One number per item that orders like (key, tid): sorting these is what this function costs.
-    let mut order: Vec<(u128, f32)> = selected
-        .iter()
-        .filter(|out| out.key <= frontier)
-        .map(|out| {
+    let mut order: Vec<(u128, usize)> = (0..)
+        .zip(selected)
+        .filter(|(_, out)| out.key <= frontier)
+        .map(|(at, out)| {
             let number = u128::from(ordered_bits(out.key)) << 64
                 | u128::from(out.tid_block) << 32
                 | u128::from(out.tid_offset);
-            (number, out.ceiling)
+            (number, at)
         })
         .collect();
     order.sort_unstable_by_key(|&(number, _)| number);
-    let items = order
-        .into_iter()
-        .map(|(x, ceiling)| Candidate {
-            key: from_ordered_bits((x >> 64) as u32),
-            ceiling,
-            tid: Tid {
-                block: (x >> 32) as u32,
-                offset: x as u32,
-            },
-        })
-        .collect();
-    Candidates { items, frontier }
+    let items = order.into_iter().map(|(_, at)| selected[at]).collect();
+    FoundList { items, frontier }
 }
 
 /// Fills a batch's upload area: queries, items, and the state every search starts from.

@@ -10,7 +10,7 @@ use crate::memory::{Parts, TierPlan};
 use crate::params::ListSlots;
 use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
-use crate::search::{Search, SearchTimes};
+use crate::search::{FoundList, Search, SearchTimes, candidates_from};
 use crate::staging::bounded;
 use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
@@ -335,6 +335,19 @@ impl Tier {
         deadline: Duration,
         poll: &mut dyn FnMut() -> Result<(), GpuError>,
     ) -> Result<Vec<Candidates>, GpuError> {
+        let found = self.search_found(queries, rounding, deadline, poll)?;
+        let candidates = |list: &FoundList| candidates_from(&list.items, list.frontier);
+        Ok(found.iter().map(candidates).collect())
+    }
+
+    /// As [`Self::search`], with the slots of the entries.
+    pub fn search_found(
+        &self,
+        queries: &[TierQuery<'_>],
+        rounding: f32,
+        deadline: Duration,
+        poll: &mut dyn FnMut() -> Result<(), GpuError>,
+    ) -> Result<Vec<FoundList>, GpuError> {
         if !self.plan.parts.rows() {
             return Err(GpuError::Unsupported(
                 "searching rows in a tier of codes alone".into(),

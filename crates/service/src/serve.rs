@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 /// Most queries of a round, hence of a batch.
 pub const MAX_BATCH: usize = 256;
 /// After so long the server's other duties have their turn: a refresh waits for them twice.
-const MAX_TIME: Duration = Duration::from_millis(5);
+const MAX_TIME: Duration = Duration::from_millis(2);
 
 /// Searches a tier: [`Call::make`] with a deadline. Arguments: the tier, the call, the index's g, and what is to be called again and again while
 /// the device works.

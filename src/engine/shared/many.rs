@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use omen_gpu::GpuError;
+use omen_gpu::{GpuError, candidates_from};
 use omen_ivf::bound::rounding;
 use omen_ivf::index::read_entries;
 use omen_ivf::layout::directory::ListEntry;
@@ -13,8 +13,7 @@ use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
 
 use super::thinned::{Thinned, is_thinned};
 use super::{
-    MAX_ASKED, OfQuery, Part, Tier, Told, candidates_from, check_lists, is_known_stale,
-    is_searched, out_of_date,
+    MAX_ASKED, OfQuery, Part, Tier, Told, check_lists, is_known_stale, is_searched, out_of_date,
 };
 use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, complete};
 use crate::engine::batch::{BatchRequest, note_sample, search_on_cpu};

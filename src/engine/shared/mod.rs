@@ -19,11 +19,9 @@ use std::time::{Duration, Instant};
 
 use omen_gpu::batch::codes::named_for;
 use omen_gpu::params::Found;
-use omen_gpu::{GpuError, NearSlot};
-use omen_ivf::Tid;
+use omen_gpu::{GpuError, NearSlot, candidates_from};
 use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
-use omen_ivf::topk::{Candidate, Candidates};
 use omen_service::message::{
     Answer, AnswerView, ChosenList, MAX_QUERIES, Refusal, Request, STALE, SlotPlaces, StaleList,
     TierKey,
@@ -262,22 +260,6 @@ impl<'a> Tier<'a> {
     fn look_after(&self, lacks: Lacks, n_lists: usize, record: &mut ScanRecord) {
         let (service, key, lacks) = (self.service, &self.key, (lacks, n_lists));
         service_tiers::load_again(service, self.pages, self.index, key, lacks, record);
-    }
-}
-
-/// What a device found for a query, and below which key it found all.
-pub(super) fn candidates_from(found: &[Found], frontier: f32) -> Candidates {
-    let candidate = |found: &Found| Candidate {
-        key: found.key,
-        ceiling: found.ceiling,
-        tid: Tid {
-            block: found.tid_block,
-            offset: found.tid_offset,
-        },
-    };
-    Candidates {
-        items: found.iter().map(candidate).collect(),
-        frontier,
     }
 }
 

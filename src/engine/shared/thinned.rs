@@ -4,7 +4,7 @@
 //! A tid may be another row's by now: VACUUM lets the table have it only after the entry was marked dead, so that whoever finds the entry live
 //! after its snapshot was taken has the row that the entry was made for, or none.
 
-use omen_gpu::params::{Found, NO_SLOT};
+use omen_gpu::params::Found;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::ListReader;
 use omen_service::message::{ChosenList, SlotPlaces};
@@ -58,9 +58,6 @@ impl<'a> Thinned<'a> {
         round: &Round,
         found: &mut Vec<Found>,
     ) -> Result<bool, Stop> {
-        if found.iter().any(|found| found.slot == NO_SLOT) {
-            return Ok(false);
-        }
         // Of each result in such a list: list, slot there, and its place among the results.
         let mut asked: Vec<(u32, u32, usize)> = (0..)
             .zip(found.iter())

@@ -13,12 +13,11 @@ pub use locked::{Input, LockedQueries, Source};
 use crate::context::Wait;
 use crate::engine::{BatchOut, Engine};
 use crate::error::GpuError;
-use crate::params::{Found, FoundHead, NO_SLOT, OVERFLOW_QUERY, QueryBound};
+use crate::params::{Found, FoundHead, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
-use crate::search::{Search, SearchTimes};
+use crate::search::{FoundList, Search, SearchTimes};
 use crate::tier::{Catalog, Extent};
 use codes::NearSlot;
-use omen_ivf::topk::Candidates;
 use plan::{BatchPlan, TierShape, Wanted, fitting};
 use std::ops::Range;
 use std::time::Instant;
@@ -97,37 +96,29 @@ pub struct BatchFound {
 }
 
 impl BatchFound {
-    /// Answers found list by list ([`crate::Tier::search`]), of which the first `k` each count. Their slots are not known.
-    pub fn from_candidates(k: usize, answers: &[Candidates]) -> Self {
+    /// Answers found list by list ([`crate::Tier::search_found`]), of which the first `k` each count.
+    pub fn from_lists(k: usize, answers: &[FoundList]) -> Self {
         let mut found = Self {
             k,
             items: vec![Found::default(); answers.len() * k],
             heads: vec![FoundHead::default(); answers.len()],
             ..Self::default()
         };
-        for (q, candidates) in answers.iter().enumerate() {
-            found.set(q, candidates);
+        for (q, answer) in answers.iter().enumerate() {
+            found.set(q, answer);
         }
         found
     }
 
     /// Sets the answer of query `q`, with what is cut off as its frontier.
-    fn set(&mut self, q: usize, candidates: &Candidates) {
+    fn set(&mut self, q: usize, answer: &FoundList) {
         let items = &mut self.items[q * self.k..][..self.k];
-        let count = candidates.items.len().min(self.k);
-        for (item, candidate) in items.iter_mut().zip(&candidates.items) {
-            *item = Found {
-                key: candidate.key,
-                ceiling: candidate.ceiling,
-                tid_block: candidate.tid.block,
-                tid_offset: candidate.tid.offset,
-                slot: NO_SLOT,
-            };
-        }
-        let next = candidates.items.get(count).map(|c| c.key);
+        let count = answer.items.len().min(self.k);
+        items[..count].copy_from_slice(&answer.items[..count]);
+        let next = answer.items.get(count).map(|next| next.key);
         self.heads[q] = FoundHead {
             count: count as u32,
-            frontier: next.unwrap_or(candidates.frontier),
+            frontier: next.unwrap_or(answer.frontier),
             overflow: 0,
             reserved: 0,
         };
@@ -359,8 +350,8 @@ impl BatchSearch<'_, '_> {
             batch
                 .source
                 .copy(first + q, &mut raw, core::slice::from_mut(&mut bound));
-            let candidates = self.search_one(&raw, bound, &lists, batch.k)?;
-            found.set(first + q, &candidates);
+            let answer = self.search_one(&raw, bound, &lists, batch.k)?;
+            found.set(first + q, &answer);
         }
         Ok(())
     }
@@ -372,7 +363,7 @@ impl BatchSearch<'_, '_> {
         bound: QueryBound,
         lists: &[u32],
         k: usize,
-    ) -> Result<Candidates, GpuError> {
+    ) -> Result<FoundList, GpuError> {
         let mut asked = k;
         loop {
             let query = TierQuery {
@@ -393,12 +384,12 @@ impl BatchSearch<'_, '_> {
                 },
                 times: SearchTimes::default(),
             };
-            let candidates = search
+            let answer = search
                 .run(&[query])?
                 .pop()
                 .ok_or_else(|| GpuError::Other("no answer to a query".into()))?;
-            if candidates.items.len() >= k || candidates.frontier == f32::INFINITY {
-                return Ok(candidates);
+            if answer.items.len() >= k || answer.frontier == f32::INFINITY {
+                return Ok(answer);
             }
             asked *= 4;
         }

@@ -5,8 +5,7 @@ use super::{Admitted, Search, n_queries_of};
 use crate::queue::Queue;
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::params::QueryBound;
-use omen_gpu::{Batch, BatchFound, GpuError, Lists, Source, Tier, TierQuery};
-use omen_ivf::topk::Candidates;
+use omen_gpu::{Batch, BatchFound, FoundList, GpuError, Lists, Source, Tier, TierQuery};
 use std::time::Duration;
 
 /// Of a batch so many results are asked for, the next that is enough: recorded graphs are for one number, and clients have any LIMIT.
@@ -42,7 +41,7 @@ impl Call<'_> {
         }
     }
 
-    /// Makes it: [`Tier::search_batch`] or [`Tier::search`].
+    /// Makes it: [`Tier::search_batch`] or [`Tier::search_found`].
     pub fn make(
         &mut self,
         tier: &Tier,
@@ -58,10 +57,10 @@ impl Call<'_> {
                 let asked: Vec<TierQuery<'_>> = asked.copied().collect();
                 let mut answers = match asked.as_slice() {
                     [] => Vec::new(),
-                    asked => tier.search(asked, rounding, deadline, poll)?,
+                    asked => tier.search_found(asked, rounding, deadline, poll)?,
                 }
                 .into_iter();
-                let answers: Option<Vec<Candidates>> = queries
+                let answers: Option<Vec<FoundList>> = queries
                     .iter()
                     .map(|query| match query.lists {
                         [] => Some(nothing()),
@@ -70,15 +69,15 @@ impl Call<'_> {
                     .collect();
                 let answers =
                     answers.ok_or_else(|| GpuError::Other("no answer to a query".into()))?;
-                Ok(BatchFound::from_candidates(k, &answers))
+                Ok(BatchFound::from_lists(k, &answers))
             }
         }
     }
 }
 
 /// What there is in no lists.
-fn nothing() -> Candidates {
-    Candidates {
+fn nothing() -> FoundList {
+    FoundList {
         items: Vec::new(),
         frontier: f32::INFINITY,
     }
