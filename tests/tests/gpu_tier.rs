@@ -31,11 +31,7 @@ fn devices() -> Vec<Gpu> {
 
 /// Loads all lists; returns which rows each list holds as well.
 fn load(gpu: &Gpu, store: &MemStore, index: &Index) -> Result<(Tier, Vec<Vec<usize>>), GpuError> {
-    let spec = TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: index.n_lists() as usize,
-    };
+    let spec = TierSpec::of(index);
     let parts = Parts::of(index.meta.shape().filter);
     let copiers = Copiers::with_threads(1);
     let mut builder = TierBuilder::with_parts(gpu, spec, parts, 10_000, 1 << 30, copiers)?;

@@ -16,7 +16,7 @@ use crate::launch::finish::MAX_KEEP;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
 use crate::launch::scan_codes::ITEM_ROWS;
-use crate::memory::{Layout, pitch_of};
+use crate::memory::{Layout, pitch_of, query_words};
 use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
 use omen_ivf::Metric;
 
@@ -25,8 +25,12 @@ use omen_ivf::Metric;
 pub struct TierShape {
     /// Metric of the index.
     pub metric: Metric,
-    /// Dimension.
+    /// Dimension of the vectors that lists are chosen by.
     pub dim: usize,
+    /// Words of 32 bits that a query brings besides; 0 but of strings of bits.
+    pub bit_words: usize,
+    /// Halves per row, or words of as many bits.
+    pub row_pitch: usize,
     /// Lists of the index.
     pub n_lists: usize,
     /// Slots in use.
@@ -42,6 +46,16 @@ pub struct TierShape {
 }
 
 impl TierShape {
+    /// Words of 32 bits of a query.
+    pub fn query_words(&self) -> usize {
+        self.dim + self.bit_words
+    }
+
+    /// Words of 32 bits of a query that rows are compared to, padded.
+    pub fn row_query_words(&self) -> usize {
+        query_words(self.metric.is_of_bits(), self.row_pitch)
+    }
+
     /// Tiles of `rows` rows that the lists make, at most.
     fn tiles(&self, rows: usize) -> usize {
         self.n_slots / rows + self.n_lists
@@ -81,7 +95,7 @@ pub struct BatchPlan {
     pub tier: TierShape,
     /// What is asked for.
     pub wanted: Wanted,
-    /// Halves per query.
+    /// Halves per query, by which lists are chosen.
     pub pitch: usize,
     /// Lists chosen for each query; 0: everything is searched.
     pub probes: usize,
@@ -109,6 +123,8 @@ pub struct BatchPlan {
     pub max_items: usize,
     /// f32 `[n, pitch]`.
     pub queries: usize,
+    /// What rows are compared to, `[n, row_query_words]`: the queries, or of strings of bits u32.
+    pub row_queries: usize,
     /// f16 `[n, 2, pitch]`.
     pub halves: usize,
     /// [`QueryConsts`] `[n]`.
@@ -153,7 +169,7 @@ pub struct BatchPlan {
     pub survivors: usize,
     /// Bytes of device scratch.
     pub bytes: usize,
-    /// f32 `[n, dim]`.
+    /// f32 `[n, query_words]`.
     pub host_raw: usize,
     /// [`QueryBound`] `[n]`.
     pub host_bounds: usize,
@@ -259,6 +275,7 @@ impl BatchPlan {
             Some(_) => width_for(tier.scans, sharing.min(n), &tuning),
             None => width_for(tier.scans, n, &tuning),
         };
+        let width = Width::of_metric(tier.metric).unwrap_or(width);
         let most_items = |rows: usize, queries: usize| {
             (tier.tiles(rows) * n.div_ceil(queries)).min(n * probes * (tier.longest / rows + 1))
         };
@@ -274,6 +291,11 @@ impl BatchPlan {
         let mut device = Layout::default();
         let mut host = Layout::default();
         let mut take = |bytes: usize| device.take(bytes);
+        let queries = take(n * pitch * 4);
+        let row_queries = match tier.metric.is_of_bits() {
+            true => take(n * tier.row_query_words() * 4),
+            false => queries,
+        };
         let mut plan = Self {
             pitch,
             probes,
@@ -292,7 +314,8 @@ impl BatchPlan {
             codes: by_codes.then(|| CodePlan::new(&tier, n, sharing, &mut take)),
             slots: None,
             chosen: None,
-            queries: take(n * pitch * 4),
+            queries,
+            row_queries,
             halves: take(n * pitch * 4),
             consts: take(n * size_of::<QueryConsts>()),
             thresholds: take(n * 4),
@@ -315,7 +338,7 @@ impl BatchPlan {
             n_items: take(8),
             survivors: take(n * cap * 8),
             bytes: 0,
-            host_raw: host.take(n * tier.dim * 4),
+            host_raw: host.take(n * tier.query_words() * 4),
             host_bounds: host.take(n * size_of::<QueryBound>()),
             host_input: host.take(16),
             host_overflow: host.take(4),
@@ -415,6 +438,8 @@ mod tests {
         TierShape {
             metric: Metric::L2,
             dim: 768,
+            bit_words: 0,
+            row_pitch: 768,
             n_lists: 4096,
             n_slots: 1_000_000,
             longest: 2000,
