@@ -35,7 +35,8 @@ struct TierView {
 };
 static_assert(sizeof(TierView) == 72, "TierView");
 
-__host__ __device__ constexpr bool is_of_bits(u32 metric) { return metric == METRIC_HAMMING || metric == METRIC_JACCARD; }
+// Whether rows are strings of bits.
+__device__ __forceinline__ bool is_of_bits(u32 metric) { return metric == METRIC_HAMMING || metric == METRIC_JACCARD; }
 
 // What one query brings to the keys, besides its coordinates (crates/gpu/src/query.rs derives the numbers).
 struct QueryConsts {

@@ -2,9 +2,9 @@
 //
 // In:  PrepareParams: queries f32 [n_queries, dim + bit_words], read once (they may lie in the host's memory).
 // Out: queries f32 [n_queries, pitch] padded with zeroes; high and low f16 halves of the query scaled by a power of two; the constants
-//      of the keys; of strings of bits their words, padded, and how many are set; thresholds +inf, counts first_count, overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has
-//      OVERFLOW_QUERY.
-// Grid (n_queries), block 128. The host's twin is crates/gpu/src/query.rs, prepare(); the error analysis is in loose_key.h.
+//      of the keys; of strings of bits the words behind the coordinates, padded, and how many bits are set; thresholds +inf, counts first_count,
+//      overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has OVERFLOW_QUERY.
+// Grid (n_queries), block 128. The host's twins are crates/gpu/src/query.rs, prepare() and prepare_bits(); the error analysis is in loose_key.h.
 //
 // Two numbers, 10,000 queries x 768: bytes 31 MB over PCIe (0.6 ms at 52 GB/s), 61 MB written; operations 10 a coordinate.
 #include "params.h"

@@ -1,7 +1,8 @@
 // unpack_rows, unpack_groups: from the pages' streams, copied to the device as they are, to the tier's arrays.
 //
-// unpack_rows:   rows of an item, back to back (2 * dim bytes each), to the tier's pitch, padded with zeros; and their squared norms: the squares are exact in f32, their
-//                sum is taken in f64 and rounded once. Of strings of bits, words of 16, how many are set takes the norm's place.
+// unpack_rows:   rows of an item, back to back (2 * dim bytes each), to the tier's pitch, padded with zeros; and their squared norms: the
+//                squares are exact in f32, their sum is taken in f64 and rounded once. Of strings of bits, in words of 16, the number
+//                of bits set takes the norm's place.
 // unpack_groups: groups of 32 entries (crates/ivf/src/layout/group.rs: 6 lines of 128 bytes, then code lines in FastScan order)
 //                to radii, tids, factors and row-major codes. Live bits are set by the host.
 //

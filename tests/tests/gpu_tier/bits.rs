@@ -30,10 +30,31 @@ fn load(gpu: &Gpu, store: &MemStore, index: &Index) -> Tier {
     let (spec, copiers) = (TierSpec::of(index), Copiers::with_threads(1));
     let mut builder =
         TierBuilder::with_parts(gpu, spec, Parts::Rows, 10_000, 1 << 30, copiers).unwrap();
+    builder.align_lists();
     let lists: Vec<u32> = (0..index.n_lists()).collect();
     builder.load_centroids(store, index).unwrap();
     builder.load_lists(store, index, &lists).unwrap();
     builder.finish().unwrap()
+}
+
+/// Brings a tier up to date, in place where there is room.
+fn refresh(tier: &mut Tier, store: &MemStore, index: &Index) {
+    let begun = tier.begin_refresh().unwrap();
+    let mut builder = TierBuilder::refresh(begun, Copiers::none()).unwrap();
+    let lists: Vec<u32> = (0..index.n_lists()).collect();
+    let left = builder.renew_lists(store, index, &lists).unwrap();
+    builder.load_lists(store, index, &left).unwrap();
+    // Where there was no room in place for all that was appended.
+    let lacks = |&list: &u32| {
+        let entry = read_entry(store, index, list).unwrap();
+        let here = builder.lists()[list as usize].expect("all lists are there");
+        let mut reader = ListReader::new();
+        let all = reader.appended_up_to(store, index, list, &entry, usize::MAX, |_, _, _, _| ());
+        all.unwrap() != Some(here.appended)
+    };
+    let behind: Vec<u32> = lists.iter().copied().filter(lacks).collect();
+    builder.load_lists(store, index, &behind).unwrap();
+    tier.end_refresh(builder.end().unwrap().lists).unwrap();
 }
 
 /// Keys and ceilings are the operator's values, or next to them, and nothing nearer was left out of the model.
@@ -141,8 +162,12 @@ fn of_lists(store: &MemStore, index: &Index, model: &Model, lists: &[u32]) -> Mo
 }
 
 /// All ways to search.
-fn check_tier(gpu: &Gpu, store: &MemStore, index: &Index, model: &Model, queries: &[Vec<bool>]) {
-    let tier = load(gpu, store, index);
+fn check_tier(
+    (gpu, tier): (&Gpu, &Tier),
+    (store, index): (&MemStore, &Index),
+    model: &Model,
+    queries: &[Vec<bool>],
+) {
     let inputs: Vec<Vec<f32>> = queries.iter().map(|q| input(q)).collect();
     let prepared: Vec<Query> = inputs.iter().map(|q| index.prepare(q).unwrap()).collect();
     let n_lists = index.n_lists();
@@ -184,7 +209,7 @@ fn check_tier(gpu: &Gpu, store: &MemStore, index: &Index, model: &Model, queries
             let batch = (k, is_locked);
             let found = search_batch(
                 gpu,
-                &tier,
+                tier,
                 index,
                 &inputs,
                 Lists::Nearest { probes, spread },
@@ -192,7 +217,7 @@ fn check_tier(gpu: &Gpu, store: &MemStore, index: &Index, model: &Model, queries
             );
             let single = search_batch(
                 gpu,
-                &tier,
+                tier,
                 index,
                 &inputs[..1],
                 Lists::Nearest { probes, spread },
@@ -218,7 +243,7 @@ fn check_tier(gpu: &Gpu, store: &MemStore, index: &Index, model: &Model, queries
                 );
             }
         }
-        let found = search_batch(gpu, &tier, index, &inputs, Lists::All, (k, false));
+        let found = search_batch(gpu, tier, index, &inputs, Lists::All, (k, false));
         for (i, q) in queries.iter().enumerate() {
             check(
                 index,
@@ -245,15 +270,20 @@ fn tiers_of_strings_of_bits_answer_as_the_operators_do() {
                 let mut queries = vec![all[3].clone(), all[n + 7].clone()];
                 queries.extend([vec![false; dim as usize], vec![true; dim as usize]]);
                 queries.extend_from_slice(&all[n..n + 7]);
-                check_tier(&gpu, &store, &index, &model, &queries);
-                // Some die, others are appended.
+                let mut tier = load(&gpu, &store, &index);
+                check_tier((&gpu, &tier), (&store, &index), &model, &queries);
+                // Some die, others are appended; what is there is brought up to date, or all is loaded anew.
                 bulk_delete(&store, &index, &mut |at| at.as_u64() % 3 == 0).unwrap();
                 model.retain(|at, _| at.as_u64() % 3 != 0);
                 for (i, string) in (n as u32..).zip(&all[n..]) {
                     insert(&store, &index, &input(string), tid(i)).unwrap();
                     model.insert(tid(i), string.clone());
                 }
-                check_tier(&gpu, &store, &index, &model, &queries[..3]);
+                refresh(&mut tier, &store, &index);
+                let anew = load(&gpu, &store, &index);
+                for tier in [&tier, &anew] {
+                    check_tier((&gpu, tier), (&store, &index), &model, &queries[..3]);
+                }
             }
         }
     }
@@ -274,7 +304,9 @@ fn rows_that_are_all_as_far_are_found() {
         for metric in METRICS {
             let (store, index) = build(metric, 96, &all, rng.random());
             let model: Model = (0..).map(tid).zip(all.iter().cloned()).collect();
-            check_tier(&gpu, &store, &index, &model, std::slice::from_ref(&query));
+            let tier = load(&gpu, &store, &index);
+            let queries = std::slice::from_ref(&query);
+            check_tier((&gpu, &tier), (&store, &index), &model, queries);
             assert!(metric == Metric::Hamming || index.lower_bound(1.0) == 1.0);
         }
     }

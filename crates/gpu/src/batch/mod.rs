@@ -6,6 +6,7 @@ pub mod codes;
 pub mod exact;
 mod locked;
 pub mod plan;
+mod shape;
 pub mod tuning;
 
 pub use locked::{Input, LockedQueries, Source};

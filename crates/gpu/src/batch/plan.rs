@@ -7,6 +7,8 @@
 //! cannot rule out come from the rows (`rerank_survivors`). A tier of codes alone is searched by codes in both rounds, against the lower
 //! bounds kept so far, and the answer is what is kept in the end (`codes.rs`).
 
+pub use super::shape::TierShape;
+
 use super::codes::{CODE_ITEM_QUERIES, CodePlan, Room, SlotsPlan};
 use super::exact::Sample;
 use super::tuning::{FEW, LARGE, Tuning};
@@ -16,51 +18,8 @@ use crate::launch::finish::MAX_KEEP;
 use crate::launch::probes::MAX_PROBES;
 use crate::launch::scan::Width;
 use crate::launch::scan_codes::ITEM_ROWS;
-use crate::memory::{Layout, pitch_of, query_words};
+use crate::memory::{Layout, pitch_of};
 use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
-use omen_ivf::Metric;
-
-/// What the tier contributes to a plan.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TierShape {
-    /// Metric of the index.
-    pub metric: Metric,
-    /// Dimension of the vectors that lists are chosen by.
-    pub dim: usize,
-    /// Words of 32 bits that a query brings besides; 0 but of strings of bits.
-    pub bit_words: usize,
-    /// Halves per row, or words of as many bits.
-    pub row_pitch: usize,
-    /// Lists of the index.
-    pub n_lists: usize,
-    /// Slots in use.
-    pub n_slots: usize,
-    /// Slots of the longest list.
-    pub longest: usize,
-    /// Which scan kernels the device runs.
-    pub scans: Scans,
-    /// Dimensions of the entries' codes; 0 if there are none.
-    pub code_dim: usize,
-    /// Whether the rows are there; else codes alone are searched, and the answer is slots.
-    pub has_rows: bool,
-}
-
-impl TierShape {
-    /// Words of 32 bits of a query.
-    pub fn query_words(&self) -> usize {
-        self.dim + self.bit_words
-    }
-
-    /// Words of 32 bits of a query that rows are compared to, padded.
-    pub fn row_query_words(&self) -> usize {
-        query_words(self.metric.is_of_bits(), self.row_pitch)
-    }
-
-    /// Tiles of `rows` rows that the lists make, at most.
-    fn tiles(&self, rows: usize) -> usize {
-        self.n_slots / rows + self.n_lists
-    }
-}
 
 /// What a batch asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -433,6 +392,7 @@ pub fn fitting(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use omen_ivf::Metric;
 
     fn tier(scans: Scans) -> TierShape {
         TierShape {
