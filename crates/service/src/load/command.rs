@@ -391,8 +391,9 @@ mod tests {
             (5, 0),
             (6, 1 << 32),
             (6, 0),
-            (7, 65_537),
-            (8, 4),
+            (7, 16_001),
+            (8, 65_537),
+            (9, 4),
         ] {
             let kept = std::mem::replace(&mut words[at], broken);
             assert!(Command::decode(&words).is_err(), "word {at}");
