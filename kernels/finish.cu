@@ -36,7 +36,7 @@ extern "C" __global__ void __launch_bounds__(512) finish_selected(const __grid_c
             if (lane == 0) order[i] = ~0ull;
             continue;
         }
-        const float sum = tight_sum(p.tier, p.queries + (size_t)query * p.tier.pitch, (u32)survivor);
+        const float sum = tight_sum(p.tier, query_of(p, query), (u32)survivor);
         if (lane == 0) {
             found[i] = tight_bounds(p, consts, (u32)survivor, sum);
             order[i] = ((u64)ordered_bits(found[i].key) << 32) | i;

@@ -1,4 +1,4 @@
-// The loose key: a cheap lower bound of an entry's key, from the dot product <q, h> that tensor cores give.
+// The loose key: a cheap lower bound of an entry's key, from the dot product <q, h> that tensor cores give; of L1 from the distance.
 // Rust twin: crates/gpu/src/twin/scan.rs, loose_key(). Included by the scan kernels.
 //
 // L2, Cosine. Exactly, D^2 = ||q||^2 + ||h||^2 - 2 <q, h>, D = ||q - h||. We compute, in f32 with unit roundoff u = 2^-24,
@@ -16,6 +16,10 @@
 // NegIp. key = -dot - consts.slack ||h|| - err * norm_up with consts.slack >= E + (2g + 2^-21) ||q||: the tight key is
 // -dot' - err q_norm (1 + 2g) with |dot' - <q, h>| <= g ||q|| ||h||, where q_norm >= ||q|| is what the caller gives; the other
 // g and 2^-21 pay for the roundings of the sums here and there, and norm_up >= q_norm (1 + 4g) for those that scale with err.
+//
+// L1. The sum of |q - h| is computed as it stands, so that the loose key is the tight one with 1 - 4g in place of 1 - 2g. Of dim terms
+// at most dim / 16 are added in a row here, and dim / 8 elsewhere, each addition off by at most u of the sum, and so is each difference. As g >=
+// (dim / 8 + 24) u, sum_here (1 - 4g) <= D (1 + (dim / 16 + 18) u) (1 - 4g) is below D (1 - (dim / 8 + 10) u) (1 - 2g) <= sum_there (1 - 2g).
 //
 // E. hi + lo = scaled query up to a residual whose norm delta the host measures in f64. Products of halves are exact in
 // f32. A tensor core adds the 16 products of a step and the accumulator with at least single precision, truncating:
@@ -41,5 +45,11 @@ __device__ __forceinline__ float loose_key(u32 metric, float loose_scale, const 
     const float sum = q.norm_sq + norm_sq;
     const float d2 = fmaf(-2.0f, dot, sum) - fmaf(4.76837158203125e-7f, sum, slack);
     const float key = sqrtf(fmaxf(d2, 0.0f)) * loose_scale - (err + q.err);
+    return key > 0.0f ? key : 0.0f; // NaN gives 0 as well
+}
+
+// `sum`: of the magnitudes of the differences.
+__device__ __forceinline__ float loose_key_l1(float loose_scale, const QueryConsts& q, float sum, float err) {
+    const float key = sum * loose_scale - (err + q.err);
     return key > 0.0f ? key : 0.0f; // NaN gives 0 as well
 }

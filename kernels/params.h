@@ -1,6 +1,6 @@
 // Structs shared by the kernels and their Rust launchers. The Rust twin is crates/gpu/src/params.rs: change both together
 // (the sizes are asserted on both sides, and tests/tests/kernel_table.rs compares them with the compiled code).
-// Lengths: pitch = halves per row, a multiple of 32; rows beyond `dim` are zero.
+// Lengths: pitch = halves per row, a multiple of 32; rows beyond `dim` are zero. Strings of bits are rows of words of 16 bits, as many as pitch.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -14,12 +14,15 @@ extern __shared__ uint4 dynamic_shared[];
 #define METRIC_L2 1u
 #define METRIC_NEG_IP 2u
 #define METRIC_COSINE 3u
+#define METRIC_L1 4u
+#define METRIC_HAMMING 5u
+#define METRIC_JACCARD 6u
 
 // The hot tier: entries in slots, the slots of a list contiguous. Without rows (a tier of codes alone) rows, norm_sq and tids
 // are null; without codes codes and factors are.
 struct TierView {
-    const __half* rows;   // [n_slots, pitch] stored vectors
-    const float* norm_sq; // [n_slots] squared norm of the stored vector, rounded to nearest
+    const __half* rows;   // [n_slots, pitch] stored vectors, or strings of bits
+    const float* norm_sq; // [n_slots] squared norm of the stored vector, rounded to nearest; of a string of bits how many are set
     const float* err;     // [n_slots] radius of the hard bound, may be +inf
     const u32* live;      // [ceil(n_slots / 32)] bit slot % 32 of word slot / 32
     const u64* tids;      // [n_slots] block in the low, line pointer in the high half
@@ -32,13 +35,16 @@ struct TierView {
 };
 static_assert(sizeof(TierView) == 72, "TierView");
 
+// Whether rows are strings of bits.
+__device__ __forceinline__ bool is_of_bits(u32 metric) { return metric == METRIC_HAMMING || metric == METRIC_JACCARD; }
+
 // What one query brings to the keys, besides its coordinates (crates/gpu/src/query.rs derives the numbers).
 struct QueryConsts {
     float norm_sq;   // ||q||^2
     float dot_scale; // power of two that undoes the scaling of the hi/lo halves
     float slack;     // loose key: error of the squared distance (or of the dot) per unit of ||h||
     float norm_up;   // loose key, NegIp: ||q||, rounded up generously
-    float norm;      // tight key, NegIp: ||q|| (1 + 2g)
+    float norm;      // tight key, NegIp: ||q|| (1 + 2g); Hamming, Jaccard: bits set
     float err;       // q_err; 0 unless Cosine
     float slack_high; // as slack, where the low half of the query is left out
     u32 reserved;
@@ -70,7 +76,7 @@ struct ScanParams {
     TensorMap query_map;       // wgmma, where group is null: halves [n_queries, 2, pitch], boxes of 64 x 1 x 64, likewise
     TierView tier;
     const __half* halves;      // [n_queries, 2, pitch] high and low half of the scaled queries
-    const float* queries;      // [n_queries, pitch]
+    const float* queries;      // [n_queries, pitch]; of strings of bits u32 [n_queries, pitch / 2]
     const QueryConsts* consts; // [n_queries]
     const ScanItem* items;     // null: rows 0 .. n_rows against queries 0 .. n_queries, in tiles of the kernel's size
     const u32* n_items;        // null: items_given of them
@@ -124,7 +130,7 @@ static_assert(sizeof(Found) == 20, "Found");
 
 struct RerankParams {
     TierView tier;
-    const float* queries;      // [n_queries, pitch]
+    const float* queries;      // as in ScanParams
     const QueryConsts* consts; // [n_queries]
     const u64* survivors;      // [n_queries, cap]
     const u32* counts;         // [n_queries]
@@ -142,7 +148,7 @@ struct RerankParams {
 static_assert(sizeof(RerankParams) == 160, "RerankParams");
 
 struct PrepareParams {
-    const float* raw;          // [n_queries, dim], perhaps in the host's memory; null: the next two are at input
+    const float* raw;          // [n_queries, dim + bit_words], perhaps in the host's memory; null: the next two are at input
     const float* bounds;       // [n_queries, 2] q_norm (NegIp), q_err (L2, Cosine)
     const float* const* input; // addresses of raw and bounds, in the host's memory: recorded launches do not change
     float* queries;            // [n_queries, pitch]
@@ -157,8 +163,11 @@ struct PrepareParams {
     u32 metric;
     float rounding;            // the index's g
     u32 first_count;           // what counts are set to
+    u32* bits;                 // of strings of bits: [n_queries, bit_pitch] the words behind the coordinates, padded with zeros; else null
+    u32 bit_words;             // words of a query behind its coordinates
+    u32 bit_pitch;
 };
-static_assert(sizeof(PrepareParams) == 96, "PrepareParams");
+static_assert(sizeof(PrepareParams) == 112, "PrepareParams");
 
 // overflows[q]: why an answer does not count.
 #define OVERFLOW_SURVIVORS 1u // survivors were lost

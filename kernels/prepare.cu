@@ -1,10 +1,10 @@
 // prepare_queries: a batch's queries as the scans want them, and the state a search starts from.
 //
-// In:  PrepareParams: queries f32 [n_queries, dim], read once (they may lie in the host's memory).
+// In:  PrepareParams: queries f32 [n_queries, dim + bit_words], read once (they may lie in the host's memory).
 // Out: queries f32 [n_queries, pitch] padded with zeroes; high and low f16 halves of the query scaled by a power of two; the constants
-//      of the keys; thresholds +inf, counts first_count, overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has
-//      OVERFLOW_QUERY.
-// Grid (n_queries), block 128. The host's twin is crates/gpu/src/query.rs, prepare(); the error analysis is in loose_key.h.
+//      of the keys; of strings of bits the words behind the coordinates, padded, and how many bits are set; thresholds +inf, counts first_count,
+//      overflows 0. A query with a coordinate beyond 2^56 or not finite becomes zero and has OVERFLOW_QUERY.
+// Grid (n_queries), block 128. The host's twins are crates/gpu/src/query.rs, prepare() and prepare_bits(); the error analysis is in loose_key.h.
 //
 // Two numbers, 10,000 queries x 768: bytes 31 MB over PCIe (0.6 ms at 52 GB/s), 61 MB written; operations 10 a coordinate.
 #include "params.h"
@@ -32,14 +32,14 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     __shared__ u32 bad_of[QUERY_THREADS / 32];
     const u32 query = blockIdx.x, tid = threadIdx.x;
     const bool recorded = p.raw == nullptr;
-    const float* raw = (recorded ? p.input[0] : p.raw) + (size_t)query * p.dim;
+    const float* raw = (recorded ? p.input[0] : p.raw) + (size_t)query * (p.dim + p.bit_words);
     float* out = p.queries + (size_t)query * p.pitch;
     __half* high = p.halves + (size_t)query * 2 * p.pitch;
     __half* low = high + p.pitch;
 
     float largest = 0.0f;
     u32 bad = 0;
-    if (p.dim % 4 == 0) {
+    if (p.dim % 4 == 0 && p.bit_words % 4 == 0) {
         for (u32 k = tid * 4; k < p.dim; k += QUERY_THREADS * 4) {
             const float4 v = *reinterpret_cast<const float4*>(raw + k);
             *reinterpret_cast<float4*>(out + k) = v;
@@ -92,6 +92,16 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     norm_sq = prepare_sum(norm_sq, scratch);
     lost_sq = prepare_sum(lost_sq, scratch);
     lost_high_sq = prepare_sum(lost_high_sq, scratch);
+    double ones = 0.0;
+    if (p.bits != nullptr) {
+        const u32* words = reinterpret_cast<const u32*>(raw) + p.dim;
+        for (u32 k = tid; k < p.bit_pitch; k += QUERY_THREADS) {
+            const u32 word = k < p.bit_words ? words[k] : 0;
+            p.bits[(size_t)query * p.bit_pitch + k] = word;
+            ones += (double)__popc(word);
+        }
+        ones = prepare_sum(ones, scratch);
+    }
     if (tid != 0) return;
 
     const float* bounds = (recorded ? p.input[1] : p.bounds) + 2 * query;
@@ -108,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(QUERY_THREADS) prepare_queries(cons
     consts.slack = prepare_up(by_ip ? error + more : 2.0 * error);
     consts.slack_high = prepare_up(by_ip ? error_high + more : 2.0 * error_high);
     consts.norm_up = prepare_up(q_norm * (1.0 + 4.0 * g));
-    consts.norm = prepare_up(q_norm * (1.0 + 2.0 * g));
+    consts.norm = is_of_bits(p.metric) ? (float)ones : prepare_up(q_norm * (1.0 + 2.0 * g));
     consts.err = by_ip ? 0.0f : bounds[1];
     consts.reserved = 0;
     p.consts[query] = consts;

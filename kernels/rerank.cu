@@ -11,6 +11,6 @@ extern "C" __global__ void __launch_bounds__(256) rerank_selected(const __grid_c
     const u32 query = blockIdx.x, i = blockIdx.y * 8 + (threadIdx.x >> 5);
     if (i >= min(p.counts[query], p.keep)) return;
     const u32 slot = (u32)p.survivors[(size_t)query * p.cap + i];
-    const float sum = tight_sum(p.tier, p.queries + (size_t)query * p.tier.pitch, slot);
+    const float sum = tight_sum(p.tier, query_of(p, query), slot);
     if ((threadIdx.x & 31) == 0) p.out[(size_t)query * p.keep + i] = tight_bounds(p, p.consts[query], slot, sum);
 }

@@ -2,98 +2,16 @@
 //
 // In:  ScanParams (queries in f32; `halves` is not read). Item: n_rows <= 128 rows of one list, n_queries <= 4 queries.
 // Out: by mode, see params.h.
-// Grid: any number of blocks, which share the items; block 256 (8 warps). A warp takes 16 rows, four at a time; its lanes split the dimensions.
+// Grid: any number of blocks, which share the items; block 256 (8 warps), see scan_direct.h.
 //
 // Two numbers, 1M x 768: bytes 1.54 GB (each row once per 4 queries; 1.7 ms at 0.9 TB/s of a V100);
 // operations 2 * n_rows * pitch * n_queries, 6 G at 4 queries: 0.5 ms at 14 TFLOP/s.
-#include "scan_items.h"
-
-#define FMA_ROWS 4
-#define FMA_QUERIES 4
-#define FMA_TILE 128
-#define FMA_SLAB 1024 // dimensions of the queries in shared memory at a time
-
-__device__ __forceinline__ void unpack8(const uint4& v, float (&out)[8]) {
-    const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-        out[2 * i] = pair.x;
-        out[2 * i + 1] = pair.y;
-    }
-}
-
-__device__ __forceinline__ void scan_fma_item(const ScanParams& p, const ScanItem& item, float (&slab)[FMA_QUERIES][FMA_SLAB]) {
-    const u32 warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const u32 pitch = p.tier.pitch;
-    const u32 warp_row = warp * 16;
-
-    float acc[4][FMA_ROWS][FMA_QUERIES] = {};
-    for (u32 base = 0; base < pitch; base += FMA_SLAB) {
-        const u32 here = min((u32)FMA_SLAB, pitch - base);
-        __syncthreads();
-        for (u32 q = 0; q < FMA_QUERIES; ++q) {
-            const float* query = p.queries + (size_t)query_at(p, item.first_query + min(q, item.n_queries - 1u)) * pitch + base;
-            for (u32 k = threadIdx.x; k < here; k += blockDim.x) slab[q][k] = query[k];
-        }
-        __syncthreads();
-#pragma unroll
-        for (int step = 0; step < 4; ++step) {
-            if (warp_row + step * FMA_ROWS >= item.n_rows) break;
-            const __half* rows[FMA_ROWS];
-#pragma unroll
-            for (int r = 0; r < FMA_ROWS; ++r) {
-                const u32 row = min(warp_row + step * FMA_ROWS + r, item.n_rows - 1u);
-                rows[r] = p.tier.rows + (size_t)slot_at(p, item, row) * pitch + base;
-            }
-            for (u32 k = lane * 8; k < here; k += 256) {
-                float q[FMA_QUERIES][8];
-#pragma unroll
-                for (int j = 0; j < FMA_QUERIES; ++j) {
-                    *reinterpret_cast<float4*>(&q[j][0]) = *reinterpret_cast<const float4*>(&slab[j][k]);
-                    *reinterpret_cast<float4*>(&q[j][4]) = *reinterpret_cast<const float4*>(&slab[j][k + 4]);
-                }
-#pragma unroll
-                for (int r = 0; r < FMA_ROWS; ++r) {
-                    float h[8];
-                    unpack8(__ldg(reinterpret_cast<const uint4*>(rows[r] + k)), h);
-#pragma unroll
-                    for (int j = 0; j < FMA_QUERIES; ++j) {
-#pragma unroll
-                        for (int i = 0; i < 8; ++i) acc[step][r][j] = fmaf(q[j][i], h[i], acc[step][r][j]);
-                    }
-                }
-            }
-        }
-    }
-
-    // Every lane gets every sum; lane = 4 r + j of the first 16 keeps the pair (row r, query j) of each step.
-    const u32 r_mine = (lane >> 2) & 3, q_mine = lane & 3;
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-        float dot = 0.0f;
-#pragma unroll
-        for (int r = 0; r < FMA_ROWS; ++r) {
-#pragma unroll
-            for (int j = 0; j < FMA_QUERIES; ++j) {
-                float sum = acc[step][r][j];
-#pragma unroll
-                for (int offset = 16; offset > 0; offset >>= 1) sum += __shfl_xor_sync(0xFFFFFFFFu, sum, offset);
-                if (r == r_mine && j == q_mine) dot = sum;
-            }
-        }
-        const u32 row = warp_row + step * FMA_ROWS + r_mine;
-        const bool inside = lane < 16 && row < item.n_rows && q_mine < item.n_queries;
-        const u32 in_tile = min(row, item.n_rows - 1u);
-        const u32 position = item.first_query + min(q_mine, item.n_queries - 1u);
-        const u32 query = query_at(p, position);
-        emit(p, 0x11111111u << q_mine, inside, position, query, slot_at(p, item, in_tile), item.first_row + in_tile,
-             p.consts[query].slack, dot);
-    }
-}
+#include "scan_direct.h"
 
 extern "C" __global__ void __launch_bounds__(256) scan_fma(const __grid_constant__ ScanParams p) {
-    __shared__ float slab[FMA_QUERIES][FMA_SLAB];
-    const u32 n_items = item_count<FMA_TILE, FMA_QUERIES>(p);
-    for (u32 i = blockIdx.x; i < n_items; i += gridDim.x) scan_fma_item(p, item_of<FMA_TILE, FMA_QUERIES>(p, i), slab);
+    scan_direct(
+        p, [](float sum, float q, float h) { return fmaf(q, h, sum); },
+        [&](u32 peers, bool inside, u32 position, u32 query, u32 slot, u32 row, float dot) {
+            emit(p, peers, inside, position, query, slot, row, p.consts[query].slack, dot);
+        });
 }

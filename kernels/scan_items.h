@@ -1,4 +1,4 @@
-// Which items a scan has, and what becomes of a row and a query once their inner product is known. Included by the scan kernels.
+// Which items a scan has, and what becomes of a row and a query once their inner product, or their key, is known. Included by the scan kernels.
 #pragma once
 #include "loose_key.h"
 #include "scan_append.h"
@@ -42,18 +42,10 @@ __device__ __forceinline__ float centroid_rank(u32 metric, float query_norm_sq, 
     return metric == METRIC_NEG_IP ? -dot : fmaxf(fmaf(-2.0f, dot, query_norm_sq + norm_sq), 0.0f);
 }
 
-// The result of a row and a query in every mode. Called by a whole warp; `peers`: the lanes that hold the same query.
-// `inside`: row and query belong to the item; `position`: the query's in group.
-__device__ __forceinline__ void emit(const ScanParams& p, u32 peers, bool inside, u32 position, u32 query, u32 slot, u32 row,
-                                     float slack, float dot) {
-    const QueryConsts consts = p.consts[query];
-    const float norm_sq = __ldg(p.tier.norm_sq + slot);
-    if (p.mode == SCAN_RANK) {
-        if (inside) p.ranks[(size_t)query * p.n_rows + slot] = centroid_rank(p.tier.metric, consts.norm_sq, dot, norm_sq);
-        return;
-    }
+// What becomes of the key of a row and a query. Called by a whole warp; `peers`: the lanes that hold the same query.
+// `inside`: row and query belong to the item; `position`: the query's in group. Not for SCAN_RANK.
+__device__ __forceinline__ void emit_key(const ScanParams& p, u32 peers, bool inside, u32 position, u32 query, u32 slot, u32 row, float key) {
     const bool alive = inside && ((__ldg(p.tier.live + (slot >> 5)) >> (slot & 31)) & 1u);
-    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack, dot, norm_sq, norm_upper(norm_sq), __ldg(p.tier.err + slot));
     if (p.mode == SCAN_APPEND) {
         append_survivors(p, peers, alive && key < __ldg(p.thresholds + query), query, key, slot);
         return;
@@ -63,4 +55,17 @@ __device__ __forceinline__ void emit(const ScanParams& p, u32 peers, bool inside
     if (place < p.cap) {
         p.survivors[(size_t)query * p.cap + place] = alive ? ((u64)ordered_bits(key) << 32) | slot : ~0ull;
     }
+}
+
+// The same of their inner product, in every mode.
+__device__ __forceinline__ void emit(const ScanParams& p, u32 peers, bool inside, u32 position, u32 query, u32 slot, u32 row,
+                                     float slack, float dot) {
+    const QueryConsts consts = p.consts[query];
+    const float norm_sq = __ldg(p.tier.norm_sq + slot);
+    if (p.mode == SCAN_RANK) {
+        if (inside) p.ranks[(size_t)query * p.n_rows + slot] = centroid_rank(p.tier.metric, consts.norm_sq, dot, norm_sq);
+        return;
+    }
+    const float key = loose_key(p.tier.metric, p.loose_scale, consts, slack, dot, norm_sq, norm_upper(norm_sq), __ldg(p.tier.err + slot));
+    emit_key(p, peers, inside, position, query, slot, row, key);
 }

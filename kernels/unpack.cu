@@ -1,6 +1,8 @@
 // unpack_rows, unpack_groups: from the pages' streams, copied to the device as they are, to the tier's arrays.
 //
-// unpack_rows:   rows of an item, back to back (2 * dim bytes each), to the tier's pitch, padded with zeros; and their squared norms: the squares are exact in f32, their sum is taken in f64 and rounded once.
+// unpack_rows:   rows of an item, back to back (2 * dim bytes each), to the tier's pitch, padded with zeros; and their squared norms: the
+//                squares are exact in f32, their sum is taken in f64 and rounded once. Of strings of bits, in words of 16, the number
+//                of bits set takes the norm's place.
 // unpack_groups: groups of 32 entries (crates/ivf/src/layout/group.rs: 6 lines of 128 bytes, then code lines in FastScan order)
 //                to radii, tids, factors and row-major codes. Live bits are set by the host.
 //
@@ -17,6 +19,7 @@ extern "C" __global__ void __launch_bounds__(256) unpack_rows(const __grid_const
     const UnpackItem item = p.items[blockIdx.x];
     const u32 lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
     const u32 dim = p.dim, pitch = p.tier.pitch;
+    const bool of_bits = is_of_bits(p.tier.metric);
     const bool whole = dim % 8 == 0; // rows start at multiples of 16 bytes and hold whole chunks of 8 halves
     const __half* rows = reinterpret_cast<const __half*>(p.area + item.at);
     for (u32 i = warp; i < item.n; i += 8) {
@@ -39,6 +42,10 @@ extern "C" __global__ void __launch_bounds__(256) unpack_rows(const __grid_const
             }
 #pragma unroll
             for (u32 w = 0; w < 4; ++w) {
+                if (of_bits) {
+                    sum += (double)__popc(words[w]);
+                    continue;
+                }
                 const float2 x = __half22float2(*reinterpret_cast<const __half2*>(&words[w]));
                 sum += (double)(x.x * x.x);
                 sum += (double)(x.y * x.y);

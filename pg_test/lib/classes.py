@@ -7,6 +7,13 @@ from .db import assert_same, check_index, put
 OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>", "l1": "<+>", "hamming": "<~>", "jaccard": "<%%>"}  # doubled, as a percent sign is in statements with parameters
 
 
+def bit_strings(rng, n: int, dim: int) -> list[str]:
+    """Strings around some that have half of their bits set, or a tenth."""
+    centres = rng.random((30, dim)) < np.where(np.arange(30) % 2, 0.5, 0.1)[:, None]
+    rows = centres[rng.integers(30, size=n)] ^ (rng.random((n, dim)) < 0.08)
+    return ["".join(map(str, row)) for row in rows.astype(int)]
+
+
 def make(conn, kind: str, dim: int, values: list[str | None]):
     """Table t (id integer from 0, v kind(dim), tag integer) with `values`."""
     conn.execute("DROP TABLE IF EXISTS t")

@@ -124,6 +124,11 @@ def test_devices(db, both, rng, metric):
         assert "sparse" in index_status(gpu)["hot_tier_state"]
         assert_fails(gpu, "0A000", "CPU", "SELECT omen_load('t_v_idx')")
         assert_fails(gpu, "0A000", "ORDER BY", "SELECT * FROM omen_search('t_v_idx', ARRAY['[1,2]'::vector], 5)")
+    # Nobody asks for a device here, so none is looked for.
+    with db.connect(**BY_INDEX, **{**GPU, "omen__engine": "auto"}, omen__probes=LISTS) as auto:
+        classes.compare(auto, oracle, "sparsevec(1000)", metric, rows[:1], 40)
+        scan = last_scan(auto)
+        assert scan["engine"] == "cpu" and scan["fallback_reason"] is None, scan
 
 
 @pytest.mark.parametrize("settings", ({"maintenance_work_mem": "1MB"}, {"max_parallel_maintenance_workers": 2, "min_parallel_table_scan_size": 0}))

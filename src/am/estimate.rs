@@ -147,7 +147,7 @@ pub(crate) unsafe fn estimate(
     let has_gpu = gpu.is_some();
     let build = Build {
         has_gpu,
-        is_loaded: gpu == Some(true) && cpu_only(kind, class.metric).is_none(),
+        is_loaded: gpu == Some(true) && cpu_only(kind).is_none(),
         n_rows,
         kind,
         filter,

@@ -147,7 +147,7 @@ pub(super) fn cpu_seconds(file: FileId, n_queries: usize, n_lists: usize) -> f64
 
 /// Bytes of an index that are read to load its tier, about.
 pub(super) fn bytes_to_load(index: &Index) -> u64 {
-    index.meta.built_rows * (2 * u64::from(index.meta.dim) + 16)
+    index.meta.built_rows * (2 * index.entry_words() as u64 + 16)
 }
 
 /// What it takes until the GPU can be used.
@@ -223,7 +223,7 @@ pub(super) fn prefers_gpu_for_batch(
 fn cpu_guess(index: &Index, n_lists: usize) -> f64 {
     let share = n_lists as f64 / f64::from(index.n_lists().max(1));
     let entries = index.meta.built_rows as f64 * share.min(1.0);
-    GUESS + entries * (GUESS_ENTRY + GUESS_DIMENSION * f64::from(index.meta.dim))
+    GUESS + entries * (GUESS_ENTRY + GUESS_DIMENSION * index.entry_words() as f64)
 }
 
 impl Costs {

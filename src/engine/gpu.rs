@@ -273,7 +273,7 @@ fn search_tier(
     let gpu_began = Instant::now();
     let bound = query.bound();
     let asked = TierQuery {
-        q: query.vector(),
+        q: query.words(),
         q_norm: bound.q_norm(),
         q_err: bound.q_err(),
         lists: &fresh,

@@ -102,11 +102,7 @@ pub(super) fn has_ample_room(index: &Index, room: u64) -> std::result::Result<bo
 
 /// What a tier of an index is for.
 pub(crate) fn spec_of(index: &Index) -> TierSpec {
-    TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: index.n_lists() as usize,
-    }
+    TierSpec::of(index)
 }
 
 /// Threads to load such a tier.

@@ -54,7 +54,7 @@ pub(crate) struct Questions<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// Writes some of the queries, by their numbers: `[n, dim]` in scaled space, and their bounds, `[n]`.
+/// Writes some of the queries, by their numbers: `[n, query_words]` (`Query::words`), and their bounds, `[n]`.
 pub(crate) type Fill<'a> = dyn FnMut(Range<usize>, &mut [f32], &mut [QueryBound]) + 'a;
 
 /// A message that waits for its answer.
@@ -174,8 +174,8 @@ fn send(
         return Ok(None);
     };
     let room = |n_queries: usize| {
-        let (dim, n_lists) = (questions.request.dim as usize, questions.lists.len());
-        let bytes = Request::bytes(n_queries, dim, n_lists, 0);
+        let (words, n_lists) = (questions.request.words as usize, questions.lists.len());
+        let bytes = Request::bytes(n_queries, words, n_lists, 0);
         service.queue.slot_bytes().saturating_sub(bytes) / size_of::<StaleList>()
     };
     let mut n_queries = queries.len().min(questions.in_message);

@@ -17,10 +17,10 @@ pack() {
     for test in gpu_parity gpu_steps gpu_codes gpu_device gpu_tier gpu_batch gpu_load gpu_assign; do
         cp "$(cargo test -q --release -p omen_tests --test $test --no-run --message-format=json | built)" "$BIN/$test"
     done
-    for example in gpu_timings code_timings load_rate gpu_train; do
+    for example in gpu_timings code_timings metric_timings load_rate gpu_train; do
         cp "$(cargo build -q --release -p omen_gpu --example $example --message-format=json | built)" "$BIN/$example"
     done
-    strip "$BIN"/gpu_* "$BIN/code_timings" "$BIN/load_rate" "$BIN/gpu_train"
+    strip "$BIN"/gpu_* "$BIN/code_timings" "$BIN/metric_timings" "$BIN/load_rate" "$BIN/gpu_train"
     ls -l "$BIN"
 }
 
@@ -81,8 +81,9 @@ run() {
     sanitize
     step timings timings.log "$BIN/gpu_timings"
     step 'code timings' code_timings.log "$BIN/code_timings"
+    step 'metric timings' metric_timings.log "$BIN/metric_timings"
     step 'load rate' load_rate.log "$BIN/load_rate"
-    cat "$out/timings.log" "$out/code_timings.log" "$out/load_rate.log"
+    cat "$out/timings.log" "$out/code_timings.log" "$out/metric_timings.log" "$out/load_rate.log"
     printf '%s' "$table"
     return $failed
 }

@@ -219,7 +219,7 @@ fn request(rng: &mut ChaCha8Rng) -> Vec<u8> {
     let request = Request {
         k: 10,
         n_queries,
-        dim,
+        words: dim,
         ..Request::default()
     };
     let stale = vec![StaleList::default(); rng.random_range(0..5)];

@@ -7,7 +7,7 @@ mod common;
 mod real_gpu;
 
 use common::{
-    Fixture, Flavour, METRICS, check_batch, check_codes_alone, check_locked_queries,
+    DOT_METRICS, Fixture, Flavour, METRICS, check_batch, check_codes_alone, check_locked_queries,
     check_refresh_beside_searches, check_refreshes, rng, search_batch, sizes,
 };
 use omen_gpu::context::Scans;
@@ -138,7 +138,7 @@ fn codes_leave_out_nothing_that_counts() {
     let rows = if small() { 800 } else { 4000 };
     for (scans, gpu) in devices() {
         for (dim, batch) in [(512, 1), (520, 9), (768, 70), (1536, 3)] {
-            for metric in METRICS {
+            for metric in DOT_METRICS {
                 let sizes = sizes(&mut rng, 40, rows);
                 let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
                 let tier = fixture.load_with_codes(&gpu, 8 << 30).unwrap();

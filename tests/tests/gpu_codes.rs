@@ -18,7 +18,7 @@ mod rerank;
 mod tier_arrays;
 
 use batch::Batch;
-use common::{METRICS, normal, rng};
+use common::{DOT_METRICS, normal, rng};
 use device::Device;
 use omen_gpu::launch::prepare_codes::{SHARED_DIM, prepare_codes};
 use omen_gpu::launch::scan_codes::{CodeScan, scan_codes};
@@ -150,7 +150,7 @@ fn scan_codes_matches_its_twin() {
         &[64, 256, 512, 768, 1024, 1536, 2048, 2112, 4096, 16_000]
     };
     for &code_dim in code_dims {
-        for metric in METRICS {
+        for metric in DOT_METRICS {
             for scan in scans(&gpu) {
                 let n_slots = if small() { 300 } else { 1500 };
                 let n_queries = rng.random_range(1..=2 * scan.queries() + 3);

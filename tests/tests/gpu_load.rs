@@ -45,11 +45,7 @@ pub fn small() -> bool {
 }
 
 fn builder(gpu: &Gpu, index: &Index, parts: Parts, n_slots: u64, threads: usize) -> TierBuilder {
-    let spec = TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: index.n_lists() as usize,
-    };
+    let spec = TierSpec::of(index);
     let copiers = Copiers::with_threads(threads);
     TierBuilder::with_parts(gpu, spec, parts, n_slots, 1 << 32, copiers).expect("the tier fits")
 }

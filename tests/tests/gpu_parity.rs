@@ -12,7 +12,7 @@ mod scratch;
 #[path = "gpu_parity/tier_arrays.rs"]
 mod tier_arrays;
 
-use common::{METRICS, normal, rng};
+use common::{BIT_METRICS, METRICS, normal, rng};
 use omen_gpu::Gpu;
 use omen_gpu::context::Scans;
 use omen_gpu::launch::rerank::rerank;
@@ -29,12 +29,15 @@ use scratch::Scratch;
 use std::collections::HashMap;
 use tier_arrays::{DeviceTier, HostTier};
 
-/// All scan kernels the device runs.
-fn widths(gpu: &Gpu) -> Vec<Width> {
+/// All scan kernels the device runs for a metric.
+fn widths(gpu: &Gpu, metric: Metric) -> Vec<Width> {
+    if let Some(only) = Width::of_metric(metric) {
+        return vec![only];
+    }
     let scans = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
     let mut all = vec![Width::Fma];
     if scans >= Scans::Mma {
-        all.extend(Width::all(true));
+        all.extend(Width::all(metric, true));
     }
     if scans == Scans::Wgmma {
         all.push(Width::Wgmma);
@@ -52,8 +55,8 @@ fn scan_matches_its_twin() {
         &[1, 3, 31, 32, 33, 100, 768, 1000, 1536, 4096, 16_000]
     };
     for &dim in dims {
-        for metric in METRICS {
-            for width in widths(&gpu) {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
+            for width in widths(&gpu, metric) {
                 let n_slots = if small() { 400 } else { 1100 };
                 let host = HostTier::random(&mut rng, metric, dim, n_slots);
                 let device = DeviceTier::new(&gpu, &host);
@@ -152,7 +155,9 @@ fn compare_survivors(host: &HostTier, gpu: &Scratch, twin: &Scratch, what: &str)
             };
             let lost = slack * norm * 2.0 + 1e-6 * (twin.consts[q].norm_sq + norm * norm);
             let near = |key: f32| {
-                if host.metric == Metric::NegIp {
+                if host.metric.is_of_bits() {
+                    0.0 // counts are exact
+                } else if host.metric == Metric::NegIp {
                     lost
                 } else {
                     (lost / key.max(1e-30)).min(lost.sqrt() * 2.0) + 1e-5 * key
@@ -184,8 +189,10 @@ fn compare_survivors(host: &HostTier, gpu: &Scratch, twin: &Scratch, what: &str)
 fn scan_counts_what_has_no_room() {
     let Some(gpu) = gpu() else { return };
     let mut rng = rng("scan_counts_what_has_no_room");
-    for width in widths(&gpu) {
-        let mut host = HostTier::random(&mut rng, Metric::L2, 40, 120);
+    let metrics = [Metric::L2, Metric::L1, Metric::Hamming];
+    let all = metrics.map(|metric| widths(&gpu, metric).into_iter().map(move |w| (metric, w)));
+    for (metric, width) in all.into_iter().flatten() {
+        let mut host = HostTier::random(&mut rng, metric, 40, 120);
         host.live.fill(u32::MAX);
         let device = DeviceTier::new(&gpu, &host);
         let mut scratch = Scratch::random(&mut rng, &host, 2, 5, 50);
@@ -314,7 +321,7 @@ fn rerank_matches_its_twin() {
     } else {
         vec![1, 32, 100, 768, 1000, 4096, 16_000]
     } {
-        for metric in METRICS {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
             let host = HostTier::random(&mut rng, metric, dim, 200);
             let device = DeviceTier::new(&gpu, &host);
             let (n_queries, keep) = (3, 21);
@@ -335,7 +342,7 @@ fn rerank_matches_its_twin() {
             .unwrap();
             loaded.download(&mut scratch);
             for q in 0..n_queries {
-                let query = &scratch.queries[q * host.pitch..(q + 1) * host.pitch];
+                let query = scratch.query(q);
                 for i in 0..keep {
                     let ours = scratch.out[q * keep + i];
                     if i >= scratch.counts[q] as usize {
@@ -360,7 +367,10 @@ fn rerank_matches_its_twin() {
                     } else {
                         twin.key + host.err[slot]
                     };
-                    let near = size * 1e-5 + 1e-5;
+                    let near = match metric.is_of_bits() {
+                        true => 0.0,
+                        false => size * 1e-5 + 1e-5,
+                    };
                     let agree = |a: f32, b: f32| a == b || (a - b).abs() <= near;
                     assert!(
                         agree(ours.key, twin.key) && agree(ours.ceiling, twin.ceiling),

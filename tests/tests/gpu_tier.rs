@@ -1,6 +1,10 @@
 //! From pages to device and back: an index is built, loaded into a hot tier, and searched there. Checked against the SQL
 //! operators over the rows as the user wrote them. On the simulated device always, on a real one if there is one.
 
+#[path = "../../crates/ivf/tests/bit_world/mod.rs"]
+mod bit_world;
+#[path = "gpu_tier/bits.rs"]
+mod bits;
 #[path = "../../crates/ivf/tests/common/mod.rs"]
 mod common;
 
@@ -31,11 +35,7 @@ fn devices() -> Vec<Gpu> {
 
 /// Loads all lists; returns which rows each list holds as well.
 fn load(gpu: &Gpu, store: &MemStore, index: &Index) -> Result<(Tier, Vec<Vec<usize>>), GpuError> {
-    let spec = TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: index.n_lists() as usize,
-    };
+    let spec = TierSpec::of(index);
     let parts = Parts::of(index.meta.shape().filter);
     let copiers = Copiers::with_threads(1);
     let mut builder = TierBuilder::with_parts(gpu, spec, parts, 10_000, 1 << 30, copiers)?;
@@ -95,13 +95,6 @@ fn a_tier_answers_as_the_operators_do() {
                 let clusters = Clusters::new(&mut rng, dim, 12);
                 let rows = clusters.draw(&mut rng, 3000);
                 let (store, index) = build(MemStore::new(), metric, dim, &rows, 12, seed);
-                if index.cpu_only().is_some() {
-                    assert!(matches!(
-                        load(&gpu, &store, &index),
-                        Err(GpuError::Unsupported(_))
-                    ));
-                    continue;
-                }
                 let (tier, of_list) = load(&gpu, &store, &index).expect("the tier fits");
                 for probes in [1, 4, 12] {
                     let k = 10;

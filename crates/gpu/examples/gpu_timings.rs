@@ -58,11 +58,7 @@ impl Data {
     }
 
     fn load(&self, gpu: &Gpu) -> Result<Tier, GpuError> {
-        let spec = TierSpec {
-            metric: Metric::L2,
-            dim: self.dim,
-            n_lists: self.n_lists(),
-        };
+        let spec = TierSpec::of_vectors(Metric::L2, self.dim, self.n_lists());
         let n_slots = (self.n_lists() * self.rows_per_list) as u64;
         let mut builder = TierBuilder::begin(gpu, spec, n_slots, 60 << 30)?;
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -19,7 +19,7 @@ use crate::tier_builder::TierBuilder;
 use omen_ivf::IvfError;
 use omen_ivf::export::{ListPages, Stream, for_each_centroid};
 use omen_ivf::index::{Index, read_entries};
-use omen_ivf::layout::group::{Filter, GROUP, GroupShape};
+use omen_ivf::layout::group::{Filter, GROUP};
 use omen_ivf::layout::page::{CONTENT_BYTES, CONTENT_START};
 use omen_ivf::layout::streams;
 use omen_ivf::list_reader::AppendedTo;
@@ -89,13 +89,8 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
     }
 
     fn check_index(&self, index: &Index) -> Result<(), GpuError> {
-        let spec = TierSpec {
-            metric: index.metric(),
-            dim: index.dim(),
-            n_lists: index.n_lists() as usize,
-        };
         let has_codes = index.meta.shape().filter == Filter::OneBit;
-        if self.spec() != spec || self.parts().codes() && !has_codes {
+        if self.spec() != TierSpec::of(index) || self.parts().codes() && !has_codes {
             return Err(GpuError::Other("the tier is for another index".into()));
         }
         Ok(())
@@ -103,7 +98,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
 
     /// Loads the centroids, so that the device can choose lists.
     pub fn load_centroids<S: PageStore>(&mut self, s: &S, index: &Index) -> Result<(), LoadError> {
-        let mut rows = Vec::with_capacity(index.n_lists() as usize * index.dim());
+        let mut rows = Vec::with_capacity(index.n_lists() as usize * index.coarse_dim());
         for_each_centroid(s, index, |_, row| rows.extend_from_slice(row))?;
         self.set_rotation(&index.rotation);
         Ok(self.set_centroids(&rows)?)
@@ -245,18 +240,18 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     /// Copies a stream of the list read last, which has `n` entries.
     fn stream(&mut self, stream: Stream, n: usize) -> Result<(), LoadError> {
         let slot = self.lists.last().map_or(0, |reading| reading.first_slot);
-        let dim = self.index.meta.dim;
+        let row_bytes = 2 * self.index.entry_words();
         // Units of the stream, how many bytes apart, and how many of these are wanted.
         let (entries, stride, wanted) = match stream {
             Stream::Code => {
-                let shape = GroupShape::new(self.index.meta.shape().filter, dim);
+                let shape = self.index.meta.shape();
                 (
                     GROUP,
                     shape.bytes(),
                     self.builder.staging.shape().group_bytes,
                 )
             }
-            Stream::Vector => (1, streams::row_bytes(dim), streams::row_bytes(dim)),
+            Stream::Vector => (1, row_bytes, row_bytes),
         };
         let mut first = 0;
         while first < n {

@@ -65,8 +65,10 @@ impl Layout {
 pub struct ScratchShape {
     /// Queries in the batch.
     pub n_queries: usize,
-    /// Halves (and f32) per query.
+    /// Halves per row, or words of as many bits.
     pub pitch: usize,
+    /// Whether rows are strings of bits: of a query then only its words count.
+    pub of_bits: bool,
     /// Survivors kept per query.
     pub keep: usize,
     /// Room for survivors per query.
@@ -77,14 +79,26 @@ pub struct ScratchShape {
     pub n_group: usize,
 }
 
+impl ScratchShape {
+    /// Words of 32 bits per query.
+    pub fn query_words(&self) -> usize {
+        query_words(self.of_bits, self.pitch)
+    }
+}
+
+/// Words of 32 bits of a query that is compared to rows of so many halves, or words of as many bits.
+pub fn query_words(of_bits: bool, pitch: usize) -> usize {
+    if of_bits { pitch / 2 } else { pitch }
+}
+
 /// Offsets of a batch's arrays. `0..upload_end` goes to the device in one copy, `state..download_end` comes back in one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ScratchPlan {
     /// The shape planned for.
     pub shape: ScratchShape,
-    /// f32 `[n_queries, pitch]`.
+    /// f32 `[n_queries, pitch]`, or u32 `[n_queries, pitch / 2]` of bits.
     pub queries: usize,
-    /// f16 `[n_queries, 2, pitch]`.
+    /// f16 `[n_queries, 2, pitch]`; of bits nothing.
     pub halves: usize,
     /// [`QueryConsts`] `[n_queries]`.
     pub consts: usize,
@@ -117,8 +131,12 @@ impl ScratchPlan {
     pub fn new(shape: ScratchShape) -> Self {
         let n = shape.n_queries;
         let mut layout = Layout::default();
-        let queries = layout.take(n * shape.pitch * 4);
-        let halves = layout.take(n * shape.pitch * 4);
+        let queries = layout.take(n * shape.query_words() * 4);
+        let halves = layout.take(if shape.of_bits {
+            0
+        } else {
+            n * shape.pitch * 4
+        });
         let consts = layout.take(n * size_of::<QueryConsts>());
         let items = layout.take(shape.n_items * size_of::<ScanItem>());
         let group = layout.take(shape.n_group * 4);
@@ -200,6 +218,7 @@ mod tests {
         let shape = ScratchShape {
             n_queries: 3,
             pitch: 64,
+            of_bits: false,
             keep: 74,
             cap: 16_384,
             n_items: 5,
@@ -236,6 +255,7 @@ mod tests {
             let shape = ScratchShape {
                 n_queries: n,
                 pitch,
+                of_bits: false,
                 keep,
                 cap,
                 n_items: n * 3 * 32,

@@ -16,9 +16,9 @@ use omen_ivf::bound::Bound;
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct TierView {
-    /// f16 `[n_slots, pitch]`: stored vectors; 0 in a tier of codes alone.
+    /// f16 `[n_slots, pitch]`: stored vectors, or strings of bits in words of 16; 0 in a tier of codes alone.
     pub rows: u64,
-    /// f32 `[n_slots]`: squared norms of the stored vectors; 0 in a tier of codes alone.
+    /// f32 `[n_slots]`: squared norms of the stored vectors, or numbers of bits set; 0 in a tier of codes alone.
     pub norm_sq: u64,
     /// f32 `[n_slots]`: radius of the hard bound.
     pub err: u64,
@@ -74,7 +74,7 @@ pub struct QueryConsts {
     pub slack: f32,
     /// Loose key, NegIp: the norm, rounded up generously.
     pub norm_up: f32,
-    /// Tight key, NegIp: the norm times 1 + 2g.
+    /// Tight key, NegIp: the norm times 1 + 2g. Of strings of bits: how many are set.
     pub norm: f32,
     /// Rounding of the query's normalisation (Cosine), else 0.
     pub err: f32,
@@ -135,7 +135,7 @@ pub struct ScanParams {
     pub tier: TierView,
     /// f16 `[n_queries, 2, pitch]`: high and low halves of the scaled queries.
     pub halves: u64,
-    /// f32 `[n_queries, pitch]`.
+    /// f32 `[n_queries, pitch]`; of strings of bits u32 `[n_queries, pitch / 2]`.
     pub queries: u64,
     /// [`QueryConsts`] `[n_queries]`.
     pub consts: u64,
@@ -236,7 +236,7 @@ pub const OVERFLOW_QUERY: u32 = 2;
 pub struct RerankParams {
     /// The tier.
     pub tier: TierView,
-    /// f32 `[n_queries, pitch]`.
+    /// As in [`ScanParams`].
     pub queries: u64,
     /// [`QueryConsts`] `[n_queries]`.
     pub consts: u64,
@@ -270,7 +270,7 @@ pub struct RerankParams {
 #[derive(Debug, Clone, Copy, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct PrepareParams {
-    /// f32 `[n_queries, dim]`, perhaps in the host's memory; 0: see `input`.
+    /// f32 `[n_queries, dim + bit_words]`, perhaps in the host's memory; 0: see `input`.
     pub raw: u64,
     /// [`QueryBound`] `[n_queries]`, likewise.
     pub bounds: u64,
@@ -300,6 +300,12 @@ pub struct PrepareParams {
     pub rounding: f32,
     /// What counts are set to.
     pub first_count: u32,
+    /// Of strings of bits: u32 `[n_queries, bit_pitch]`, the words behind the coordinates, padded; 0: of vectors.
+    pub bits: u64,
+    /// Words of 32 bits of a query behind its coordinates.
+    pub bit_words: u32,
+    /// Words per query in `bits`.
+    pub bit_pitch: u32,
 }
 
 /// What the keys of a query need besides its coordinates.
@@ -445,7 +451,7 @@ pub struct UnpackParams {
     pub area: u64,
     /// [`UnpackItem`] `[n_items]`.
     pub items: u64,
-    /// Halves per row in the area.
+    /// Halves, or words of as many bits, per row in the area.
     pub dim: u32,
     /// From one group in the area to the next.
     pub group_bytes: u32,
@@ -466,7 +472,7 @@ const _: () = {
     assert!(size_of::<Found>() == 20);
     assert!(size_of::<FoundHead>() == 16);
     assert!(size_of::<RerankParams>() == 160);
-    assert!(size_of::<PrepareParams>() == 96);
+    assert!(size_of::<PrepareParams>() == 112);
     assert!(size_of::<ProbeParams>() == 128);
     assert!(size_of::<ListSlots>() == 8);
     assert!(size_of::<PlanParams>() == 136);

@@ -103,8 +103,8 @@ pub struct Walk {
 }
 
 /// Plans a batch. `pieces`: all pieces that may be referred to; `walks[q]`: query q's way through them.
-/// `tensor_cores` chooses among the scan kernels.
-pub fn plan_rounds(pieces: &[Piece], walks: &[Walk], room: Room, tensor_cores: bool) -> Rounds {
+/// `widths`: the scan kernels to choose among, narrowest first.
+pub fn plan_rounds(pieces: &[Piece], walks: &[Walk], room: Room, widths: &[Width]) -> Rounds {
     let mut seen = vec![0; walks.len()];
     let mut parts: Vec<&[u32]> = vec![&[]; walks.len()];
     let mut left: Vec<&[u32]> = walks.iter().map(|walk| &walk.pieces[..]).collect();
@@ -124,7 +124,7 @@ pub fn plan_rounds(pieces: &[Piece], walks: &[Walk], room: Room, tensor_cores: b
             (parts[q], left[q]) = left[q].split_at(n);
             seen[q] += rows;
         }
-        add_round(pieces, &parts, tensor_cores, &mut planned);
+        add_round(pieces, &parts, widths, &mut planned);
     }
     planned
 }
@@ -177,8 +177,7 @@ fn group_by_piece(
 }
 
 /// Adds one round: cuts each piece's queries by kernel width and its rows into tiles.
-fn add_round(pieces: &[Piece], parts: &[&[u32]], tensor_cores: bool, planned: &mut Rounds) {
-    let widths = Width::all(tensor_cores);
+fn add_round(pieces: &[Piece], parts: &[&[u32]], widths: &[Width], planned: &mut Rounds) {
     let mut by_width: Vec<Vec<ScanItem>> = vec![Vec::new(); widths.len()];
     for (piece, begin, end) in group_by_piece(pieces.len(), parts, &mut planned.group) {
         let piece = pieces[piece as usize];

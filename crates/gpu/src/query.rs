@@ -18,7 +18,7 @@ const MIN_EXP: i32 = -48;
 /// A query in scaled space, ready to be searched.
 #[derive(Debug, Clone, Copy)]
 pub struct TierQuery<'a> {
-    /// `[dim]`, scaled (and, under Cosine, normalised): `omen_ivf`'s `Query::vector`.
+    /// `[query_words]`: `omen_ivf`'s `Query::words`, scaled (and, under Cosine, normalised).
     pub q: &'a [f32],
     /// NegIp: the norm of the key formula, `Bound::q_norm`; other metrics: not used.
     pub q_norm: f32,
@@ -132,6 +132,14 @@ pub fn prepare(
         },
         reserved: 0,
     })
+}
+
+/// Writes a string of bits, in words of 32, padded to `out` (`[pitch / 2]`). Its number of bits set.
+pub fn prepare_bits(words: &[f32], out: &mut [f32]) -> f32 {
+    out[..words.len()].copy_from_slice(words);
+    out[words.len()..].fill(0.0);
+    let ones = words.iter().map(|word| word.to_bits().count_ones());
+    ones.sum::<u32>() as f32
 }
 
 #[cfg(test)]

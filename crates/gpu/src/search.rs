@@ -3,10 +3,11 @@
 use crate::context::{Scans, Wait};
 use crate::engine::Engine;
 use crate::error::GpuError;
+use crate::launch::scan::Width;
 use crate::memory::{MAX_K, ScratchPlan, ScratchShape, batch_len, cap_for, keep_for};
-use crate::params::{Found, ordered_bits};
+use crate::params::{Found, QueryConsts, ordered_bits};
 use crate::plan::{Room, Rounds, Walk, plan_rounds};
-use crate::query::{TierQuery, prepare, scales};
+use crate::query::{TierQuery, prepare, prepare_bits, scales};
 use crate::tier::Catalog;
 use half::f16;
 use omen_ivf::Tid;
@@ -126,11 +127,12 @@ impl Search<'_, '_> {
             self.catalog.pieces(),
             walks,
             room,
-            self.engine.scans() >= Scans::Mma,
+            Width::all(self.catalog.metric(), self.engine.scans() >= Scans::Mma),
         );
         let plan = ScratchPlan::new(ScratchShape {
             n_queries: n,
             pitch: self.catalog.pitch(),
+            of_bits: self.catalog.metric().is_of_bits(),
             keep: room.keep,
             cap: room.cap,
             n_items: rounds.items.len(),
@@ -198,11 +200,20 @@ fn fill_upload(
     rounding: f32,
 ) -> Result<(), GpuError> {
     let (pitch, n) = (plan.shape.pitch, queries.len());
+    let words = plan.shape.query_words();
     let mut consts = Vec::with_capacity(n);
-    {
-        let (low, high) = area.split_at_mut(plan.halves);
-        let vectors: &mut [f32] =
-            bytemuck::cast_slice_mut(&mut low[plan.queries..plan.queries + n * pitch * 4]);
+    let (low, high) = area.split_at_mut(plan.halves);
+    let vectors: &mut [f32] =
+        bytemuck::cast_slice_mut(&mut low[plan.queries..plan.queries + n * words * 4]);
+    if plan.shape.of_bits {
+        let dim = catalog.spec().dim;
+        for (query, to) in queries.iter().zip(vectors.chunks_exact_mut(words)) {
+            consts.push(QueryConsts {
+                norm: prepare_bits(&query.q[dim..], to),
+                ..QueryConsts::default()
+            });
+        }
+    } else {
         let halves: &mut [f16] = bytemuck::cast_slice_mut(&mut high[..n * pitch * 4]);
         for (i, query) in queries.iter().enumerate() {
             let vector = &mut vectors[i * pitch..(i + 1) * pitch];

@@ -15,6 +15,7 @@ use crate::staging::bounded;
 use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
 use bytemuck::{Pod, Zeroable};
+use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::topk::Candidates;
@@ -29,10 +30,47 @@ use std::time::{Duration, Instant};
 pub struct TierSpec {
     /// Metric of the index.
     pub metric: Metric,
-    /// Dimension of the index.
+    /// Dimension of the vectors that lists are chosen by: of rows that are vectors the rows', else of their coarse vectors.
     pub dim: usize,
+    /// Words of 16 bits of a row: of vectors `dim`.
+    pub row_words: usize,
     /// Lists of the index.
     pub n_lists: usize,
+}
+
+impl TierSpec {
+    /// For an index.
+    pub fn of(index: &Index) -> Self {
+        Self {
+            metric: index.metric(),
+            dim: index.coarse_dim(),
+            row_words: index.entry_words(),
+            n_lists: index.n_lists() as usize,
+        }
+    }
+
+    /// For an index whose rows are vectors.
+    pub fn of_vectors(metric: Metric, dim: usize, n_lists: usize) -> Self {
+        Self {
+            metric,
+            dim,
+            row_words: dim,
+            n_lists,
+        }
+    }
+
+    /// Words of 32 bits that a query brings besides its vector: of strings of bits its own string.
+    pub fn bit_words(&self) -> usize {
+        match self.metric.is_of_bits() {
+            true => self.row_words.div_ceil(2),
+            false => 0,
+        }
+    }
+
+    /// Words of 32 bits of a query: `omen_ivf`'s `Query::words`.
+    pub fn query_words(&self) -> usize {
+        self.dim + self.bit_words()
+    }
 }
 
 /// A list in the tier, and the state of the index it was loaded from.
@@ -160,8 +198,8 @@ impl Catalog {
         self.pitch
     }
 
-    pub(crate) fn dim(&self) -> usize {
-        self.spec.dim
+    pub(crate) fn spec(&self) -> TierSpec {
+        self.spec
     }
 
     /// How far the lists reach.
@@ -192,11 +230,11 @@ impl Catalog {
 
     /// Checks a query against the tier; the pieces it walks, nearest list first.
     pub(crate) fn walk(&self, query: &TierQuery<'_>) -> Result<Walk, GpuError> {
-        if query.q.len() != self.spec.dim {
+        let words = self.spec.query_words();
+        if query.q.len() != words {
             return Err(GpuError::Other(format!(
-                "query of {} dimensions, index of {}",
-                query.q.len(),
-                self.spec.dim
+                "query of {} words in place of {words}",
+                query.q.len()
             )));
         }
         let mut walk = Walk::default();

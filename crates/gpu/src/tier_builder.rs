@@ -45,7 +45,7 @@ pub struct TierBuilder<W: TierWriter + ?Sized = dyn Engine> {
     plan: TierPlan,
     byte_limit: u64,
     pub(crate) lists: Vec<Option<TierList>>,
-    /// f16 `[n_lists, pitch]` and f32 `[n_lists]`; empty if they were not given.
+    /// f16 `[n_lists, centroid_pitch]` and f32 `[n_lists]`; empty if they were not given.
     centroids: (Vec<f16>, Vec<f32>),
     rotation: Option<Rotation>,
     open: Option<OpenList>,
@@ -205,7 +205,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
 
     /// Gives the centroids as stored (`[n_lists, dim]`), so that the device can choose lists.
     pub fn set_centroids(&mut self, rows: &[f16]) -> Result<(), GpuError> {
-        let (dim, pitch, n_lists) = (self.spec.dim, self.plan.pitch, self.spec.n_lists);
+        let (dim, pitch, n_lists) = (self.spec.dim, self.plan.centroid_pitch, self.spec.n_lists);
         if rows.len() != n_lists * dim {
             return Err(GpuError::Other(format!(
                 "{} numbers for {n_lists} centroids of {dim} dimensions",

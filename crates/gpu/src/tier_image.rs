@@ -41,11 +41,11 @@ impl TierImage {
         tier_arrays(cast_slice(&self.memory), &self.plan, self.metric)
     }
 
-    /// The centroids, `[n_lists, pitch]`, and their squared norms, `[n_lists]`.
+    /// The centroids, `[n_lists, centroid_pitch]`, and their squared norms, `[n_lists]`.
     pub fn centroids(&self) -> (&[f16], &[f32]) {
         let (memory, plan) = (cast_slice(&self.memory), &self.plan);
         (
-            array(memory, plan.centroids, plan.n_lists * plan.pitch),
+            array(memory, plan.centroids, plan.n_lists * plan.centroid_pitch),
             array(memory, plan.centroid_norms, plan.n_lists),
         )
     }

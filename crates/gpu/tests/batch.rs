@@ -3,7 +3,8 @@
 mod common;
 
 use common::{
-    Fixture, Flavour, METRICS, check_batch, check_locked_queries, rng, search_batch, sizes,
+    DOT_METRICS, Fixture, Flavour, METRICS, check_batch, check_locked_queries, rng, search_batch,
+    sizes,
 };
 use omen_gpu::batch::plan::{BatchPlan, TierShape, Wanted};
 use omen_gpu::batch::tuning::Tuning;
@@ -108,7 +109,7 @@ fn codes_leave_out_nothing_that_counts() {
     let mut rng = rng("codes_leave_out_nothing_that_counts");
     let gpu = Gpu::open_simulated();
     for (dim, batch) in [(512, 3), (520, 9), (768, 20)] {
-        for metric in METRICS {
+        for metric in DOT_METRICS {
             let sizes = sizes(&mut rng, 40, 4000);
             let fixture = Fixture::random(&mut rng, metric, dim, &sizes, Flavour::Plain);
             let tier = fixture.load_with_codes(&gpu, NO_LIMIT).unwrap();
@@ -138,6 +139,8 @@ fn all_lists_are_searched_by_rows() {
     let tier = TierShape {
         metric: Metric::L2,
         dim: 768,
+        bit_words: 0,
+        row_pitch: 768,
         n_lists: 100,
         n_slots: 10_000,
         longest: 300,

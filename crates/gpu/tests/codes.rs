@@ -4,7 +4,7 @@ mod common;
 #[path = "codes/data.rs"]
 mod data;
 
-use common::{METRICS, normal, rng};
+use common::{DOT_METRICS, normal, rng};
 use data::{Data, LIST_ROWS, prepared};
 use omen_gpu::params::{ScanItem, from_ordered_bits};
 use omen_gpu::query::scales;
@@ -19,7 +19,7 @@ use omen_ivf::rotation::Rotation;
 use rand::Rng;
 
 fn shapes() -> impl Iterator<Item = (Metric, usize)> {
-    METRICS
+    DOT_METRICS
         .into_iter()
         .flat_map(|metric| [512, 700, 768, 1024].map(|dim| (metric, dim)))
 }

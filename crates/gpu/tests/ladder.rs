@@ -21,11 +21,7 @@ fn the_best_rung_that_fits() {
             .collect();
         let dim = rng.random_range(1..2000);
         let shape = LadderShape {
-            spec: TierSpec {
-                metric: Metric::L2,
-                dim,
-                n_lists,
-            },
+            spec: TierSpec::of_vectors(Metric::L2, dim, n_lists),
             filter: [Filter::None, Filter::FourBit, Filter::OneBit][rng.random_range(0..3)],
             list_sizes: &sizes,
         };

@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{Entry, METRICS, Query, exact_bound, normal, rng};
+use common::{DOT_METRICS, Entry, Query, exact_bound, normal, rng};
 use half::f16;
 use omen_gpu::TierQuery;
+use omen_gpu::params::QueryConsts;
 use omen_gpu::query::{prepare, scales};
-use omen_gpu::twin::scan::loose_key;
+use omen_gpu::twin::scan::{loose_key, loose_key_l1};
 use omen_ivf::{Metric, Tid};
 use rand::Rng;
 
@@ -18,7 +19,7 @@ fn the_loose_key_never_passes_the_exact_bound() {
         let g = omen_ivf::bound::rounding(dim as u32);
         let mut useful = 0;
         for trial in 0..(400_000 / dim).clamp(100, 4000) {
-            let metric = METRICS[trial % 3];
+            let metric = DOT_METRICS[trial % 3];
             let far = [0.0, 1.0, 30.0, 1000.0, 30_000.0][rng.random_range(0..5)];
             let near = [0.0, 1e-3, 1.0, 20.0][rng.random_range(0..4)];
             let row: Vec<f16> = (0..dim)
@@ -101,5 +102,53 @@ fn the_loose_key_never_passes_the_exact_bound() {
             useful > 20,
             "dim {dim}: a bound that is never near is no bound"
         );
+    }
+}
+
+/// A sum in so many lanes.
+fn sum_in(lanes: usize, terms: &[f32]) -> f32 {
+    let mut sums = vec![0f32; lanes];
+    for (i, term) in terms.iter().enumerate() {
+        sums[i % lanes] += term;
+    }
+    sums.iter().sum()
+}
+
+#[test]
+fn the_loose_key_of_l1_never_passes_the_tight_one() {
+    let mut rng = rng("the_loose_key_of_l1_never_passes_the_tight_one");
+    for dim in [1, 3, 32, 100, 768, 4096, 16_000] {
+        let scales = scales(omen_ivf::bound::rounding(dim as u32));
+        for trial in 0..(400_000 / dim).clamp(100, 4000) {
+            let far = [0.0, 1.0, 1000.0, 30_000.0][rng.random_range(0..4)];
+            let near = [1e-3, 1.0, 20.0][rng.random_range(0..3)];
+            // Sizes that lose the most digits come last, or anywhere.
+            let mut terms: Vec<f32> = (0..dim)
+                .map(|_| {
+                    let h = (far + 10.0 * normal(&mut rng)).clamp(-65504.0, 65504.0);
+                    let h = f16::from_f32(h).to_f32();
+                    (h + near * normal(&mut rng) - h).abs()
+                })
+                .collect();
+            if trial % 2 == 0 {
+                terms.sort_by(|a, b| b.total_cmp(a));
+            }
+            let exact: f64 = terms.iter().copied().map(f64::from).sum();
+            let consts = QueryConsts {
+                err: [0.0, exact as f32 * 0.3][trial % 3 % 2],
+                ..QueryConsts::default()
+            };
+            let err = exact as f32 * rng.random_range(0.0..0.5);
+            // As on the devices, and as on CPUs.
+            let loose = loose_key_l1(scales.loose, &consts, sum_in(16, &terms), err);
+            let tight = (sum_in(8, &terms) * scales.tight - (err + consts.err)).max(0.0);
+            assert!(loose <= tight, "dim {dim}: loose {loose}, tight {tight}");
+            let bound = exact - f64::from(err) - f64::from(consts.err);
+            assert!(f64::from(loose) <= bound.max(0.0), "dim {dim}");
+            assert!(
+                f64::from(loose) >= bound * 0.98 - exact * 0.01,
+                "dim {dim}: not near"
+            );
+        }
     }
 }

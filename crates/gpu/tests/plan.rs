@@ -1,11 +1,13 @@
 //! Rounds of a batch: every row meets every query that asks for it, once, and rounds fit the room.
 
+use omen_gpu::launch::scan::Width;
 use omen_gpu::memory::{cap_for, keep_for};
 use omen_gpu::plan::{Piece, Room, Walk, pieces_of, plan_rounds};
+use omen_ivf::Metric;
 
 /// Every (slot, query) pair asked for comes exactly once; returns the rows of each query's rounds.
 fn check(pieces: &[Piece], walks: &[Walk], room: Room, tensor_cores: bool) -> Vec<Vec<usize>> {
-    let planned = plan_rounds(pieces, walks, room, tensor_cores);
+    let planned = plan_rounds(pieces, walks, room, Width::all(Metric::L2, tensor_cores));
     let mut met = std::collections::HashMap::new();
     let mut rows = vec![vec![0; planned.rounds.len()]; walks.len()];
     for (r, round) in planned.rounds.iter().enumerate() {
@@ -97,11 +99,16 @@ fn rounds_grow() {
         cap: cap_for(74),
         guaranteed: false,
     };
-    let planned = plan_rounds(&pieces, &walks, room, true);
+    let planned = plan_rounds(&pieces, &walks, room, Width::all(Metric::L2, true));
     assert!(planned.rounds.len() <= 4, "{} rounds", planned.rounds.len());
     assert!(
-        plan_rounds(&pieces, &[Walk::default(), Walk::default()], room, true)
-            .rounds
-            .is_empty()
+        plan_rounds(
+            &pieces,
+            &[Walk::default(), Walk::default()],
+            room,
+            Width::all(Metric::L1, true)
+        )
+        .rounds
+        .is_empty()
     );
 }

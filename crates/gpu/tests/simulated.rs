@@ -180,11 +180,7 @@ fn a_list_read_again_replaces_what_was_pushed() {
 #[test]
 fn a_list_that_fails_is_left_out_and_the_others_serve() {
     let gpu = Gpu::open_simulated();
-    let spec = TierSpec {
-        metric: Metric::L2,
-        dim: 4,
-        n_lists: 4,
-    };
+    let spec = TierSpec::of_vectors(Metric::L2, 4, 4);
     let mut builder = TierBuilder::begin(&gpu, spec, 10, NO_LIMIT).unwrap();
     let row = [f16::ONE; 4];
     let mut load = |list: u32, n: u32, claimed: u32| {

@@ -72,7 +72,16 @@ impl RowForm {
 
     /// Why the CPU alone searches indexes of this form; `None`: kernels do too.
     pub fn cpu_only(&self) -> Option<&'static str> {
-        cpu_only(self.kind(), self.metric())
+        cpu_only(self.kind())
+    }
+
+    /// Words of 32 bits that a device gets of a query: its coarse vector, which of vectors is all; of strings of bits then its row.
+    pub fn query_words(&self) -> usize {
+        let of_row = match self {
+            Self::Bits(_) => self.row_words().div_ceil(2),
+            Self::Half(_) | Self::Sparse(_) => 0,
+        };
+        (self.coarse_dim() + of_row) as usize
     }
 
     /// Terms that [`crate::bound::rounding`] counts for the sums of the operators.
@@ -249,11 +258,8 @@ impl RowForm {
 }
 
 /// See [`RowForm::cpu_only`].
-pub fn cpu_only(kind: VectorKind, metric: Metric) -> Option<&'static str> {
-    match kind {
-        VectorKind::Sparse => Some("kernels do not read sparse vectors"),
-        _ => metric.cpu_only(),
-    }
+pub fn cpu_only(kind: VectorKind) -> Option<&'static str> {
+    (kind == VectorKind::Sparse).then_some("kernels do not read sparse vectors")
 }
 
 /// See [`RowForm::row_words`]; of sparse vectors, where it depends on the values, what is usual.

@@ -89,6 +89,16 @@ impl Index {
         self.meta.dim as usize
     }
 
+    /// Words of 16 bits of an entry's row.
+    pub fn entry_words(&self) -> usize {
+        self.form.row_words() as usize
+    }
+
+    /// See [`RowForm::query_words`].
+    pub fn query_words(&self) -> usize {
+        self.form.query_words()
+    }
+
     /// Dimension of the centroids, and of what chooses lists (see [`RowForm`]).
     pub fn coarse_dim(&self) -> usize {
         self.form.coarse_dim() as usize

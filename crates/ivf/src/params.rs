@@ -34,13 +34,9 @@ impl Metric {
         }
     }
 
-    /// Why the CPU alone searches indexes of this metric; `None`: kernels compute it too.
-    pub fn cpu_only(self) -> Option<&'static str> {
-        match self {
-            Self::L2 | Self::NegIp | Self::Cosine => None,
-            Self::L1 => Some("kernels do not compute the L1 distance"),
-            Self::Hamming | Self::Jaccard => Some("kernels do not count bits"),
-        }
+    /// Whether it is one of strings of bits; else of vectors.
+    pub const fn is_of_bits(self) -> bool {
+        matches!(self, Self::Hamming | Self::Jaccard)
     }
 
     /// Name as shown to users.
@@ -90,8 +86,7 @@ impl VectorKind {
 
     /// Whether rows of this kind have distances of this metric.
     pub fn has(self, metric: Metric) -> bool {
-        let is_of_bits = matches!(metric, Metric::Hamming | Metric::Jaccard);
-        is_of_bits == (self == Self::Bits)
+        metric.is_of_bits() == (self == Self::Bits)
     }
 }
 

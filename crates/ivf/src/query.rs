@@ -26,8 +26,11 @@ enum Target {
 #[derive(Debug, Clone)]
 pub struct Query {
     metric: Metric,
-    /// `[dim]`, scaled space; where rows have coarse vectors beside them, that of the query, `[coarse_dim]`.
-    vector: Vec<f32>,
+    /// `[dim]`, scaled space; where rows have coarse vectors beside them, that of the query, `[coarse_dim]`. Then come, of strings of bits, the row's
+    /// words of 32 bits.
+    words: Vec<f32>,
+    /// Of the vector among the words.
+    dim: usize,
     /// What rows are compared to.
     target: Target,
     unordered: bool,
@@ -49,21 +52,24 @@ impl Query {
             bound: scaled.bound,
             code: QueryCode::new(filter, rotation, &vector),
             target: Target::Vector,
-            vector,
+            dim: vector.len(),
+            words: vector,
         })
     }
 
     /// Prepares a string of bits, an input. Fails if it has another number of them.
     fn of_bits(form: &RowForm, rows: &BitRows, input: &[f32]) -> Result<Self> {
         let row = rows.row_of(input)?;
-        let coarse = form.coarse_row(&row);
+        let mut words = vec![0.0; form.query_words()];
+        words_of_bits(form, &row, &mut words);
         Ok(Self {
             metric: rows.metric,
-            vector: coarse.iter().map(|x| x.to_f32()).collect(),
+            words,
+            dim: form.coarse_dim() as usize,
             target: Target::Bits(BitQuery::new(rows, &row)),
             unordered: false,
-            is_ordinary: false,
-            bound: Bound::new(rows.metric, rows.dim, 0, 0.0, 0.0, 0.0),
+            is_ordinary: true,
+            bound: bound_of_bits(rows),
             code: None,
         })
     }
@@ -80,7 +86,8 @@ impl Query {
         } = found.unwrap_or_else(|| Prepared::nothing(rows));
         Ok(Self {
             metric: rows.metric,
-            vector: sketch,
+            dim: sketch.len(),
+            words: sketch,
             target: Target::Sparse(query),
             unordered,
             is_ordinary: false,
@@ -92,7 +99,12 @@ impl Query {
 
     /// The query in scaled space (normalised under Cosine), `[dim]`; where rows have coarse vectors beside them, its coarse vector: what chooses lists.
     pub fn vector(&self) -> &[f32] {
-        &self.vector
+        &self.words[..self.dim]
+    }
+
+    /// What a device gets of the query, `[query_words]`: [`Self::vector`], and of strings of bits their words, as bit patterns.
+    pub fn words(&self) -> &[f32] {
+        &self.words
     }
 
     /// Metric of the index.
@@ -121,9 +133,9 @@ impl Query {
     pub fn raw(&self, row: &[f16]) -> f32 {
         match &self.target {
             Target::Vector => match self.metric {
-                Metric::NegIp => omen_distance::dot_f16(&self.vector, row),
-                Metric::L1 => omen_distance::l1_f16(&self.vector, row),
-                _ => omen_distance::l2sq_f16(&self.vector, row),
+                Metric::NegIp => omen_distance::dot_f16(&self.words, row),
+                Metric::L1 => omen_distance::l1_f16(&self.words, row),
+                _ => omen_distance::l2sq_f16(&self.words, row),
             },
             Target::Bits(bits) => bits.distance(row),
             Target::Sparse(sparse) => sparse.raw(row),
@@ -159,19 +171,27 @@ impl Index {
     /// Adds to a query of [`Self::prepare_uncoded`] what the filter needs, if it lacks that.
     pub fn add_code(&self, query: &mut Query) {
         if query.code.is_none() {
-            query.code = QueryCode::new(self.meta.shape().filter, &self.rotation, &query.vector);
+            query.code = QueryCode::new(self.meta.shape().filter, &self.rotation, query.vector());
         }
     }
 
-    /// Prepares a query for a device: writes [`Query::vector`] to `out` (`[dim]`, as `q`) and returns the bound. `None`: its keys promise
-    /// nothing or need a look entry by entry, so it is not for a device. Fails if the dimension differs.
+    /// Prepares a query for a device: writes [`Query::words`] to `out` (`[query_words]`) and returns the bound. `None`: its keys promise
+    /// nothing or need a look entry by entry, or the form has no kernels, so it is not for a device. Fails if the dimension differs.
     pub fn prepare_into(&self, q: &[f32], out: &mut [f32]) -> Result<Option<Bound>> {
-        let RowForm::Half(scaling) = &self.form else {
-            check_dim(self.form.kind(), self.meta.dim, q)?;
-            return Ok(None);
-        };
-        let scaled = scale_into(scaling, q, out)?;
-        Ok(scaled.is_ordinary.then_some(scaled.bound))
+        match &self.form {
+            RowForm::Half(scaling) => {
+                let scaled = scale_into(scaling, q, out)?;
+                Ok(scaled.is_ordinary.then_some(scaled.bound))
+            }
+            RowForm::Bits(rows) => {
+                words_of_bits(&self.form, &rows.row_of(q)?, out);
+                Ok(Some(bound_of_bits(rows)))
+            }
+            RowForm::Sparse(_) => {
+                check_dim(self.form.kind(), self.meta.dim, q)?;
+                Ok(None)
+            }
+        }
     }
 
     /// See [`Query::unordered`], of the query `q`, an input.
@@ -255,11 +275,24 @@ fn scale_into(scaling: &Scaling, q: &[f32], out: &mut [f32]) -> Result<Scaled> {
     Ok(Scaled {
         bound,
         unordered: scale.is_none(),
-        is_ordinary: scaling.metric.cpu_only().is_none()
-            && bound.is_plain()
-            && q_err.is_finite()
-            && true_norm <= QUERY_MAX,
+        is_ordinary: bound.is_plain() && q_err.is_finite() && true_norm <= QUERY_MAX,
     })
+}
+
+/// Writes a string's coarse vector and its row's words to `out`, `[query_words]`.
+fn words_of_bits(form: &RowForm, row: &[f16], out: &mut [f32]) {
+    let (vector, words) = out.split_at_mut(form.coarse_dim() as usize);
+    let coarse = form.coarse_row(row);
+    for (x, h) in vector.iter_mut().zip(coarse.iter()) {
+        *x = h.to_f32();
+    }
+    let (bytes, rest) = bytemuck::cast_slice_mut::<f32, u8>(words).split_at_mut(2 * row.len());
+    bytes.copy_from_slice(bytemuck::cast_slice(row));
+    rest.fill(0);
+}
+
+fn bound_of_bits(rows: &BitRows) -> Bound {
+    Bound::new(rows.metric, rows.dim, 0, 0.0, 0.0, 0.0)
 }
 
 /// How far the query `q` scaled is from its f32 form, by L1.

@@ -134,11 +134,7 @@ impl Clusters {
     fn wanted(&self) -> Wanted {
         Wanted {
             key: TierKey::zeroed(),
-            spec: TierSpec {
-                metric: Metric::L2,
-                dim: DIM,
-                n_lists: N_LISTS,
-            },
+            spec: TierSpec::of_vectors(Metric::L2, DIM, N_LISTS),
             parts: Parts::RowsAndCodes,
             n_slots: (N_LISTS * LIST_ROWS) as u64,
             byte_limit: LIMIT,

@@ -62,7 +62,7 @@ fn requests_come_back() {
             spread: rng.random(),
             rounding: rng.random(),
             n_queries: n_queries as u32,
-            dim: dim as u32,
+            words: dim as u32,
             n_stale,
             n_lists,
         };

@@ -92,7 +92,7 @@ impl TierSearch<'_> {
             .iter()
             .filter(|split| !split.fresh.is_empty())
             .map(|split| TierQuery {
-                q: split.query.vector(),
+                q: split.query.words(),
                 q_norm: split.query.bound().q_norm(),
                 q_err: split.query.bound().q_err(),
                 lists: &split.fresh,

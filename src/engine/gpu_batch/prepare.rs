@@ -10,7 +10,7 @@ const NUMBERS_A_THREAD: usize = 1 << 18;
 /// Threads at most: memory is the limit beyond.
 const MAX_THREADS: usize = 8;
 
-/// Prepares `vectors` (`[n]` of `[dim]`, the user's numbers) into `to` (`[n, dim]`, scaled space) and `bounds` (`[n]`), a large batch
+/// Prepares `vectors` (`[n]` inputs, the user's numbers) into `to` (`[n, query_words]`, scaled space) and `bounds` (`[n]`), a large batch
 /// with several threads. `is_ordinary` (`[n]`) says which of them the device can answer; it gets other numbers in place of the others.
 pub(in crate::engine) fn prepare(
     index: &Index,
@@ -19,13 +19,13 @@ pub(in crate::engine) fn prepare(
     bounds: &mut [QueryBound],
     is_ordinary: &mut [bool],
 ) {
-    let dim = index.dim();
+    let words = index.query_words();
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let n_threads = (to.len() / NUMBERS_A_THREAD).clamp(1, cores.min(MAX_THREADS));
     let share = vectors.len().div_ceil(n_threads).max(1);
     let mut parts = vectors
         .chunks(share)
-        .zip(to.chunks_mut(share * dim))
+        .zip(to.chunks_mut(share * words))
         .zip(bounds.chunks_mut(share).zip(is_ordinary.chunks_mut(share)));
     let part = |((vectors, to), (bounds, is_ordinary)): (_, (_, _))| {
         prepare_part(index, vectors, to, bounds, is_ordinary);
@@ -48,7 +48,7 @@ fn prepare_part(
     bounds: &mut [QueryBound],
     is_ordinary: &mut [bool],
 ) {
-    let rows = vectors.iter().zip(to.chunks_exact_mut(index.dim()));
+    let rows = vectors.iter().zip(to.chunks_exact_mut(index.query_words()));
     for ((vector, to), (bound, is_ordinary)) in rows.zip(bounds.iter_mut().zip(is_ordinary)) {
         // The CPU, which answers the others, says what is wrong with them.
         let prepared = index.prepare_into(vector, to).unwrap_or_default();

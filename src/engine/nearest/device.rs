@@ -99,7 +99,7 @@ fn ask_tier(
         let mut batch = Batch {
             n_queries: 1,
             source: Source::Fill(&mut |_, to, bounds| {
-                to.copy_from_slice(query.vector());
+                to.copy_from_slice(query.words());
                 bounds.fill(QueryBound::from(bound));
             }),
             lists,

@@ -116,7 +116,7 @@ impl<'a> Tier<'a> {
     /// How many queries a message may have, for `k` candidates from `n_lists` lists each, of which `n_given` are given. Error: not even one.
     fn queries_of_message(&self, k: usize, n_lists: usize, n_given: usize) -> Result<usize, Stop> {
         let room = self.service.queue.slot_bytes();
-        let (dim, all_lists) = (self.index.dim(), self.index.n_lists() as usize);
+        let (words, all_lists) = (self.index.query_words(), self.index.n_lists() as usize);
         let (n_found, found_bytes, what) = if self.has_codes_alone() {
             let n_named = named_for(k)?;
             (n_named, size_of::<NearSlot>(), "slots by codes alone")
@@ -125,7 +125,7 @@ impl<'a> Tier<'a> {
         };
         let found_bytes = n_found.saturating_mul(found_bytes);
         let fits = |&n: &usize| {
-            Request::bytes(n, dim, n_given, 0) <= room
+            Request::bytes(n, words, n_given, 0) <= room
                 && Answer::bytes(n, found_bytes, n_lists, all_lists) <= room
         };
         (1..=MAX_QUERIES).rev().find(fits).ok_or_else(|| {
@@ -213,7 +213,7 @@ impl<'a> Tier<'a> {
         let questions = Questions {
             request: Request {
                 key: self.key,
-                dim: self.index.meta.dim,
+                words: self.index.query_words() as u32,
                 ..questions.request
             },
             ..*questions

@@ -101,7 +101,7 @@ pub(in crate::engine) fn attempt(
             timeout: guc::gpu_timeout(),
         };
         let (parts, outcome) = tier.ask(&questions, 1, &mut |_, vector, bound| {
-            vector.copy_from_slice(query.vector());
+            vector.copy_from_slice(query.words());
             bound.fill(QueryBound::from(query.bound()));
         });
         record.gpu += began.elapsed();

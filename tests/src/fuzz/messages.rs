@@ -19,7 +19,7 @@ pub fn request(input: &[u8]) -> bool {
         assert_eq!(view.stale.len(), view.head.n_stale as usize);
         assert_eq!(view.lists.len(), view.head.n_lists as usize);
         assert_eq!(view.bounds.len(), view.head.n_queries as usize);
-        let n = view.head.n_queries as usize * view.head.dim as usize;
+        let n = view.head.n_queries as usize * view.head.words as usize;
         assert_eq!(view.vectors.len(), n);
         // A head that was checked before counts, not the one in the payload.
         let mut other = view.head;

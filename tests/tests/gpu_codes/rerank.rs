@@ -1,6 +1,6 @@
 //! `rerank_survivors` against its twin.
 
-use crate::common::{METRICS, normal, rng};
+use crate::common::{DOT_METRICS, normal, rng};
 use crate::device::Device;
 use crate::real_gpu::{gpu, small};
 use crate::tier_arrays::HostTier;
@@ -23,7 +23,7 @@ fn rerank_survivors_matches_its_twin() {
         &[1, 32, 100, 768, 1000, 1100, 4096, 16_000]
     };
     for &dim in dims {
-        for metric in METRICS {
+        for metric in DOT_METRICS {
             let (n_slots, cap, n) = (200usize, 60usize, 5);
             let host = HostTier::random(&mut rng, metric, dim, n_slots);
             let (pitch, g) = (host.pitch, omen_ivf::bound::rounding(dim as u32));

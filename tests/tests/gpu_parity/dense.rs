@@ -64,7 +64,7 @@ fn halves(rng: &mut impl Rng, width: Width) -> u32 {
 
 fn append(gpu: &Gpu, rng: &mut impl Rng, host: &HostTier, n_rows: usize, n_queries: usize) {
     let device = DeviceTier::new(gpu, host);
-    for width in widths(gpu) {
+    for width in widths(gpu, host.metric) {
         let mut scratch = Scratch::random(rng, host, n_queries, 8, n_rows + 9);
         scratch.n_halves = halves(rng, width);
         for thresholds in ["none", "some"] {
@@ -139,7 +139,7 @@ fn dense_scan_matches_its_twin() {
 fn rank(gpu: &Gpu, rng: &mut impl Rng, host: &HostTier, n_queries: usize) {
     let n_rows = host.norm_sq.len();
     let device = DeviceTier::new(gpu, host);
-    for width in widths(gpu) {
+    for width in widths(gpu, Metric::L2) {
         // The ranks lie where survivors do otherwise: two for one, and some room.
         let mut scratch = Scratch::random(rng, host, n_queries, 8, n_rows.div_ceil(2) + 3);
         scratch.n_halves = halves(rng, width);

@@ -1,16 +1,16 @@
 //! A random batch's arrays, in host memory and, copied, on the device.
 
-use crate::common::normal;
+use crate::common::{normal, random_bits};
 use crate::tier_arrays::{DeviceTier, HostTier, finish, to_device};
 use half::f16;
 use omen_gpu::buffers::{DeviceBuffer, PinnedBuffer};
 use omen_gpu::context::{Context, Stream};
 use omen_gpu::engine::Scales;
-use omen_gpu::memory::{ScratchPlan, ScratchShape};
+use omen_gpu::memory::{ScratchPlan, ScratchShape, query_words};
 use omen_gpu::params::{
     Found, QueryConsts, RerankParams, ScanItem, ScanMode, ScanParams, SelectParams,
 };
-use omen_gpu::query::{prepare, scales};
+use omen_gpu::query::{prepare, prepare_bits, scales};
 use omen_gpu::{Gpu, TierQuery};
 use rand::Rng;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub struct Scratch {
     pub keep: usize,
     pub cap: usize,
     pitch: usize,
+    of_bits: bool,
     pub queries: Vec<f32>,
     halves: Vec<f16>,
     pub consts: Vec<QueryConsts>,
@@ -49,10 +50,19 @@ impl Scratch {
         cap: usize,
     ) -> Self {
         let (pitch, g) = (host.pitch, omen_ivf::bound::rounding(host.dim as u32));
-        let mut queries = vec![0.0; n_queries * pitch];
-        let mut halves = vec![f16::ZERO; 2 * n_queries * pitch];
+        let of_bits = host.metric.is_of_bits();
+        let words = query_words(of_bits, pitch);
+        let mut queries = vec![0.0; n_queries * words];
+        let mut halves = vec![f16::ZERO; if of_bits { 0 } else { 2 * n_queries * pitch }];
         let mut consts = Vec::new();
-        for q in 0..n_queries {
+        for to in queries.chunks_exact_mut(words).filter(|_| of_bits) {
+            let string = random_bits(rng, host.dim, words);
+            consts.push(QueryConsts {
+                norm: prepare_bits(&string, to),
+                ..QueryConsts::default()
+            });
+        }
+        for q in consts.len()..n_queries {
             let vector: Vec<f32> = (0..host.dim).map(|_| 10.0 * normal(rng)).collect();
             let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
             let query = TierQuery {
@@ -78,6 +88,7 @@ impl Scratch {
             keep,
             cap,
             pitch,
+            of_bits,
             queries,
             halves,
             consts,
@@ -90,6 +101,12 @@ impl Scratch {
             out: vec![Found::default(); n_queries * keep],
             guard: GUARD.to_vec(),
         }
+    }
+
+    /// What rows are compared to.
+    pub fn query(&self, q: usize) -> &[f32] {
+        let words = query_words(self.of_bits, self.pitch);
+        &self.queries[q * words..][..words]
     }
 
     /// Sets each query's threshold to the key of a random survivor of the scan before.
@@ -115,6 +132,7 @@ impl Scratch {
         ScratchPlan::new(ScratchShape {
             n_queries: self.consts.len(),
             pitch: self.pitch,
+            of_bits: self.of_bits,
             keep: self.keep,
             cap: self.cap,
             n_items: self.items.len(),

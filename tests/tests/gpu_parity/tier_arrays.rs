@@ -1,6 +1,6 @@
 //! A random tier's arrays, in host memory and, copied, on the device.
 
-use crate::common::normal;
+use crate::common::{normal, random_bits};
 use half::f16;
 use omen_gpu::Gpu;
 use omen_gpu::buffers::{DeviceBuffer, PinnedBuffer};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 pub struct HostTier {
     pub metric: Metric,
     pub pitch: usize,
+    /// Dimension, or number of bits.
     pub dim: usize,
     pub rows: Vec<f16>,
     pub norm_sq: Vec<f32>,
@@ -27,6 +28,9 @@ pub struct HostTier {
 
 impl HostTier {
     pub fn random(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> Self {
+        if metric.is_of_bits() {
+            return Self::random_bits(rng, metric, dim, n_slots);
+        }
         let pitch = pitch_of(dim);
         let mut rows = vec![f16::ZERO; n_slots * pitch];
         for row in rows.chunks_mut(pitch) {
@@ -47,10 +51,6 @@ impl HostTier {
                 }
             })
             .collect();
-        let live = (0..n_slots.div_ceil(32))
-            .map(|_| rng.random::<u32>() | rng.random::<u32>())
-            .collect();
-        let tids = (0..n_slots).map(|_| rng.random()).collect();
         Self {
             metric,
             pitch,
@@ -58,9 +58,36 @@ impl HostTier {
             rows,
             norm_sq,
             err,
-            live,
-            tids,
+            live: live(rng, n_slots),
+            tids: (0..n_slots).map(|_| rng.random()).collect(),
         }
+    }
+
+    fn random_bits(rng: &mut impl Rng, metric: Metric, n_bits: usize, n_slots: usize) -> Self {
+        let pitch = pitch_of(n_bits.div_ceil(16));
+        let mut host = Self {
+            metric,
+            pitch,
+            dim: n_bits,
+            rows: Vec::with_capacity(n_slots * pitch),
+            norm_sq: Vec::new(),
+            err: vec![0.0; n_slots],
+            live: live(rng, n_slots),
+            tids: (0..n_slots).map(|_| rng.random()).collect(),
+        };
+        for _ in 0..n_slots {
+            let words = random_bits(rng, n_bits, pitch / 2);
+            host.rows.extend_from_slice(bytemuck::cast_slice(&words));
+        }
+        host.count_bits();
+        host
+    }
+
+    /// Has the numbers of bits set follow the rows.
+    pub fn count_bits(&mut self) {
+        let rows = self.rows.chunks(self.pitch);
+        let ones = |row: &[f16]| row.iter().map(|x| x.to_bits().count_ones()).sum::<u32>();
+        self.norm_sq = rows.map(|row| ones(row) as f32).collect();
     }
 
     pub fn arrays(&self) -> TierArrays<'_> {
@@ -77,6 +104,11 @@ impl HostTier {
             metric: self.metric,
         }
     }
+}
+
+fn live(rng: &mut impl Rng, n_slots: usize) -> Vec<u32> {
+    let words = (0..n_slots.div_ceil(32)).map(|_| rng.random::<u32>() | rng.random::<u32>());
+    words.collect()
 }
 
 /// Copies bytes into a new device buffer.

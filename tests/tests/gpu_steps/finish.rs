@@ -2,7 +2,7 @@
 //! sides, and the others far apart.
 
 use crate::arrays::{OnDevice, OnHost};
-use crate::common::{METRICS, rng};
+use crate::common::{BIT_METRICS, METRICS, rng};
 use crate::device::Device;
 use crate::queries::Queries;
 use crate::real_gpu::{gpu, small};
@@ -20,21 +20,28 @@ use rand::seq::index::sample;
 /// A tier of integer rows, a third of them copies, with one radius but for a few infinite ones, and tids that share blocks.
 fn integer_tier(rng: &mut impl Rng, metric: Metric, dim: usize, n_slots: usize) -> HostTier {
     let mut host = HostTier::random(rng, metric, dim, n_slots);
+    let of_bits = metric.is_of_bits();
+    let width = if of_bits { host.pitch } else { dim };
     for slot in 0..n_slots {
         let from = slot * host.pitch;
         if slot > 0 && rng.random_range(0..3) == 0 {
             let other = rng.random_range(0..slot) * host.pitch;
-            host.rows.copy_within(other..other + dim, from);
-        } else {
+            host.rows.copy_within(other..other + width, from);
+        } else if !of_bits {
             for x in &mut host.rows[from..from + dim] {
                 *x = f16::from_f32(rng.random_range(-2..3) as f32);
             }
         }
-        host.err[slot] = if rng.random_range(0..40) == 0 {
+        host.err[slot] = if of_bits {
+            0.0
+        } else if rng.random_range(0..40) == 0 {
             f32::INFINITY
         } else {
             0.25
         };
+    }
+    if of_bits {
+        host.count_bits();
     }
     let mut offsets: Vec<u64> = (0..n_slots as u64)
         .map(|i| i * 1_000_003 % (1 << 32))
@@ -98,7 +105,10 @@ fn check_case(gpu: &Gpu, device: &Device, rng: &mut impl Rng, host: &HostTier, c
     let raw: Vec<f32> = (0..n * host.dim)
         .map(|_| rng.random_range(-2..3) as f32)
         .collect();
-    let queries = Queries::new(host.metric, host.dim, &raw);
+    let queries = match host.metric.is_of_bits() {
+        true => Queries::random(rng, host.metric, host.dim, n),
+        false => Queries::new(host.metric, host.dim, &raw),
+    };
     let (survivors, counts) = survivors_of(rng, host, case);
     let kept = |q: usize| {
         let count = (counts[q] as usize).min(case.keep);
@@ -242,7 +252,7 @@ fn finish_matches_its_twin() {
         &[1, 3, 32, 100, 768, 1000, 4096, 16_000]
     };
     for &dim in dims {
-        for metric in METRICS {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
             let n_slots = if small() { 100 } else { 2300 };
             let host = integer_tier(&mut rng, metric, dim, n_slots);
             let most = if small() { 64 } else { MAX_KEEP };

@@ -1,7 +1,7 @@
 //! `prepare_queries` against `query::prepare`.
 
 use crate::arrays::{OnDevice, OnHost};
-use crate::common::{METRICS, normal, rng};
+use crate::common::{BIT_METRICS, METRICS, normal, rng};
 use crate::device::Device;
 use crate::real_gpu::{gpu, small};
 use half::f16;
@@ -9,7 +9,7 @@ use omen_gpu::TierQuery;
 use omen_gpu::launch::prepare::prepare_queries;
 use omen_gpu::memory::pitch_of;
 use omen_gpu::params::{OVERFLOW_QUERY, PrepareParams, QueryBound, QueryConsts};
-use omen_gpu::query::prepare;
+use omen_gpu::query::{prepare, prepare_bits};
 use omen_ivf::Metric;
 use rand::Rng;
 
@@ -74,7 +74,22 @@ fn check_bits<T: Copy>(ours: &[T], twin: &[T], bits: impl Fn(T) -> u32, what: &s
 fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
     let (pitch, n) = (pitch_of(dim), rng.random_range(1..30));
     let g = omen_ivf::bound::rounding(dim as u32);
-    let raw = raw_queries(rng, dim, n);
+    let vectors = raw_queries(rng, dim, n);
+    // Of strings of bits, their words follow the coordinates; any pattern.
+    let (bit_words, bit_pitch) = match metric.is_of_bits() {
+        true => {
+            let row_words = rng.random_range(1..=2 * dim + 9);
+            (row_words.div_ceil(2), pitch_of(row_words) / 2)
+        }
+        false => (0, 0),
+    };
+    let words = dim + bit_words;
+    let mut raw: Vec<f32> = (0..n * words)
+        .map(|_| f32::from_bits(rng.random()))
+        .collect();
+    for (to, from) in raw.chunks_exact_mut(words).zip(vectors.chunks_exact(dim)) {
+        to[..dim].copy_from_slice(from);
+    }
     let bounds: Vec<QueryBound> = (0..n)
         .map(|_| QueryBound {
             q_norm: rng.random_range(0.0..100.0),
@@ -98,6 +113,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
         let thresholds = OnDevice::new(device, &vec![3f32; n]);
         let counts = OnDevice::new(device, &vec![99u32; n]);
         let overflows = OnDevice::new(device, &vec![99u32; n]);
+        let bits = OnDevice::new(device, &vec![99f32; n * bit_pitch]);
         let params = PrepareParams {
             raw: raw_at,
             bounds: bounds_at,
@@ -114,6 +130,9 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
             metric: metric as u32,
             rounding: g,
             first_count,
+            bits: if bit_pitch > 0 { bits.address() } else { 0 },
+            bit_words: bit_words as u32,
+            bit_pitch: bit_pitch as u32,
         };
         prepare_queries(&device.ctx, &device.stream, params).unwrap();
 
@@ -122,6 +141,7 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
         let halves = halves.get(device, &format!("{what}: halves"));
         let consts = consts.get(device, &format!("{what}: consts"));
         let overflows = overflows.get(device, &format!("{what}: overflows"));
+        let bits = bits.get(device, &format!("{what}: bits"));
         let thresholds = thresholds.get(device, &format!("{what}: thresholds"));
         assert_eq!(thresholds, vec![f32::INFINITY; n], "{what}: thresholds");
         let counts = counts.get(device, &format!("{what}: counts"));
@@ -140,11 +160,19 @@ fn check_dim(device: &Device, rng: &mut impl Rng, metric: Metric, dim: usize) {
                 };
                 prepare(metric, &query, g, &mut padded, &mut twin_halves)
             };
-            let of_query = twin(&raw[q * dim..][..dim]);
+            let (vector, words) = raw[q * words..][..words].split_at(dim);
+            let of_query = twin(vector);
             let expected = if of_query.is_ok() { 0 } else { OVERFLOW_QUERY };
             assert_eq!(overflows[q], expected, "{what}: overflow, {of_query:?}");
             // What is refused counts as zero.
-            let of_query = of_query.unwrap_or_else(|_| twin(&vec![0.0; dim]).unwrap());
+            let mut of_query = of_query.unwrap_or_else(|_| twin(&vec![0.0; dim]).unwrap());
+            if metric.is_of_bits() {
+                let mut padded = vec![3f32; bit_pitch];
+                of_query.norm = prepare_bits(words, &mut padded);
+                assert_eq!(consts[q].norm, of_query.norm, "{what}: bits set");
+                let ours = &bits[q * bit_pitch..][..bit_pitch];
+                check_bits(ours, &padded, f32::to_bits, &format!("{what}: bits"));
+            }
             check_consts(&consts[q], &of_query, &what);
             let ours = &queries[q * pitch..][..pitch];
             check_bits(ours, &padded, f32::to_bits, &format!("{what}: coordinate"));
@@ -170,7 +198,7 @@ fn prepare_matches_its_twin() {
         dims.extend((0..4).map(|_| rng.random_range(1..=16_000)));
     }
     for dim in dims {
-        for metric in METRICS {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
             check_dim(&device, &mut rng, metric, dim);
         }
     }

@@ -1,7 +1,7 @@
 //! The scans in mode `Place` over a sample of the rows, as exact batches begin: no items, no lists.
 
 use crate::arrays::OnDevice;
-use crate::common::{METRICS, rng};
+use crate::common::{BIT_METRICS, METRICS, rng};
 use crate::device::Device;
 use crate::queries::Queries;
 use crate::real_gpu::gpu;
@@ -89,8 +89,8 @@ fn scans_place_a_sample() {
     let device = Device::new(&gpu);
     let mut rng = rng("scans_place_a_sample");
     for &dim in dims() {
-        for metric in METRICS {
-            for scan in scans(&gpu) {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
+            for scan in scans(&gpu, metric) {
                 check_sample(&gpu, &device, &mut rng, metric, dim, scan);
             }
         }

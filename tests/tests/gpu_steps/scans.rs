@@ -1,7 +1,7 @@
 //! The scans in modes `Place` and `Rank`, every width, against `twin::scan`.
 
 use crate::arrays::OnDevice;
-use crate::common::{METRICS, rng};
+use crate::common::{BIT_METRICS, METRICS, rng};
 use crate::device::Device;
 use crate::queries::Queries;
 use crate::real_gpu::{gpu, small};
@@ -16,12 +16,15 @@ use omen_ivf::Metric;
 use rand::Rng;
 use rand::seq::index::sample;
 
-/// All scan kernels the device runs, with the halves of the queries that they can take.
-pub fn scans(gpu: &Gpu) -> Vec<(Width, u32)> {
+/// All scan kernels the device runs for a metric, with the halves of the queries that they can take.
+pub fn scans(gpu: &Gpu, metric: Metric) -> Vec<(Width, u32)> {
+    if let Some(only) = Width::of_metric(metric) {
+        return vec![(only, 2)];
+    }
     let scans = gpu.context().map_or(Scans::Fma, |ctx| ctx.scans);
     let mut all = vec![(Width::Fma, 2)];
     if scans >= Scans::Mma {
-        all.extend(Width::all(true).iter().map(|&width| (width, 2)));
+        all.extend(Width::all(metric, true).iter().map(|&width| (width, 2)));
     }
     if scans == Scans::Wgmma {
         all.extend([(Width::Wgmma, 1), (Width::Wgmma, 2)]);
@@ -112,6 +115,7 @@ impl Lists {
 fn near(metric: Metric, a: f32, b: f32, lost: f32) -> bool {
     let tolerance = match metric {
         Metric::NegIp => lost,
+        Metric::Hamming | Metric::Jaccard => 0.0,
         _ => (lost / b.max(1e-30)).min(lost.sqrt() * 2.0) + 1e-5 * b,
     };
     a == b || (a - b).abs() <= tolerance
@@ -241,8 +245,8 @@ fn scans_place_every_row() {
     let device = Device::new(&gpu);
     let mut rng = rng("scans_place_every_row");
     for &dim in dims() {
-        for metric in METRICS {
-            for scan in scans(&gpu) {
+        for metric in METRICS.into_iter().chain(BIT_METRICS) {
+            for scan in scans(&gpu, metric) {
                 check_place(&gpu, &device, &mut rng, metric, dim, scan);
             }
         }
@@ -334,7 +338,8 @@ fn scans_rank_every_centroid() {
     let mut rng = rng("scans_rank_every_centroid");
     for &dim in dims() {
         for metric in METRICS {
-            for scan in scans(&gpu) {
+            // Whatever the metric, by inner products.
+            for scan in scans(&gpu, Metric::L2) {
                 check_rank(&gpu, &device, &mut rng, metric, dim, scan);
             }
         }

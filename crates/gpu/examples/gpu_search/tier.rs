@@ -39,11 +39,7 @@ pub struct Searcher {
 }
 
 fn spec(folder: &Folder) -> TierSpec {
-    TierSpec {
-        metric: Metric::L2,
-        dim: folder.dim,
-        n_lists: folder.n_lists(),
-    }
+    TierSpec::of_vectors(Metric::L2, folder.dim, folder.n_lists())
 }
 
 /// Loads all rows and the centroids; with `codes`, one-bit codes too. Rows count as exact: their radius is 0.

@@ -55,11 +55,7 @@ fn load(gpu: &Gpu, source: &mut Source, way: Way) -> Result<Took, LoadError> {
     source.store.max_pins = way.pins;
     let (store, index) = (&source.store, &source.index);
     let lists: Vec<u32> = (0..index.n_lists()).collect();
-    let spec = TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: lists.len(),
-    };
+    let spec = TierSpec::of_vectors(index.metric(), index.dim(), lists.len());
     let n_slots = with_spare(index.meta.built_rows);
     let start = Instant::now();
     let copiers = Copiers::with_threads(way.threads);

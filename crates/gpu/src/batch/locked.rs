@@ -20,7 +20,7 @@ enum LockedMemory {
 }
 
 impl LockedQueries {
-    /// Room for `n` queries of `dim` dimensions, all zero. Errors: those of the device.
+    /// Room for `n` queries of `dim` words of 32 bits, all zero. Errors: those of the device.
     pub fn new(gpu: &Gpu, n: usize, dim: usize) -> Result<Self, GpuError> {
         let bytes = n * dim * 4 + n * size_of::<QueryBound>();
         let memory = match gpu.context() {

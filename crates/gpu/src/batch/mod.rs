@@ -6,6 +6,7 @@ pub mod codes;
 pub mod exact;
 mod locked;
 pub mod plan;
+mod shape;
 pub mod tuning;
 
 pub use locked::{Input, LockedQueries, Source};
@@ -52,8 +53,7 @@ pub enum Lists {
     All,
 }
 
-/// Writes queries `first..` of a batch to where the device reads them: coordinates `[n, dim]` in scaled space (`omen_ivf`'s
-/// `Query::vector`), and bounds `[n]`.
+/// Writes queries `first..` of a batch to where the device reads them: `[n, query_words]` (`omen_ivf`'s `Query::words`), and bounds `[n]`.
 pub type Fill<'a> = dyn FnMut(usize, &mut [f32], &mut [QueryBound]) + 'a;
 
 /// A batch of queries.
@@ -247,9 +247,12 @@ impl BatchSearch<'_, '_> {
             true => (extent.n_slots, extent.longest),
             false => (rounded(extent.n_roomy_slots), rounded(extent.longest)),
         };
+        let spec = self.catalog.spec();
         TierShape {
-            metric: self.catalog.metric(),
-            dim: self.catalog.dim(),
+            metric: spec.metric,
+            dim: spec.dim,
+            bit_words: spec.bit_words(),
+            row_pitch: self.catalog.pitch(),
             n_lists,
             n_slots,
             longest,
@@ -272,11 +275,12 @@ impl BatchSearch<'_, '_> {
         let (raw, bounds) = self.engine.begin_batch(plan, &mut self.wait)?;
         let input = match &mut batch.source {
             Source::Fill(fill) => {
-                let (mine, others) = raw.split_at_mut(n * plan.tier.dim);
+                let words = plan.tier.query_words();
+                let (mine, others) = raw.split_at_mut(n * words);
                 let (bounds, other_bounds) = bounds.split_at_mut(n);
                 fill(first, mine, bounds);
-                for other in others.chunks_exact_mut(plan.tier.dim) {
-                    other.copy_from_slice(&mine[..plan.tier.dim]);
+                for other in others.chunks_exact_mut(words) {
+                    other.copy_from_slice(&mine[..words]);
                 }
                 other_bounds.fill(bounds[0]);
                 None
@@ -334,8 +338,7 @@ impl BatchSearch<'_, '_> {
         if queries.is_empty() {
             return Ok(());
         }
-        let dim = plan.tier.dim;
-        let mut raw = vec![0.0; dim];
+        let mut raw = vec![0.0; plan.tier.query_words()];
         for &q in queries {
             if found.heads[first + q].overflow & OVERFLOW_QUERY != 0 {
                 return Err(GpuError::Unsupported("query out of range".into()));

@@ -7,6 +7,8 @@
 //! cannot rule out come from the rows (`rerank_survivors`). A tier of codes alone is searched by codes in both rounds, against the lower
 //! bounds kept so far, and the answer is what is kept in the end (`codes.rs`).
 
+pub use super::shape::TierShape;
+
 use super::codes::{CODE_ITEM_QUERIES, CodePlan, Room, SlotsPlan};
 use super::exact::Sample;
 use super::tuning::{FEW, LARGE, Tuning};
@@ -18,35 +20,6 @@ use crate::launch::scan::Width;
 use crate::launch::scan_codes::ITEM_ROWS;
 use crate::memory::{Layout, pitch_of};
 use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
-use omen_ivf::Metric;
-
-/// What the tier contributes to a plan.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct TierShape {
-    /// Metric of the index.
-    pub metric: Metric,
-    /// Dimension.
-    pub dim: usize,
-    /// Lists of the index.
-    pub n_lists: usize,
-    /// Slots in use.
-    pub n_slots: usize,
-    /// Slots of the longest list.
-    pub longest: usize,
-    /// Which scan kernels the device runs.
-    pub scans: Scans,
-    /// Dimensions of the entries' codes; 0 if there are none.
-    pub code_dim: usize,
-    /// Whether the rows are there; else codes alone are searched, and the answer is slots.
-    pub has_rows: bool,
-}
-
-impl TierShape {
-    /// Tiles of `rows` rows that the lists make, at most.
-    fn tiles(&self, rows: usize) -> usize {
-        self.n_slots / rows + self.n_lists
-    }
-}
 
 /// What a batch asks for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -81,7 +54,7 @@ pub struct BatchPlan {
     pub tier: TierShape,
     /// What is asked for.
     pub wanted: Wanted,
-    /// Halves per query.
+    /// Halves per query, by which lists are chosen.
     pub pitch: usize,
     /// Lists chosen for each query; 0: everything is searched.
     pub probes: usize,
@@ -109,6 +82,8 @@ pub struct BatchPlan {
     pub max_items: usize,
     /// f32 `[n, pitch]`.
     pub queries: usize,
+    /// What rows are compared to, `[n, row_query_words]`: the queries, or of strings of bits u32.
+    pub row_queries: usize,
     /// f16 `[n, 2, pitch]`.
     pub halves: usize,
     /// [`QueryConsts`] `[n]`.
@@ -153,7 +128,7 @@ pub struct BatchPlan {
     pub survivors: usize,
     /// Bytes of device scratch.
     pub bytes: usize,
-    /// f32 `[n, dim]`.
+    /// f32 `[n, query_words]`.
     pub host_raw: usize,
     /// [`QueryBound`] `[n]`.
     pub host_bounds: usize,
@@ -259,6 +234,7 @@ impl BatchPlan {
             Some(_) => width_for(tier.scans, sharing.min(n), &tuning),
             None => width_for(tier.scans, n, &tuning),
         };
+        let width = Width::of_metric(tier.metric).unwrap_or(width);
         let most_items = |rows: usize, queries: usize| {
             (tier.tiles(rows) * n.div_ceil(queries)).min(n * probes * (tier.longest / rows + 1))
         };
@@ -274,6 +250,11 @@ impl BatchPlan {
         let mut device = Layout::default();
         let mut host = Layout::default();
         let mut take = |bytes: usize| device.take(bytes);
+        let queries = take(n * pitch * 4);
+        let row_queries = match tier.metric.is_of_bits() {
+            true => take(n * tier.row_query_words() * 4),
+            false => queries,
+        };
         let mut plan = Self {
             pitch,
             probes,
@@ -292,7 +273,8 @@ impl BatchPlan {
             codes: by_codes.then(|| CodePlan::new(&tier, n, sharing, &mut take)),
             slots: None,
             chosen: None,
-            queries: take(n * pitch * 4),
+            queries,
+            row_queries,
             halves: take(n * pitch * 4),
             consts: take(n * size_of::<QueryConsts>()),
             thresholds: take(n * 4),
@@ -315,7 +297,7 @@ impl BatchPlan {
             n_items: take(8),
             survivors: take(n * cap * 8),
             bytes: 0,
-            host_raw: host.take(n * tier.dim * 4),
+            host_raw: host.take(n * tier.query_words() * 4),
             host_bounds: host.take(n * size_of::<QueryBound>()),
             host_input: host.take(16),
             host_overflow: host.take(4),
@@ -410,11 +392,14 @@ pub fn fitting(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use omen_ivf::Metric;
 
     fn tier(scans: Scans) -> TierShape {
         TierShape {
             metric: Metric::L2,
             dim: 768,
+            bit_words: 0,
+            row_pitch: 768,
             n_lists: 4096,
             n_slots: 1_000_000,
             longest: 2000,

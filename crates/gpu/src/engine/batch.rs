@@ -70,7 +70,7 @@ impl HostParts {
         let (low, high) = host.split_at_mut(plan.host_overflow);
         high[..4].fill(0);
         let (raw, bounds) = low.split_at_mut(plan.host_bounds);
-        let raw = &mut raw[plan.host_raw..][..n * plan.tier.dim * 4];
+        let raw = &mut raw[plan.host_raw..][..n * plan.tier.query_words() * 4];
         let bounds = &mut bounds[..n * size_of::<QueryBound>()];
         (
             bytemuck::cast_slice_mut(raw),

@@ -133,7 +133,7 @@ pub trait Engine: TierWriter {
     /// Tells the device where the lists are.
     fn set_slots(&mut self, slots: &[ListSlots], wait: &mut Wait<'_>) -> Result<(), GpuError>;
 
-    /// Where the queries of a batch go, f32 `[n, dim]`, and their bounds `[n]`, once earlier work is done. Makes room for the batch.
+    /// Where the queries of a batch go, f32 `[n, query_words]`, and their bounds `[n]`, once earlier work is done. Makes room for the batch.
     fn begin_batch(
         &mut self,
         plan: &BatchPlan,
@@ -190,7 +190,7 @@ impl CudaEngine {
         let centroids = TierView {
             rows: tier.address() + plan.centroids as u64,
             norm_sq: tier.address() + plan.centroid_norms as u64,
-            pitch: view.pitch,
+            pitch: plan.centroid_pitch as u32,
             metric: view.metric,
             n_slots: plan.n_lists as u32,
             ..TierView::default()

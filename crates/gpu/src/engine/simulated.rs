@@ -105,11 +105,11 @@ impl Reading<'_> {
         tier_arrays(self.bytes(), self.plan, self.metric)
     }
 
-    /// The centroids, `[n_lists, pitch]`, and their squared norms, `[n_lists]`.
+    /// The centroids, `[n_lists, centroid_pitch]`, and their squared norms, `[n_lists]`.
     pub(super) fn centroids(&self) -> (&[f16], &[f32]) {
         let (memory, plan) = (self.bytes(), self.plan);
         (
-            array(memory, plan.centroids, plan.n_lists * plan.pitch),
+            array(memory, plan.centroids, plan.n_lists * plan.centroid_pitch),
             array(memory, plan.centroid_norms, plan.n_lists),
         )
     }
@@ -178,7 +178,7 @@ impl SimulatedEngine {
 }
 
 /// The arrays of a tier that are unpacked into, in its memory.
-fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> {
+fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan, metric: Metric) -> UnpackArrays<'a> {
     let n = plan.n_slots;
     let with_rows = if plan.parts.rows() { n } else { 0 };
     let with_codes = if plan.parts.codes() { n } else { 0 };
@@ -202,6 +202,7 @@ fn unpack_arrays<'a>(memory: &'a mut [u8], plan: &TierPlan) -> UnpackArrays<'a> 
         factors: array_mut(factors),
         pitch: plan.pitch,
         code_pitch: plan.code_pitch,
+        metric,
     }
 }
 
@@ -254,7 +255,7 @@ impl TierWriter for SimulatedEngine {
         let area: &[u8] = &cast_slice(&self.stages[which])[..work.used];
         let items: &[UnpackItem] = cast_slice(&area[work.items_at..]);
         let mut memory = self.tier.write();
-        let mut tier = unpack_arrays(cast_slice_mut(memory.words_mut()), &self.plan);
+        let mut tier = unpack_arrays(cast_slice_mut(memory.words_mut()), &self.plan, self.metric);
         let shape = &work.shape;
         for item in &items[work.groups.first..][..work.groups.n] {
             unpack_groups(&mut tier, area, item, shape.group_bytes, shape.code_words);
@@ -375,7 +376,7 @@ impl Engine for SimulatedEngine {
         ] = split(
             cast_slice_mut(&mut scratch),
             [
-                (plan.queries, n * shape.pitch * 4),
+                (plan.queries, n * shape.query_words() * 4),
                 (plan.consts, n * size_of::<QueryConsts>()),
                 (plan.items, shape.n_items * size_of::<ScanItem>()),
                 (plan.group, shape.n_group * 4),
@@ -430,7 +431,7 @@ impl Engine for SimulatedEngine {
             }
         }
         for q in 0..n {
-            let query = &queries[q * shape.pitch..(q + 1) * shape.pitch];
+            let query = &queries[q * shape.query_words()..][..shape.query_words()];
             for i in 0..(counts[q] as usize).min(keep) {
                 out[q * keep + i] =
                     rerank_one(&tier, query, &consts[q], scales, survivors[q * cap + i]);

@@ -10,7 +10,7 @@ use crate::error::GpuError;
 use crate::params::{
     CodeConsts, Found, FoundHead, OVERFLOW_QUERY, QueryBound, QueryConsts, ScanItem, ScanMode,
 };
-use crate::query::{TierQuery, prepare};
+use crate::query::{TierQuery, prepare, prepare_bits};
 use crate::twin::finish::finish_one;
 use crate::twin::plan::{Round, plan_round};
 use crate::twin::prepare_codes::prepare_codes;
@@ -26,6 +26,8 @@ use omen_ivf::layout::group::Filter;
 /// What the batch's steps hand on.
 struct State {
     queries: Vec<f32>,
+    /// Of strings of bits: their words, `[n, row_query_words]`.
+    bits: Vec<f32>,
     consts: Vec<QueryConsts>,
     thresholds: Vec<f32>,
     counts: Vec<u32>,
@@ -37,8 +39,10 @@ impl State {
     /// Twin of `prepare_queries`.
     fn new(plan: &BatchPlan, raw: &[f32], bounds: &[QueryBound]) -> Self {
         let (n, dim, pitch) = (plan.wanted.n_queries, plan.tier.dim, plan.pitch);
+        let (of_bits, words) = (plan.tier.metric.is_of_bits(), plan.tier.row_query_words());
         let mut state = Self {
             queries: vec![0.0; n * pitch],
+            bits: vec![0.0; if of_bits { n * words } else { 0 }],
             consts: Vec::with_capacity(n),
             thresholds: vec![f32::INFINITY; n],
             counts: vec![0; n],
@@ -48,8 +52,10 @@ impl State {
         let mut halves = vec![f16::ZERO; 2 * pitch];
         for q in 0..n {
             let padded = &mut state.queries[q * pitch..][..pitch];
+            let (vector, bits) =
+                raw[q * plan.tier.query_words()..][..plan.tier.query_words()].split_at(dim);
             let query = TierQuery {
-                q: &raw[q * dim..][..dim],
+                q: vector,
                 q_norm: bounds[q].q_norm,
                 q_err: bounds[q].q_err,
                 lists: &[],
@@ -61,9 +67,22 @@ impl State {
                 state.overflows[q] = OVERFLOW_QUERY;
                 padded.fill(0.0);
             }
-            state.consts.push(consts.unwrap_or_default());
+            let mut consts = consts.unwrap_or_default();
+            if of_bits {
+                consts.norm = prepare_bits(bits, &mut state.bits[q * words..][..words]);
+            }
+            state.consts.push(consts);
         }
         state
+    }
+
+    /// What rows are compared to, `[n, row_query_words]`.
+    fn row_queries(&self) -> &[f32] {
+        if self.bits.is_empty() {
+            &self.queries
+        } else {
+            &self.bits
+        }
     }
 }
 
@@ -79,7 +98,7 @@ impl SimulatedEngine {
         let n = plan.wanted.n_queries;
         let mut host = std::mem::take(&mut self.host);
         let memory: &mut [u8] = cast_slice_mut(&mut host);
-        let raw = &memory[plan.host_raw..][..n * plan.tier.dim * 4];
+        let raw = &memory[plan.host_raw..][..n * plan.tier.query_words() * 4];
         let bounds = &memory[plan.host_bounds..][..n * size_of::<QueryBound>()];
         let input = input.unwrap_or(Input {
             raw: cast_slice(raw),
@@ -168,7 +187,8 @@ impl SimulatedEngine {
         for (q, head) in heads.iter_mut().enumerate() {
             let tier = self.read();
             let tier = tier.arrays();
-            let query = &state.queries[q * plan.pitch..][..plan.pitch];
+            let words = plan.tier.row_query_words();
+            let query = &state.row_queries()[q * words..][..words];
             let survivors = &state.survivors[q * plan.cap..][..plan.cap];
             let (consts, threshold) = (&state.consts[q], state.thresholds[q]);
             let n = state.counts[q] as usize;
@@ -379,8 +399,12 @@ impl SimulatedEngine {
     ) -> Result<(), GpuError> {
         let tier = self.read();
         let tier = tier.arrays();
+        let queries = match state.bits.as_slice() {
+            [] => &state.queries,
+            bits => bits,
+        };
         let mut arrays = ScanArrays {
-            queries: &state.queries,
+            queries,
             consts: &state.consts,
             group: &round.group,
             pairs: &round.pairs,

@@ -83,7 +83,7 @@ impl Unpack {
 /// How parts of streams look in a staging area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StageShape {
-    /// Halves per row; rows lie back to back.
+    /// Halves per row, or words of as many bits; rows lie back to back.
     pub dim: usize,
     /// From one group to the next.
     pub group_bytes: usize,
@@ -101,7 +101,7 @@ impl StageShape {
             (HEADER_LINES * LINE_BYTES, 0)
         };
         Self {
-            dim: spec.dim,
+            dim: spec.row_words,
             group_bytes,
             code_words,
         }

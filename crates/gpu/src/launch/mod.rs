@@ -67,6 +67,8 @@ pub const KERNELS: &[Kernel] = &[
         &[size_of::<ScanParams>()],
         scan::WGMMA_SHARED_BYTES,
     ),
+    kernel("scan_l1", &[size_of::<ScanParams>()]),
+    kernel("scan_bits", &[size_of::<ScanParams>()]),
     kernel("select_smallest", &[size_of::<SelectParams>()]),
     kernel("select_smallest_wide", &[size_of::<SelectParams>()]),
     kernel("rerank_selected", &[size_of::<RerankParams>()]),

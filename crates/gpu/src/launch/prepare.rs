@@ -18,6 +18,7 @@ pub fn prepare_queries(
     assert_eq!(params.pitch as usize % PITCH_STEP, 0);
     assert!(params.dim <= params.pitch);
     assert!(!params.dim.is_multiple_of(4) || params.raw.is_multiple_of(16));
+    assert!(params.bit_words <= params.bit_pitch && (params.bit_pitch == 0) == (params.bits == 0));
     assert!(params.raw != 0 || params.input != 0);
     let grid = (query_grid(params.n_queries as usize)?, 1, 1);
     ctx.launch(stream, KERNEL, grid, 128, 0, &mut params)

@@ -1,5 +1,6 @@
 //! Launchers of `scan_mma_4`, `_8`, `_16`, `_32` (`kernels/scan_mma.cu`), `scan_fma` (`kernels/scan_fma.cu`), `scan_wgmma` and
-//! `scan_wgmma_dense` (`kernels/scan_wgmma.cu`).
+//! `scan_wgmma_dense` (`kernels/scan_wgmma.cu`), `scan_l1` (`kernels/scan_l1.cu`), `scan_bits`
+//! (`kernels/scan_bits.cu`).
 
 use super::number_of;
 use crate::context::{Context, Stream};
@@ -7,6 +8,7 @@ use crate::error::GpuError;
 use crate::memory::PITCH_STEP;
 use crate::params::{ScanItem, ScanMode, ScanParams};
 use crate::tensor_map::matrix;
+use omen_ivf::Metric;
 
 /// Dynamic shared memory of `scan_wgmma` and `scan_wgmma_dense`: their `Shared`, and what aligns it.
 pub const WGMMA_SHARED_BYTES: usize = 229_584 + 1024;
@@ -31,23 +33,40 @@ pub enum Width {
     Fma = 4,
     /// Warpgroup products (compute capability 9.0), 256 queries.
     Wgmma = 5,
+    /// Of L1, on all devices, 4 queries.
+    L1 = 7,
+    /// Of strings of bits, on all devices, 8 queries.
+    Bits = 8,
 }
+
+const _: () = assert!(Width::L1 as usize == number_of("scan_l1"));
+const _: () = assert!(Width::Bits as usize == number_of("scan_bits"));
 
 impl Width {
     /// The kernels for items that the host plans, narrowest first: those that take both halves of the queries.
-    pub fn all(tensor_cores: bool) -> &'static [Width] {
-        if tensor_cores {
-            &[Self::Mma4, Self::Mma8, Self::Mma16, Self::Mma32]
-        } else {
-            &[Self::Fma]
+    pub fn all(metric: Metric, tensor_cores: bool) -> &'static [Width] {
+        match (Self::of_metric(metric), tensor_cores) {
+            (Some(Self::L1), _) => &[Self::L1],
+            (Some(_), _) => &[Self::Bits],
+            (_, true) => &[Self::Mma4, Self::Mma8, Self::Mma16, Self::Mma32],
+            (_, false) => &[Self::Fma],
+        }
+    }
+
+    /// The one kernel of a metric that is not computed from inner products.
+    pub fn of_metric(metric: Metric) -> Option<Width> {
+        match metric {
+            Metric::L1 => Some(Self::L1),
+            Metric::Hamming | Metric::Jaccard => Some(Self::Bits),
+            Metric::L2 | Metric::NegIp | Metric::Cosine => None,
         }
     }
 
     /// Most queries of an item.
     pub fn queries(self) -> usize {
         match self {
-            Self::Mma4 | Self::Fma => 4,
-            Self::Mma8 => 8,
+            Self::Mma4 | Self::Fma | Self::L1 => 4,
+            Self::Mma8 | Self::Bits => 8,
             Self::Mma16 => 16,
             Self::Mma32 => 32,
             Self::Wgmma => 256,
@@ -58,16 +77,17 @@ impl Width {
     fn blocks(self) -> usize {
         match self {
             Self::Mma8 => 3,
+            Self::Bits => 4,
             Self::Wgmma => 1,
-            Self::Mma4 | Self::Mma16 | Self::Mma32 | Self::Fma => 2,
+            Self::Mma4 | Self::Mma16 | Self::Mma32 | Self::Fma | Self::L1 => 2,
         }
     }
 
-    /// Most rows of an item: 8 warps of 16 or 32 rows, or 2 warpgroups of 64.
+    /// Most rows of an item: 8 warps of 16 or 32 rows, 2 warpgroups of 64, or one row a thread.
     pub fn rows(self) -> usize {
         match self {
-            Self::Mma4 | Self::Mma8 | Self::Fma | Self::Wgmma => 128,
-            Self::Mma16 | Self::Mma32 => 256,
+            Self::Mma4 | Self::Mma8 | Self::Fma | Self::Wgmma | Self::L1 => 128,
+            Self::Mma16 | Self::Mma32 | Self::Bits => 256,
         }
     }
 }
@@ -140,6 +160,13 @@ fn launch(
 ) -> Result<(), GpuError> {
     assert_eq!(params.tier.pitch as usize % PITCH_STEP, 0);
     let (mut kernel, mut grid) = (width as usize, grid);
+    // Centroids are ranked by inner products whatever the metric.
+    let is_rank = params.mode == ScanMode::Rank as u32;
+    let own = Metric::from_u32(params.tier.metric).and_then(Width::of_metric);
+    assert!(
+        own.is_none_or(|own| (own == width) != is_rank),
+        "metric of a scan"
+    );
     let (block, shared) = match width {
         Width::Wgmma => {
             set_maps(&mut params)?;

@@ -50,7 +50,7 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         if !self.builder.parts().rows() || pages.entry.append_head == NO_BLOCK {
             return Ok(Some(appended));
         }
-        let most = MOST_BYTES / (2 * self.index.dim());
+        let most = MOST_BYTES / (2 * self.index.entry_words());
         let to = ListReader::new().appended_up_to(
             self.s,
             self.index,

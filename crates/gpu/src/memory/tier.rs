@@ -61,8 +61,10 @@ pub struct TierPlan {
     pub n_slots: usize,
     /// Lists of the index.
     pub n_lists: usize,
-    /// Halves per row and centroid.
+    /// Halves, or words of as many bits, per row.
     pub pitch: usize,
+    /// Halves per centroid.
+    pub centroid_pitch: usize,
     /// 32-bit words per code; 0 without codes.
     pub code_pitch: usize,
     /// Offset of the rows.
@@ -79,7 +81,7 @@ pub struct TierPlan {
     pub codes: usize,
     /// Offset of the factors.
     pub factors: usize,
-    /// Offset of the centroids, f16 `[n_lists, pitch]`.
+    /// Offset of the centroids, f16 `[n_lists, centroid_pitch]`.
     pub centroids: usize,
     /// Offset of the centroids' squared norms, f32 `[n_lists]`.
     pub centroid_norms: usize,
@@ -90,8 +92,13 @@ pub struct TierPlan {
 impl TierPlan {
     /// The plan for `n_slots` entries. Errors: `Unsupported` beyond [`MAX_SLOTS`].
     pub fn new(spec: &TierSpec, parts: Parts, n_slots: u64) -> Result<Self, GpuError> {
-        if let Some(why) = spec.metric.cpu_only() {
-            return Err(GpuError::Unsupported(why.into()));
+        let of_vectors = !spec.metric.is_of_bits();
+        if of_vectors && spec.row_words != spec.dim {
+            let what = "rows that are neither vectors nor strings of bits";
+            return Err(GpuError::Unsupported(what.into()));
+        }
+        if !of_vectors && parts.codes() {
+            return Err(GpuError::Unsupported("codes of strings of bits".into()));
         }
         if n_slots > MAX_SLOTS {
             return Err(GpuError::Unsupported(format!(
@@ -101,7 +108,7 @@ impl TierPlan {
         let n = n_slots as usize; // at most 2^31
         let with_rows = if parts.rows() { n } else { 0 };
         let with_codes = if parts.codes() { n } else { 0 };
-        let pitch = pitch_of(spec.dim);
+        let (pitch, centroid_pitch) = (pitch_of(spec.row_words), pitch_of(spec.dim));
         let code_pitch = if parts.codes() {
             code_pitch_of(spec.dim)
         } else {
@@ -113,6 +120,7 @@ impl TierPlan {
             n_slots: n,
             n_lists: spec.n_lists,
             pitch,
+            centroid_pitch,
             code_pitch,
             rows: layout.take(with_rows * pitch * 2),
             norm_sq: layout.take(with_rows * 4),
@@ -121,7 +129,7 @@ impl TierPlan {
             tids: layout.take(with_rows * 8),
             codes: layout.take(with_codes * code_pitch * 4),
             factors: layout.take(with_codes * N_FACTORS * 4),
-            centroids: layout.take(spec.n_lists * pitch * 2),
+            centroids: layout.take(spec.n_lists * centroid_pitch * 2),
             centroid_norms: layout.take(spec.n_lists * 4),
             bytes: layout.at,
         })
@@ -243,11 +251,7 @@ mod tests {
     use omen_ivf::Metric;
 
     fn spec(dim: usize, n_lists: usize) -> TierSpec {
-        TierSpec {
-            metric: Metric::L2,
-            dim,
-            n_lists,
-        }
+        TierSpec::of_vectors(Metric::L2, dim, n_lists)
     }
 
     #[test]

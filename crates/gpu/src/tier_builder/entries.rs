@@ -15,7 +15,7 @@ use omen_ivf::rabitq::Encoder;
 /// Entries on their way to the tier.
 #[derive(Default)]
 pub(crate) struct Entries {
-    /// `[n, dim]`
+    /// `[n, row_words]`
     rows: Vec<f16>,
     errs: Vec<f32>,
     tids: Vec<Tid>,
@@ -62,9 +62,9 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
 
     /// Adds the list's entry number `slot`. As from `omen_ivf::export::export_list`: a slot that is not the successor of
     /// the last one means that all slots from it on are void. Failures are kept and come out of `end_list`.
-    /// `row`: the stored vector, `[dim]`; `err`: its radius.
+    /// `row`: as stored, `[row_words]`; `err`: its radius.
     pub fn push(&mut self, slot: u32, tid: Tid, live: bool, err: f32, row: &[f16]) {
-        let dim = self.spec.dim;
+        let dim = self.spec.row_words;
         let open = self.open.get_or_insert_with(|| OpenList {
             list: u32::MAX,
             entries: Entries::default(),
@@ -133,7 +133,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
                 available: self.plan.bytes as u64,
             });
         };
-        open.entries.truncate(n, self.spec.dim);
+        open.entries.truncate(n, self.spec.row_words);
         self.stage_entries(&open.entries, taken.start, encoder)?;
         self.lists[open.list as usize] = Some(TierList {
             first_slot: taken.start as u32,
@@ -167,7 +167,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         encoder: Option<&Encoder<'_>>,
     ) -> Result<(), GpuError> {
         let n = entries.n();
-        let dim = self.spec.dim;
+        let dim = self.spec.row_words;
         let group_bytes = self.staging.shape().group_bytes;
         let mut group = vec![0u8; group_bytes];
         let mut first = 0;
@@ -199,7 +199,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
     }
 
     fn stage_rows(&mut self, entries: &Entries, slot: usize) -> Result<(), GpuError> {
-        let (n, dim) = (entries.n(), self.spec.dim);
+        let (n, dim) = (entries.n(), self.spec.row_words);
         let mut first = 0;
         while first < n {
             let Some(part) = self.staging.rows(slot + first, n - first) else {

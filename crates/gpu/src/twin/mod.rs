@@ -2,6 +2,7 @@
 //! kernels of the simulated device.
 
 pub mod assign;
+pub mod bits;
 pub mod finish;
 pub mod plan;
 pub mod prepare_codes;
@@ -32,7 +33,7 @@ pub struct TierArrays<'a> {
     pub codes: &'a [u32],
     /// `[3, n_slots]`
     pub factors: &'a [f32],
-    /// Halves per row.
+    /// Halves per row, or words of as many bits.
     pub pitch: usize,
     /// Words per code; 0 without codes.
     pub code_pitch: usize,
@@ -45,6 +46,11 @@ impl TierArrays<'_> {
     pub fn row(&self, slot: u32) -> &[f16] {
         let at = slot as usize * self.pitch;
         &self.rows[at..at + self.pitch]
+    }
+
+    /// Words of 32 bits of a query that is compared to the rows.
+    pub fn query_words(&self) -> usize {
+        crate::memory::query_words(self.metric.is_of_bits(), self.pitch)
     }
 
     /// Whether the entry is live.

@@ -1,5 +1,6 @@
-//! Twin of `scan_mma_*`, `scan_fma`, `scan_wgmma` and `scan_wgmma_dense`: loose keys, and what a scan does with them.
+//! Twin of `scan_mma_*`, `scan_fma`, `scan_wgmma`, `scan_wgmma_dense`, `scan_l1` and `scan_bits`: loose keys, and what a scan does with them.
 
+use super::bits::{bit_bounds, bit_distance, differing};
 use super::{TierArrays, lane_sum};
 use crate::params::{NOTHING, QueryConsts, ScanItem, ScanMode, ordered_bits};
 use half::slice::HalfFloatSliceExt;
@@ -7,7 +8,7 @@ use omen_ivf::Metric;
 
 /// The arrays of a scan besides the tier; shapes as in [`crate::params::ScanParams`].
 pub struct ScanArrays<'a> {
-    /// `[n_queries, pitch]`
+    /// `[n_queries, pitch]`; of bits their words, `[n_queries, pitch / 2]`
     pub queries: &'a [f32],
     /// `[n_queries]`
     pub consts: &'a [QueryConsts],
@@ -65,6 +66,12 @@ pub fn loose_key(
     }
 }
 
+/// Twin of `loose_key_l1` in `kernels/loose_key.h`; `sum`: of the magnitudes of the differences.
+pub fn loose_key_l1(loose_scale: f32, q: &QueryConsts, sum: f32, err: f32) -> f32 {
+    let key = sum * loose_scale - (err + q.err);
+    if key > 0.0 { key } else { 0.0 }
+}
+
 /// Twin of `centroid_rank`: what centroids are ranked by.
 pub fn centroid_rank(metric: Metric, query_norm_sq: f32, dot: f32, norm_sq: f32) -> f32 {
     match metric {
@@ -75,35 +82,21 @@ pub fn centroid_rank(metric: Metric, query_norm_sq: f32, dot: f32, norm_sq: f32)
 
 /// Scans one item: appends its survivors, (ordered key << 32 | slot), to their queries' buffers, or places all of them there.
 pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &ScanItem) {
-    let pitch = tier.pitch;
-    let mut row = vec![0f32; pitch];
+    let words = tier.query_words();
+    let mut row = vec![0f32; tier.pitch];
     for in_item in 0..u32::from(item.n_rows) {
         let slot = (item.first_slot + in_item) * arrays.row_step;
         let live = tier.is_live(slot);
         if !live && arrays.mode == ScanMode::Append {
             continue;
         }
-        tier.row(slot).convert_to_f32_slice(&mut row);
+        if !tier.metric.is_of_bits() {
+            tier.row(slot).convert_to_f32_slice(&mut row);
+        }
         for at in (item.first_query as usize..).take(item.n_queries.into()) {
             let q = arrays.group[at] as usize;
-            let vector = &arrays.queries[q * pitch..(q + 1) * pitch];
-            let dot = lane_sum(pitch, |i| vector[i] * row[i]);
-            let (norm_sq, err) = (tier.norm_sq[slot as usize], tier.err[slot as usize]);
-            let consts = &arrays.consts[q];
-            let slack = if arrays.n_halves == 2 {
-                consts.slack
-            } else {
-                consts.slack_high
-            };
-            let key = loose_key(
-                tier.metric,
-                arrays.loose_scale,
-                consts,
-                slack,
-                dot,
-                norm_sq,
-                err,
-            );
+            let vector = &arrays.queries[q * words..(q + 1) * words];
+            let key = key_of(tier, arrays, &arrays.consts[q], vector, &row, slot as usize);
             let number = (u64::from(ordered_bits(key)) << 32) | u64::from(slot);
             let position = if arrays.mode == ScanMode::Place {
                 let pair = arrays.pairs.get(at);
@@ -120,4 +113,32 @@ pub fn scan_item(tier: &TierArrays<'_>, arrays: &mut ScanArrays<'_>, item: &Scan
             }
         }
     }
+}
+
+/// The loose key of a query's `vector`, `[query_words]`, and a slot's `row`, `[pitch]`.
+fn key_of(
+    tier: &TierArrays<'_>,
+    arrays: &ScanArrays<'_>,
+    consts: &QueryConsts,
+    vector: &[f32],
+    row: &[f32],
+    slot: usize,
+) -> f32 {
+    let (norm_sq, err, scale) = (tier.norm_sq[slot], tier.err[slot], arrays.loose_scale);
+    if tier.metric.is_of_bits() {
+        let differing = differing(vector, tier.row(slot as u32));
+        let distance = bit_distance(tier.metric, differing, consts.norm, norm_sq);
+        return bit_bounds(tier.metric, distance).0;
+    }
+    if tier.metric == Metric::L1 {
+        let sum = lane_sum(row.len(), |i| (vector[i] - row[i]).abs());
+        return loose_key_l1(scale, consts, sum, err);
+    }
+    let dot = lane_sum(row.len(), |i| vector[i] * row[i]);
+    let slack = if arrays.n_halves == 2 {
+        consts.slack
+    } else {
+        consts.slack_high
+    };
+    loose_key(tier.metric, scale, consts, slack, dot, norm_sq, err)
 }

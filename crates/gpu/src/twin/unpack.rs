@@ -3,6 +3,7 @@
 use crate::params::UnpackItem;
 use bytemuck::{cast_slice, pod_read_unaligned};
 use half::f16;
+use omen_ivf::Metric;
 use omen_ivf::layout::group::{Filter, GROUP, GroupHeader, GroupShape};
 
 /// The tier's arrays that are unpacked into; shapes as in [`crate::params::TierView`], empty where the tier has none.
@@ -23,9 +24,11 @@ pub struct UnpackArrays<'a> {
     pub pitch: usize,
     /// Words per code.
     pub code_pitch: usize,
+    /// The metric: of bits, what stands for the squared norm is their number.
+    pub metric: Metric,
 }
 
-/// Unpacks the rows of one item of the area, `dim` halves each.
+/// Unpacks the rows of one item of the area, `dim` halves, or words of as many bits, each.
 pub fn unpack_rows(tier: &mut UnpackArrays<'_>, area: &[u8], item: &UnpackItem, dim: usize) {
     for i in 0..item.n as usize {
         let from = &area[item.at as usize + i * dim * 2..][..dim * 2];
@@ -33,8 +36,11 @@ pub fn unpack_rows(tier: &mut UnpackArrays<'_>, area: &[u8], item: &UnpackItem, 
         let to = &mut tier.rows[slot * tier.pitch..][..tier.pitch];
         to.fill(f16::ZERO);
         to[..dim].copy_from_slice(cast_slice(from));
-        let norm_sq: f64 = to.iter().map(|x| x.to_f64() * x.to_f64()).sum();
-        tier.norm_sq[slot] = norm_sq as f32;
+        tier.norm_sq[slot] = if tier.metric.is_of_bits() {
+            to.iter().map(|x| x.to_bits().count_ones()).sum::<u32>() as f32
+        } else {
+            to.iter().map(|x| x.to_f64() * x.to_f64()).sum::<f64>() as f32
+        };
     }
 }
 

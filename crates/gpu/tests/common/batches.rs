@@ -1,6 +1,6 @@
 //! What the batch tests of the simulated and of a real device share.
 
-use super::{Fixture, Flavour, METRICS, check_slots, search_batch};
+use super::{DOT_METRICS, Fixture, Flavour, check_slots, search_batch};
 use omen_gpu::batch::tuning::Tuning;
 use omen_gpu::memory::Parts;
 use omen_gpu::{Batch, Gpu, Lists, LockedQueries, Source};
@@ -63,7 +63,7 @@ pub fn check_locked_queries(rng: &mut ChaCha8Rng, gpu: &Gpu) {
 /// Tiers of codes alone name what holds the nearest entries: random shapes of about `rows` rows and `most_queries` queries, one query alone
 /// among them.
 pub fn check_codes_alone(rng: &mut ChaCha8Rng, gpu: &Gpu, rows: usize, most_queries: usize) {
-    for metric in METRICS {
+    for metric in DOT_METRICS {
         let dim = rng.random_range(512..900);
         let n_lists = rng.random_range(6..60);
         let sizes = sizes(rng, n_lists, rows);

@@ -10,11 +10,12 @@ use std::collections::{HashMap, HashSet};
 
 /// The bound an entry's key may not pass, in f64, and the key as another engine would compute it.
 pub fn exact_bound(metric: Metric, g: f32, query: &Query, entry: &Entry) -> (f64, f32) {
-    let (mut l2sq, mut dot) = (0f64, 0f64);
+    let (mut l2sq, mut dot, mut l1) = (0f64, 0f64, 0f64);
     for (&a, b) in query.q.iter().zip(&entry.row) {
         let (a, b) = (f64::from(a), b.to_f64());
         l2sq += (a - b) * (a - b);
         dot += a * b;
+        l1 += (a - b).abs();
     }
     let err = f64::from(entry.err);
     if metric == Metric::NegIp {
@@ -38,8 +39,13 @@ pub fn exact_bound(metric: Metric, g: f32, query: &Query, entry: &Entry) -> (f64
             },
         )
     } else {
-        let bound = (l2sq.sqrt() - err - f64::from(query.q_err)).max(0.0);
-        let other = (l2sq as f32).sqrt() * (1.0 - 2.0 * g) - (entry.err + query.q_err);
+        let distance = if metric == Metric::L1 {
+            l1
+        } else {
+            l2sq.sqrt()
+        };
+        let bound = (distance - err - f64::from(query.q_err)).max(0.0);
+        let other = distance as f32 * (1.0 - 2.0 * g) - (entry.err + query.q_err);
         (bound, if other > 0.0 { other } else { 0.0 })
     }
 }

@@ -29,7 +29,12 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::time::Duration;
 
-pub const METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
+/// Of rows that are vectors.
+pub const METRICS: [Metric; 4] = [Metric::L2, Metric::NegIp, Metric::Cosine, Metric::L1];
+/// Of strings of bits.
+pub const BIT_METRICS: [Metric; 2] = [Metric::Hamming, Metric::Jaccard];
+/// Those that are computed from inner products, and have codes.
+pub const DOT_METRICS: [Metric; 3] = [Metric::L2, Metric::NegIp, Metric::Cosine];
 
 /// A generator with a fresh seed, printed; `OMEN_TEST_SEED` repeats a run.
 pub fn rng(test: &str) -> ChaCha8Rng {
@@ -47,6 +52,16 @@ pub fn normal(rng: &mut impl Rng) -> f32 {
         rng.random_range(0.0..std::f32::consts::TAU),
     );
     (-2.0 * u.ln()).sqrt() * v.cos()
+}
+
+/// A random string of bits in words of 32, padded with zeros; half of the bits are set, or one in twenty.
+pub fn random_bits(rng: &mut impl Rng, n_bits: usize, n_words: usize) -> Vec<f32> {
+    let share = [0.5, 0.05][rng.random_range(0..2)];
+    let mut words = vec![0u32; n_words];
+    for bit in (0..n_bits).filter(|_| rng.random_bool(share)) {
+        words[bit / 32] |= 1 << (bit % 32);
+    }
+    words.into_iter().map(f32::from_bits).collect()
 }
 
 pub struct Entry {
@@ -135,11 +150,7 @@ impl Fixture {
             lists.push(list);
         }
         Self {
-            spec: TierSpec {
-                metric,
-                dim,
-                n_lists: sizes.len(),
-            },
+            spec: TierSpec::of_vectors(metric, dim, sizes.len()),
             flavour,
             lists,
             offset,

@@ -53,8 +53,12 @@ impl Found {
 
 /// A kind of index, as a number.
 fn spec_number(spec: TierSpec) -> u64 {
-    (spec.metric as u64) << 48 | (spec.n_lists as u64) << 24 | spec.dim as u64
+    let rows = (spec.row_words as u64) << 16 | spec.dim as u64;
+    (spec.metric as u64) << 56 | (spec.n_lists as u64) << 32 | rows
 }
+
+// Neither a dimension nor a row's words take more than 16 bits.
+const _: () = assert!(MAX_DIM < 1 << 16 && MAX_LISTS < 1 << 24);
 
 /// What a tier is mapped by, besides its lists; and the tier's number.
 pub(super) fn encode_export(export: &Export, number: u64) -> Reply {
@@ -163,6 +167,7 @@ impl Command {
                         d,
                         spec.metric as u64,
                         spec.dim as u64,
+                        spec.row_words as u64,
                         spec.n_lists as u64,
                         parts_number(wanted.parts),
                         wanted.n_slots,
@@ -219,12 +224,13 @@ impl Command {
                     spec: TierSpec {
                         metric: metric.ok_or_else(broken)?,
                         dim: within(6, MAX_DIM)?,
-                        n_lists: within(7, MAX_LISTS)?,
+                        row_words: within(7, MAX_DIM)?,
+                        n_lists: within(8, MAX_LISTS)?,
                     },
-                    parts: parts_of(words[8])?,
-                    n_slots: words[9],
-                    byte_limit: words[10],
-                    displaces_last: words[11] != 0,
+                    parts: parts_of(words[9])?,
+                    n_slots: words[10],
+                    byte_limit: words[11],
+                    displaces_last: words[12] != 0,
                 })
             }
             2 => Self::Write {
@@ -310,6 +316,7 @@ mod tests {
         let spec = TierSpec {
             metric: Metric::L2,
             dim: 5,
+            row_words: 7,
             n_lists: 2,
         };
         for (parts, has_centroids) in PARTS.into_iter().zip([true, false, true]) {
@@ -345,6 +352,7 @@ mod tests {
             spec: TierSpec {
                 metric: Metric::Cosine,
                 dim: 768,
+                row_words: 16_000,
                 n_lists: 65_536,
             },
             parts: Parts::Codes,
@@ -384,8 +392,9 @@ mod tests {
             (5, 0),
             (6, 1 << 32),
             (6, 0),
-            (7, 65_537),
-            (8, 4),
+            (7, 16_001),
+            (8, 65_537),
+            (9, 4),
         ] {
             let kept = std::mem::replace(&mut words[at], broken);
             assert!(Command::decode(&words).is_err(), "word {at}");

@@ -46,11 +46,7 @@ fn region() -> LoadRegion {
 fn wanted() -> Wanted {
     Wanted {
         key: TierKey::zeroed(),
-        spec: TierSpec {
-            metric: Metric::L2,
-            dim: 40,
-            n_lists: 4,
-        },
+        spec: TierSpec::of_vectors(Metric::L2, 40, 4),
         parts: Parts::RowsAndCodes,
         n_slots: 1000,
         byte_limit: 1 << 30,

@@ -9,7 +9,7 @@ use omen_ivf::layout::directory::ListEntry;
 pub const MAX_QUERIES: usize = 128;
 
 /// Head of a request. Then come [`StaleList`] `[n_stale]`, the lists to search, u32 `[n_lists]`, [`QueryBound`] `[n_queries]`, and the queries,
-/// f32 `[n_queries, dim]` in scaled space (`omen_ivf`'s `Query::vector`).
+/// f32 `[n_queries, words]` (`omen_ivf`'s `Query::words`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 pub struct Request {
@@ -25,8 +25,8 @@ pub struct Request {
     pub rounding: f32,
     /// Queries, 1 to [`MAX_QUERIES`].
     pub n_queries: u32,
-    /// Dimension of the queries.
-    pub dim: u32,
+    /// Words of 32 bits of a query.
+    pub words: u32,
     /// Lists that are said to be out of date.
     pub n_stale: u32,
     /// Lists that are given, for each query to search; 0: the nearest ones are searched, by `probes` and `spread`.
@@ -70,14 +70,14 @@ pub struct RequestView<'a> {
     pub lists: &'a [u32],
     /// `[n_queries]`
     pub bounds: &'a [QueryBound],
-    /// `[n_queries, dim]`
+    /// `[n_queries, words]`
     pub vectors: &'a [f32],
 }
 
 impl Request {
-    /// Bytes of a request of `n_queries` queries of `dim` dimensions that gives `n_lists` lists and names `n_stale`.
-    pub fn bytes(n_queries: usize, dim: usize, n_lists: usize, n_stale: usize) -> usize {
-        let of_query = dim
+    /// Bytes of a request of `n_queries` queries of so many words that gives `n_lists` lists and names `n_stale`.
+    pub fn bytes(n_queries: usize, words: usize, n_lists: usize, n_stale: usize) -> usize {
+        let of_query = words
             .saturating_mul(4)
             .saturating_add(size_of::<QueryBound>());
         let of_queries = n_queries.saturating_mul(of_query);
@@ -88,7 +88,7 @@ impl Request {
             .saturating_add(n_lists.saturating_mul(4))
     }
 
-    /// Writes the request, whose `n_stale` and `n_lists` are set to the lengths of `stale` and `lists`; `fill` writes the queries, `[n_queries, dim]`, and their bounds,
+    /// Writes the request, whose `n_stale` and `n_lists` are set to the lengths of `stale` and `lists`; `fill` writes the queries, `[n_queries, words]`, and their bounds,
     /// `[n_queries]`. The bytes it takes. Errors: `Room`, `Misaligned`, with nothing written.
     pub fn encode(
         mut self,
@@ -98,8 +98,8 @@ impl Request {
         fill: impl FnOnce(&mut [f32], &mut [QueryBound]),
     ) -> Result<usize, MessageError> {
         (self.n_stale, self.n_lists) = (stale.len() as u32, lists.len() as u32);
-        let (n_queries, dim) = (self.n_queries as usize, self.dim as usize);
-        let needed = Self::bytes(n_queries, dim, lists.len(), stale.len());
+        let (n_queries, words) = (self.n_queries as usize, self.words as usize);
+        let needed = Self::bytes(n_queries, words, lists.len(), stale.len());
         if needed > payload.len() {
             let (needed, there) = (needed as u64, payload.len() as u64);
             return Err(MessageError::Room { needed, there });
@@ -128,7 +128,7 @@ impl Request {
             stale: reader.take(self.n_stale.into())?,
             lists: reader.take(self.n_lists.into())?,
             bounds: reader.take(n_queries)?,
-            vectors: reader.take(n_queries.saturating_mul(self.dim.into()))?,
+            vectors: reader.take(n_queries.saturating_mul(self.words.into()))?,
         })
     }
 }

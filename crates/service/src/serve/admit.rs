@@ -27,11 +27,9 @@ pub(super) fn admit(
     let mut head = request.head;
     let hosted = tiers.get_mut(&head.key).ok_or(Refusal::NotLoaded)?;
     let spec = hosted.tier.spec();
-    if head.dim as usize != spec.dim {
-        return unsupported(format!(
-            "query of {} dimensions, index of {}",
-            head.dim, spec.dim
-        ));
+    let words = spec.query_words();
+    if head.words as usize != words {
+        return unsupported(format!("query of {} words in place of {words}", head.words));
     }
     if !(1..=n_queries.min(MAX_QUERIES)).contains(&(head.n_queries as usize)) {
         return unsupported(format!("{} queries in a request", head.n_queries));
@@ -61,7 +59,9 @@ pub(super) fn admit(
     let bears = |x: &f32| x.abs() <= MAX_ABS;
     let is_radius = |x: f32| x >= 0.0 && x.is_finite();
     let mut bounds = request.bounds.iter();
-    let in_range = request.vectors.iter().all(bears)
+    // What follows the coordinates are bits of any pattern.
+    let queries = request.vectors.chunks_exact(words);
+    let in_range = queries.flat_map(|q| &q[..spec.dim]).all(bears)
         && bounds.all(|bound| is_radius(bound.q_norm) && is_radius(bound.q_err));
     if !in_range {
         return unsupported("query out of range".into());
@@ -94,6 +94,8 @@ fn can_find(k: usize) -> bool {
     let tier = TierShape {
         metric: Metric::L2,
         dim: 1,
+        bit_words: 0,
+        row_pitch: 32,
         n_lists: 1,
         n_slots: 1,
         longest: 1,

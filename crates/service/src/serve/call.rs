@@ -106,7 +106,7 @@ fn search_nearest(
     meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
     let (tier, form) = (&hosted.tier, group[0].head);
-    let dim = tier.spec().dim;
+    let words = tier.spec().query_words();
     let mut fill = |first: usize, raw: &mut [f32], bounds: &mut [QueryBound]| {
         let (wanted, mut at) = (first..first + bounds.len(), 0);
         for request in group {
@@ -118,10 +118,10 @@ fn search_nearest(
             }
             let here = from - wanted.start..to - wanted.start;
             let there = from - queries.start..to - queries.start;
-            let raw = &mut raw[here.start * dim..here.end * dim];
+            let raw = &mut raw[here.start * words..here.end * words];
             match request.head.arrays(queue.request(&request.taken)) {
-                Ok(asked) if asked.vectors.len() == request.n_queries() * dim => {
-                    raw.copy_from_slice(&asked.vectors[there.start * dim..there.end * dim]);
+                Ok(asked) if asked.vectors.len() == request.n_queries() * words => {
+                    raw.copy_from_slice(&asked.vectors[there.start * words..there.end * words]);
                     bounds[here].copy_from_slice(&asked.bounds[there]);
                 }
                 // Impossible, as both were checked; whatever it is, it disturbs nobody else.
@@ -161,14 +161,14 @@ fn search_given(
     search: &mut Search<'_>,
     meanwhile: &mut dyn FnMut(),
 ) -> Result<BatchFound, GpuError> {
-    let (tier, dim) = (&hosted.tier, hosted.tier.spec().dim);
+    let (tier, words) = (&hosted.tier, hosted.tier.spec().query_words());
     let here: Vec<Vec<u32>> = group.iter().map(|r| hosted.only_here(&r.lists)).collect();
     let mut queries = Vec::with_capacity(n_queries_of(group));
     for (request, lists) in group.iter().zip(&here) {
         let asked = request.head.arrays(queue.request(&request.taken));
         // Impossible, as it was checked.
         let asked = asked.map_err(|e| GpuError::Other(e.to_string()))?;
-        for (q, bound) in asked.vectors.chunks_exact(dim).zip(asked.bounds) {
+        for (q, bound) in asked.vectors.chunks_exact(words).zip(asked.bounds) {
             queries.push(TierQuery {
                 q,
                 q_norm: bound.q_norm,

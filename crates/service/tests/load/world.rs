@@ -153,11 +153,11 @@ pub fn choices(filter: Filter) -> &'static [Parts] {
 }
 
 fn spec(world: &World) -> TierSpec {
-    TierSpec {
-        metric: world.index.metric(),
-        dim: world.index.dim(),
-        n_lists: world.index.n_lists() as usize,
-    }
+    TierSpec::of_vectors(
+        world.index.metric(),
+        world.index.dim(),
+        world.index.n_lists() as usize,
+    )
 }
 
 /// An index with one-bit codes: which ones there are is left to chance.

@@ -35,7 +35,7 @@ pub fn request_of(key: TierKey, query: &Query) -> Request {
         spread: f32::INFINITY,
         rounding: omen_ivf::bound::rounding(query.q.len() as u32),
         n_queries: 1,
-        dim: query.q.len() as u32,
+        words: query.q.len() as u32,
         ..Request::default()
     }
 }
@@ -59,7 +59,7 @@ pub fn write(
     let (n_queries, dim) = (queries.len() as u32, queries[0].q.len());
     let request = Request {
         n_queries,
-        dim: dim as u32,
+        words: dim as u32,
         ..*request
     };
     let fill = |vectors: &mut [f32], bounds: &mut [QueryBound]| {

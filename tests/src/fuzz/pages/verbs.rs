@@ -159,11 +159,7 @@ fn hot_tier(
         return;
     };
     let n_slots: u64 = entries.iter().map(|e| u64::from(e.frozen_count)).sum();
-    let spec = TierSpec {
-        metric: index.metric(),
-        dim: index.dim(),
-        n_lists: index.n_lists() as usize,
-    };
+    let spec = TierSpec::of(index);
     let parts = match (index.meta.shape().filter, input.u8() % 3) {
         (omen_ivf::layout::group::Filter::OneBit, 0) => Parts::Codes,
         (omen_ivf::layout::group::Filter::OneBit, 1) => Parts::RowsAndCodes,
@@ -192,7 +188,7 @@ fn hot_tier(
 
 /// An answer, or an error of the device's: of either the session can make something.
 fn search_tier(tier: &Tier, index: &Index, lists: &[u32], rng: &mut StdRng) {
-    let q = vector(rng, index.meta.dim);
+    let q = vector(rng, index.query_words() as u32);
     let query = TierQuery {
         q: &q,
         q_norm: 2.0 * (q.len() as f32).sqrt(),

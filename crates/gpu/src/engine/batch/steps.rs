@@ -41,6 +41,7 @@ impl BatchMemory {
         let on_host = |offset: usize| host.address() + offset as u64;
         let listed = |offset: usize| directory.address() + offset as u64;
         let (n, n_lists) = (plan.wanted.n_queries, plan.tier.n_lists);
+        let of_bits = plan.tier.metric.is_of_bits();
         let prepare = PrepareParams {
             raw: input.0,
             bounds: input.1,
@@ -53,6 +54,13 @@ impl BatchMemory {
             overflows: at(plan.overflows),
             n_queries: n as u32,
             dim: plan.tier.dim as u32,
+            bits: if of_bits { at(plan.row_queries) } else { 0 },
+            bit_words: plan.tier.bit_words as u32,
+            bit_pitch: if of_bits {
+                plan.tier.row_query_words() as u32
+            } else {
+                0
+            },
             pitch: plan.pitch as u32,
             metric: view.metric,
             rounding: plan.wanted.rounding,
@@ -65,7 +73,7 @@ impl BatchMemory {
         let scan = ScanParams {
             tier: view,
             halves: at(plan.halves),
-            queries: at(plan.queries),
+            queries: at(plan.row_queries),
             consts: at(plan.consts),
             thresholds: at(plan.thresholds),
             counts: at(plan.counts),
@@ -78,6 +86,7 @@ impl BatchMemory {
         };
         let rank = ScanParams {
             tier: centroids,
+            queries: at(plan.queries),
             ranks: at(plan.ranks),
             mode: ScanMode::Rank as u32,
             n_rows: n_lists as u32,
@@ -171,7 +180,7 @@ impl BatchMemory {
         };
         let answer = RerankParams {
             tier: view,
-            queries: at(plan.queries),
+            queries: at(plan.row_queries),
             consts: at(plan.consts),
             survivors: at(plan.survivors),
             counts: at(plan.counts),
