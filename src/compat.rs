@@ -192,6 +192,34 @@ pub(crate) unsafe fn extend(
     }
 }
 
+/// Adds `n` zeroed pages to the file of a fork of a relation from block `first`, its end, on: without buffers. All at once from PostgreSQL 16 on.
+///
+/// # Safety
+/// `rel` is open, and no other process extends it now.
+pub(crate) unsafe fn extend_file(
+    rel: pg_sys::Relation,
+    fork: pg_sys::ForkNumber::Type,
+    first: u32,
+    n: u32,
+) {
+    // SAFETY: by this function's contract; the relation's file is open until the next look for interrupts, and zeroes are a valid page.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            let mut zeroes = [0u8; pg_sys::BLCKSZ as usize];
+            let file = pg_sys::smgropen((*rel).rd_node, (*rel).rd_backend);
+            for block in first..first + n {
+                pg_sys::smgrextend(file, fork, block, zeroes.as_mut_ptr().cast(), false);
+            }
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        {
+            let file = pg_sys::smgropen((*rel).rd_locator, (*rel).rd_backend);
+            pg_sys::smgrzeroextend(file, fork, first, n as c_int, false);
+        }
+    }
+}
+
 /// pgstat_count_index_scan, and EXPLAIN's "Index Searches" where it exists.
 ///
 /// # Safety

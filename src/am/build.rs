@@ -12,15 +12,18 @@ use omen_gpu::assign::{Failure, RowAssigner, SampleAssigner};
 use omen_ivf::VectorKind;
 use omen_ivf::form::{RowForm, coarse_dim};
 use omen_ivf::kmeans::{OnThreads, train_by};
-use omen_ivf::layout::group::Filter;
+use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::layout::size::index_size;
+use omen_ivf::store::BulkWriter;
 use omen_ivf::write_index::{IndexSpec, write_index, write_index_from};
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::entry_sink::EntrySink;
-use super::entry_sort::EntrySort;
+use super::entry_sort::{EntrySort, SortedEntries};
 use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
+use super::parallel_write::Writers;
 use super::progress::{self, Clock, Phase};
 use super::random::Random;
 use super::sample::Values;
@@ -181,6 +184,12 @@ unsafe fn build(
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
     let n_entries = sort.n_entries();
+    let filter = filter_of(opclass, dim);
+    let shape = GroupShape::new(filter, coarse_dim as u32);
+    let size = index_size(n_entries, lists, row_words as u32, coarse_dim as u32, shape);
+    // They start while the entries are sorted.
+    // SAFETY: by this function's contract; nothing is written yet.
+    let writers = unsafe { Writers::start(&rows, size.pages) };
     let mut sorted = sort.finish()?;
 
     clock.begin(Phase::Writing);
@@ -191,7 +200,7 @@ unsafe fn build(
         metric: opclass.metric,
         dim,
         lists,
-        filter: filter_of(opclass, dim),
+        filter,
         lists_option,
         scale_exp: form.scale_exp(),
         rotation_seed: seed,
@@ -199,24 +208,31 @@ unsafe fn build(
         built_at: now_micros(),
     };
     // SAFETY: `index` is open, by this function's contract.
-    let mut pages = unsafe { BulkPages::new(index, false) };
-    write_index_from(
-        &mut pages,
-        &spec,
-        // Half, because merging has buffers of its own.
-        Some((&pool, ahead_bytes / 2)),
-        &mut sorted,
-        &mut progress::done,
-    )?;
+    let pages = unsafe { BulkPages::new(index, false) };
+    // Half, because merging has buffers of its own.
+    let ahead = (&*pool, ahead_bytes / 2);
+    // The first pages are logged before the calibration changes the metapage: its record may be a difference to the page as logged here.
+    match &writers {
+        Some(writers) => {
+            let pages = write(writers.pages(pages), &spec, ahead, &mut sorted)?;
+            pages.finish();
+        }
+        None => write(pages, &spec, ahead, &mut sorted)?.finish(),
+    }
     sorted.close();
-    // Before the calibration changes the metapage: its record may be a difference to the page as logged here.
-    pages.finish();
     // SAFETY: `index` is open, by this function's contract.
     unsafe {
         let device = (has_device && failure.get().is_none()).then_some(&failure);
         calibration::run(index, &queries, n_entries, device, &mut clock, &pool)?;
         leftovers.end(&IndexPages::new(index), &failure);
     }
+    let n_writers = match writers {
+        Some(writers) => {
+            clock.begin(Phase::Logging);
+            writers.finish()?
+        }
+        None => 0,
+    };
     let engine = match (has_device, failure.get()) {
         (false, _) => "cpu",
         (true, None) => "gpu",
@@ -224,8 +240,26 @@ unsafe fn build(
     };
     // SAFETY: likewise.
     let name = unsafe { pgrx::name_data_to_str(&(*(*index).rd_rel).relname) };
-    tell(name, &clock, n_entries, lists, engine, n_workers);
+    tell(
+        name,
+        &clock,
+        n_entries,
+        lists,
+        engine,
+        n_workers.max(n_writers),
+    );
     Ok((heap_tuples, n_entries))
+}
+
+/// Writes all pages, and gives the writer back.
+fn write<W: BulkWriter>(
+    mut pages: W,
+    spec: &IndexSpec,
+    ahead: (&rayon::ThreadPool, usize),
+    sorted: &mut SortedEntries,
+) -> Result<W> {
+    write_index_from(&mut pages, spec, Some(ahead), sorted, &mut progress::done)?;
+    Ok(pages)
 }
 
 /// What codes the entries of an index get.

@@ -1,4 +1,4 @@
-//! How many parallel workers read the table of a build. Before PostgreSQL 17 the server plans them for its own access methods alone, and
+//! How many parallel workers read the table of a build, and write its index. Before PostgreSQL 17 the server plans them for its own access methods alone, and
 //! by the table without its TOAST table, in which most vectors are.
 #![allow(unsafe_code)]
 
@@ -11,6 +11,11 @@ const WORKER_KB: i32 = 8 << 10;
 
 /// A worker of a large table has so many times `min_blocks` at least.
 const LARGE_SHARE: u64 = 8;
+
+/// A worker that writes has so many times `min_parallel_index_scan_size` to write, at least.
+const WRITER_SHARES: u64 = 16;
+/// As many processes as can put records into the WAL at a time.
+const MAX_WRITERS: usize = 8;
 
 /// Workers for a table of `n_blocks` blocks: one from `min_blocks` on, and one more each time it is twice as large, or for every `LARGE_SHARE`
 /// times as many blocks, whichever is more.
@@ -50,6 +55,21 @@ pub(super) unsafe fn planned_workers(rows: &HeapRows) -> usize {
         let n_blocks = rows.n_blocks().min(i32::MAX as u32) as i32;
         wanted.min(by_settings).min(n_blocks).max(0) as usize
     }
+}
+
+/// Workers that write the pages of an index of so many, and log them: some of those that may read the table, one for each 16 times what a worker scans of an
+/// index at least (8 MB by default), which takes a process longer to write than workers to start.
+///
+/// # Safety
+/// As for [`planned_workers`].
+pub(super) unsafe fn planned_writers(rows: &HeapRows, n_pages: u64) -> usize {
+    // SAFETY: by this function's contract.
+    let (readers, share) = unsafe {
+        let share = pg_sys::min_parallel_index_scan_size.max(0) as u64 * WRITER_SHARES;
+        (planned_workers(rows), share)
+    };
+    let wanted = n_pages.checked_div(share).unwrap_or(u64::MAX);
+    readers.min(MAX_WRITERS).min(wanted.min(n_pages) as usize)
 }
 
 /// The table's storage parameter, if it is set.

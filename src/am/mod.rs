@@ -19,6 +19,7 @@ mod opclass;
 mod ordered;
 mod parallel;
 mod parallel_read;
+mod parallel_write;
 mod progress;
 mod random;
 mod reorder;

@@ -5,16 +5,18 @@
 //! takes care of; if the build fails, the end of the transaction ends the workers.
 #![allow(unsafe_code)]
 
-use core::ffi::{CStr, c_char, c_void};
+mod member;
+
+use core::ffi::{CStr, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use pgrx::{PgSqlErrorCode, pg_sys};
+use pgrx::pg_sys;
 
+pub(super) use self::member::{Member, Queue, serve};
 use super::heap_rows::HeapRows;
-use super::opclass::OpClass;
-use crate::error::{PgError, Result};
-use crate::{compat, wake};
+use crate::error::Result;
+use crate::wake;
 
 /// Bytes of a worker's queue: what the reading goes on with while a batch is worked on. Of many workers each needs less, and shared memory may be scarce.
 const QUEUE_BYTES: usize = 2 << 20;
@@ -34,6 +36,7 @@ const QUEUES: u64 = 4;
 const BUFFER_USAGE: u64 = 5;
 const WAL_USAGE: u64 = 6;
 const QUERY: u64 = 7;
+const MEMORY: u64 = 8;
 
 /// What every worker is told, and tells.
 #[repr(C)]
@@ -48,6 +51,20 @@ struct Shared {
 /// Takes a worker's message; `None`: a look every now and then. Gets what workers were told, and tell.
 pub(super) type Receive<'a, T> = dyn FnMut(&T, Option<&[u8]>) -> Result<()> + 'a;
 
+/// What a team is to be.
+pub(super) struct Plan<'a, T> {
+    /// Most workers.
+    pub n_workers: usize,
+    /// What they run: an exported function that calls [`serve`].
+    pub worker: &'a CStr,
+    /// For shared memory: plain data and atomics.
+    pub told: T,
+    /// Bytes of a worker's queue.
+    pub queue_bytes: usize,
+    /// Bytes of shared memory that are theirs beside.
+    pub memory_bytes: usize,
+}
+
 /// Has up to `n_workers` workers run `worker`, an exported function that calls [`serve`], with `told` in shared memory, for plain data and
 /// atomics; gives their messages to `receive`, until all have ended. Returns their number and what `told` is then; `None` if no worker could
 /// be started. Errors: those of workers, and of `receive`.
@@ -61,119 +78,201 @@ pub(super) unsafe fn run<T>(
     told: T,
     receive: &mut Receive<T>,
 ) -> Result<Option<(usize, T)>> {
-    const { assert!(!core::mem::needs_drop::<T>()) }
-    // SAFETY: the order of calls is that of Postgres's own parallel builds; memory is asked for before it is used, with the same sizes; all on the
-    // main thread. Errors leave what is open to the end of the transaction.
+    let plan = Plan {
+        n_workers,
+        worker,
+        told,
+        queue_bytes: (ALL_QUEUES_BYTES / n_workers).clamp(MIN_QUEUE_BYTES, QUEUE_BYTES),
+        memory_bytes: 0,
+    };
+    // SAFETY: by this function's contract.
     unsafe {
-        pg_sys::EnterParallelMode();
-        let cxt = pg_sys::CreateParallelContext(
-            c"$libdir/pg_omen".as_ptr(),
-            worker.as_ptr(),
-            n_workers as i32,
-        );
-        let is_concurrent = (*rows.info).ii_Concurrent;
-        let snapshot = if is_concurrent {
-            pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())
-        } else {
-            &raw mut pg_sys::SnapshotAnyData
-        };
-        let leave = |cxt| {
-            if is_concurrent {
-                pg_sys::UnregisterSnapshot(snapshot);
-            }
-            pg_sys::DestroyParallelContext(cxt);
-            pg_sys::ExitParallelMode();
-        };
-        let query = CStr::from_ptr(match pg_sys::debug_query_string {
-            query if query.is_null() => c"".as_ptr(),
-            query => query,
-        })
-        .to_bytes_with_nul();
-        let scan_bytes = pg_sys::table_parallelscan_estimate(rows.heap, snapshot);
-        let buffer_bytes = n_workers * size_of::<pg_sys::BufferUsage>();
-        let wal_bytes = n_workers * size_of::<pg_sys::WalUsage>();
-        let queue_bytes = (ALL_QUEUES_BYTES / n_workers)
-            .clamp(MIN_QUEUE_BYTES, QUEUE_BYTES)
-            .next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
-        let chunks = [
-            (SHARED, size_of::<Shared>()),
-            (TOLD, size_of::<T>()),
-            (SCAN, scan_bytes),
-            (QUEUES, n_workers * queue_bytes),
-            (BUFFER_USAGE, buffer_bytes),
-            (WAL_USAGE, wal_bytes),
-            (QUERY, query.len()),
-        ];
-        for (_, bytes) in chunks {
-            let estimator = &mut (*cxt).estimator;
-            let aligned = bytes.next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
-            estimator.space_for_chunks = pg_sys::add_size(estimator.space_for_chunks, aligned);
-            estimator.number_of_keys = pg_sys::add_size(estimator.number_of_keys, 1);
-        }
-        pg_sys::InitializeParallelDSM(cxt);
-        if (*cxt).seg.is_null() {
-            // No shared memory to be had.
-            leave(cxt);
+        let Some(team) = Team::start(rows, plan, |_| ()) else {
             return Ok(None);
-        }
-        let [
-            shared,
-            shared_told,
-            scan,
-            queues,
-            buffer_usage,
-            wal_usage,
-            text,
-        ] = chunks.map(|(key, bytes)| {
-            let chunk = pg_sys::shm_toc_allocate((*cxt).toc, bytes);
-            pg_sys::shm_toc_insert((*cxt).toc, key, chunk);
-            chunk
-        });
-        let shared = shared.cast::<Shared>();
-        shared.write(Shared {
-            heap: (*rows.heap).rd_id,
-            index: (*rows.index).rd_id,
-            is_concurrent,
-            queue_bytes,
-            has_broken_hot_chain: AtomicBool::new(false),
-        });
-        let shared = &*shared;
-        let shared_told = shared_told.cast::<T>();
-        shared_told.write(told);
-        pg_sys::table_parallelscan_initialize(rows.heap, scan.cast(), snapshot);
-        text.cast::<u8>()
-            .copy_from_nonoverlapping(query.as_ptr(), query.len());
-        let mut queues: Vec<*mut pg_sys::shm_mq_handle> = (0..n_workers)
-            .map(|i| {
-                let memory = queue_of(queues, i, queue_bytes);
-                let queue = pg_sys::shm_mq_create(memory, queue_bytes);
-                pg_sys::shm_mq_set_receiver(queue, pg_sys::MyProc);
-                pg_sys::shm_mq_attach(queue, (*cxt).seg, core::ptr::null_mut())
-            })
-            .collect();
-        pg_sys::LaunchParallelWorkers(cxt);
-        let n_launched = (*cxt).nworkers_launched as usize;
-        if n_launched == 0 {
-            leave(cxt);
-            return Ok(None);
-        }
-        queues.truncate(n_launched);
-        for (i, queue) in queues.iter().enumerate() {
-            pg_sys::shm_mq_set_handle(*queue, (*(*cxt).worker.add(i)).bgwhandle);
-        }
-        receive_all(queues, &mut |message| receive(&*shared_told, message))?;
-        pg_sys::WaitForParallelWorkersToFinish(cxt);
-        for i in 0..n_launched {
-            let buffers = buffer_usage.cast::<pg_sys::BufferUsage>().add(i);
-            let wal = wal_usage.cast::<pg_sys::WalUsage>().add(i);
-            pg_sys::InstrAccumParallelQuery(buffers, wal);
-        }
-        if shared.has_broken_hot_chain.load(Ordering::Relaxed) {
-            (*rows.info).ii_BrokenHotChain = true;
-        }
-        let told = shared_told.read();
-        leave(cxt);
+        };
+        let n_launched = team.n_launched;
+        let told = team.finish(receive)?;
         Ok(Some((n_launched, told)))
+    }
+}
+
+/// Workers that run. If it is not finished, the end of the transaction ends them.
+pub(super) struct Team<'a, T> {
+    rows: &'a HeapRows,
+    cxt: *mut pg_sys::ParallelContext,
+    /// Registered, if it is not null.
+    snapshot: pg_sys::Snapshot,
+    shared: *const Shared,
+    told: *const T,
+    memory: *mut c_void,
+    usage: [*mut c_void; 2],
+    queues: Vec<*mut pg_sys::shm_mq_handle>,
+    n_launched: usize,
+}
+
+impl<'a, T> Team<'a, T> {
+    /// Starts workers; `init` gets the memory that is theirs, before they see it. `None` if no worker could be started.
+    ///
+    /// # Safety
+    /// `rows` is what `ambuild` was called with.
+    pub(super) unsafe fn start(
+        rows: &'a HeapRows,
+        plan: Plan<T>,
+        init: impl FnOnce(*mut c_void),
+    ) -> Option<Self> {
+        const { assert!(!core::mem::needs_drop::<T>()) }
+        let n_workers = plan.n_workers;
+        // SAFETY: the order of calls is that of Postgres's own parallel builds; memory is asked for before it is used, with the same sizes; all on the
+        // main thread. Errors leave what is open to the end of the transaction.
+        unsafe {
+            pg_sys::EnterParallelMode();
+            let cxt = pg_sys::CreateParallelContext(
+                c"$libdir/pg_omen".as_ptr(),
+                plan.worker.as_ptr(),
+                n_workers as i32,
+            );
+            let is_concurrent = (*rows.info).ii_Concurrent;
+            let (scanned_by, snapshot) = if is_concurrent {
+                let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+                (snapshot, snapshot)
+            } else {
+                (&raw mut pg_sys::SnapshotAnyData, core::ptr::null_mut())
+            };
+            let query = CStr::from_ptr(match pg_sys::debug_query_string {
+                query if query.is_null() => c"".as_ptr(),
+                query => query,
+            })
+            .to_bytes_with_nul();
+            let queue_bytes = plan
+                .queue_bytes
+                .next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
+            let chunks = [
+                (SHARED, size_of::<Shared>()),
+                (TOLD, size_of::<T>()),
+                (
+                    SCAN,
+                    pg_sys::table_parallelscan_estimate(rows.heap, scanned_by),
+                ),
+                (QUEUES, n_workers * queue_bytes),
+                (BUFFER_USAGE, n_workers * size_of::<pg_sys::BufferUsage>()),
+                (WAL_USAGE, n_workers * size_of::<pg_sys::WalUsage>()),
+                (QUERY, query.len()),
+                (MEMORY, plan.memory_bytes),
+            ];
+            for (_, bytes) in chunks {
+                let estimator = &mut (*cxt).estimator;
+                let aligned = bytes.next_multiple_of(pg_sys::ALIGNOF_BUFFER as usize);
+                estimator.space_for_chunks = pg_sys::add_size(estimator.space_for_chunks, aligned);
+                estimator.number_of_keys = pg_sys::add_size(estimator.number_of_keys, 1);
+            }
+            pg_sys::InitializeParallelDSM(cxt);
+            if (*cxt).seg.is_null() {
+                // No shared memory to be had.
+                leave(cxt, snapshot);
+                return None;
+            }
+            let [shared, told, scan, queues, buffers, wal, text, memory] =
+                chunks.map(|(key, bytes)| {
+                    let chunk = pg_sys::shm_toc_allocate((*cxt).toc, bytes);
+                    pg_sys::shm_toc_insert((*cxt).toc, key, chunk);
+                    chunk
+                });
+            let shared = shared.cast::<Shared>();
+            shared.write(Shared {
+                heap: (*rows.heap).rd_id,
+                index: (*rows.index).rd_id,
+                is_concurrent,
+                queue_bytes,
+                has_broken_hot_chain: AtomicBool::new(false),
+            });
+            let told = told.cast::<T>();
+            told.write(plan.told);
+            pg_sys::table_parallelscan_initialize(rows.heap, scan.cast(), scanned_by);
+            text.cast::<u8>()
+                .copy_from_nonoverlapping(query.as_ptr(), query.len());
+            init(memory);
+            let mut queues: Vec<*mut pg_sys::shm_mq_handle> = (0..n_workers)
+                .map(|i| {
+                    let memory = queue_of(queues, i, queue_bytes);
+                    let queue = pg_sys::shm_mq_create(memory, queue_bytes);
+                    pg_sys::shm_mq_set_receiver(queue, pg_sys::MyProc);
+                    pg_sys::shm_mq_attach(queue, (*cxt).seg, core::ptr::null_mut())
+                })
+                .collect();
+            pg_sys::LaunchParallelWorkers(cxt);
+            let n_launched = (*cxt).nworkers_launched as usize;
+            if n_launched == 0 {
+                leave(cxt, snapshot);
+                return None;
+            }
+            queues.truncate(n_launched);
+            for (i, queue) in queues.iter().enumerate() {
+                pg_sys::shm_mq_set_handle(*queue, (*(*cxt).worker.add(i)).bgwhandle);
+            }
+            Some(Self {
+                rows,
+                cxt,
+                snapshot,
+                shared,
+                told,
+                memory,
+                usage: [buffers, wal],
+                queues,
+                n_launched,
+            })
+        }
+    }
+
+    /// Workers there are.
+    pub(super) fn n_workers(&self) -> usize {
+        self.n_launched
+    }
+
+    /// The memory that is theirs, as long as the team lives.
+    pub(super) fn memory(&self) -> *mut c_void {
+        self.memory
+    }
+
+    /// Waits until every worker has begun. Errors: one could not.
+    pub(super) fn wait_for_start(&self) {
+        // SAFETY: the context is there until `finish`.
+        unsafe { pg_sys::WaitForParallelWorkersToAttach(self.cxt) }
+    }
+
+    /// Gives what workers send to `receive`, until all have ended. Returns what they were told, as it is then. Errors: those of workers, and of `receive`.
+    pub(super) fn finish(self, receive: &mut Receive<T>) -> Result<T> {
+        // SAFETY: by the contract of `start`; what is shared lives until the team is left.
+        unsafe {
+            receive_all(self.queues, &mut |message| receive(&*self.told, message))?;
+            pg_sys::WaitForParallelWorkersToFinish(self.cxt);
+            let [buffers, wal] = self.usage;
+            for i in 0..self.n_launched {
+                let buffers = buffers.cast::<pg_sys::BufferUsage>().add(i);
+                let wal = wal.cast::<pg_sys::WalUsage>().add(i);
+                pg_sys::InstrAccumParallelQuery(buffers, wal);
+            }
+            if (*self.shared).has_broken_hot_chain.load(Ordering::Relaxed) {
+                (*self.rows.info).ii_BrokenHotChain = true;
+            }
+            let told = self.told.read();
+            leave(self.cxt, self.snapshot);
+            Ok(told)
+        }
+    }
+}
+
+/// Ends what `Team::start` began.
+///
+/// # Safety
+/// The context is there, and no worker runs; the snapshot is registered, or null.
+unsafe fn leave(cxt: *mut pg_sys::ParallelContext, snapshot: pg_sys::Snapshot) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        if !snapshot.is_null() {
+            pg_sys::UnregisterSnapshot(snapshot);
+        }
+        pg_sys::DestroyParallelContext(cxt);
+        pg_sys::ExitParallelMode();
     }
 }
 
@@ -220,97 +319,4 @@ unsafe fn receive_all(
         pgrx::check_for_interrupts!();
     }
     Ok(())
-}
-
-/// What a worker works with.
-pub(super) struct Member<'a, T> {
-    /// The table and the index, with the locks that the process has that builds.
-    pub rows: HeapRows,
-    /// What it was told, and may tell.
-    pub told: &'a T,
-    /// Its number, from 0 on.
-    pub number: usize,
-    /// The way to the process that builds.
-    pub queue: Queue,
-    scan: pg_sys::ParallelTableScanDesc,
-}
-
-impl<T> Member<'_, T> {
-    /// This worker's part of a scan of the whole table; once.
-    pub(super) fn begin_scan(&self) -> pg_sys::TableScanDesc {
-        // SAFETY: the table is open; the leader has set up what is shared of the scan.
-        unsafe { pg_sys::table_beginscan_parallel(self.rows.heap, self.scan) }
-    }
-}
-
-/// A worker's main function: `work`, with what `run` was given.
-///
-/// # Safety
-/// Called in a worker that `run::<T>` has launched, with the arguments of its entry point.
-pub(super) unsafe fn serve<T>(
-    seg: *mut pg_sys::dsm_segment,
-    toc: *mut pg_sys::shm_toc,
-    work: impl FnOnce(&mut Member<T>) -> Result<()>,
-) -> Result<()> {
-    // SAFETY: by this function's contract; relations are opened with the locks that the leader has.
-    unsafe {
-        let chunk = |key| pg_sys::shm_toc_lookup(toc, key, false);
-        let number = pg_sys::ParallelWorkerNumber as usize;
-        pg_sys::debug_query_string = chunk(QUERY).cast::<c_char>();
-        let state = pg_sys::BackendState::STATE_RUNNING;
-        pg_sys::pgstat_report_activity(state, pg_sys::debug_query_string);
-        let shared = &*chunk(SHARED).cast::<Shared>();
-        let (heap_lock, index_lock) = if shared.is_concurrent {
-            (pg_sys::ShareUpdateExclusiveLock, pg_sys::RowExclusiveLock)
-        } else {
-            (pg_sys::ShareLock, pg_sys::AccessExclusiveLock)
-        };
-        let heap = pg_sys::table_open(shared.heap, heap_lock as i32);
-        let index = pg_sys::index_open(shared.index, index_lock as i32);
-        let queue = queue_of(chunk(QUEUES), number, shared.queue_bytes);
-        let queue = queue.cast::<pg_sys::shm_mq>();
-        pg_sys::shm_mq_set_sender(queue, pg_sys::MyProc);
-        let queue = pg_sys::shm_mq_attach(queue, seg, core::ptr::null_mut());
-        pg_sys::InstrStartParallelQuery();
-
-        let info = pg_sys::BuildIndexInfo(index);
-        (*info).ii_Concurrent = shared.is_concurrent;
-        let mut member = Member {
-            rows: HeapRows::new(heap, index, info, OpClass::of(index)?),
-            told: &*chunk(TOLD).cast::<T>(),
-            number,
-            queue: Queue(queue),
-            scan: chunk(SCAN).cast(),
-        };
-        work(&mut member)?;
-        if (*info).ii_BrokenHotChain {
-            shared.has_broken_hot_chain.store(true, Ordering::Relaxed);
-        }
-        let buffers = chunk(BUFFER_USAGE).cast::<pg_sys::BufferUsage>();
-        let wal = chunk(WAL_USAGE).cast::<pg_sys::WalUsage>();
-        pg_sys::InstrEndParallelQuery(buffers.add(number), wal.add(number));
-        // What was counted is there before the leader sees the end.
-        pg_sys::shm_mq_detach(queue);
-        pg_sys::index_close(index, index_lock as i32);
-        pg_sys::table_close(heap, heap_lock as i32);
-        Ok(())
-    }
-}
-
-/// A worker's queue, attached.
-pub(super) struct Queue(*mut pg_sys::shm_mq_handle);
-
-impl Queue {
-    /// Sends a message; waits for room, with a look for interrupts. Errors: nobody reads any more.
-    pub(super) fn send(&mut self, message: &[u8]) -> Result<()> {
-        // SAFETY: the queue is attached.
-        let outcome = unsafe { compat::send_to_queue(self.0, message) };
-        if outcome == pg_sys::shm_mq_result::SHM_MQ_SUCCESS {
-            return Ok(());
-        }
-        Err(PgError::new(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "the process that builds the index has ended",
-        ))
-    }
 }

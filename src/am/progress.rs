@@ -23,6 +23,8 @@ pub(super) enum Phase {
     Writing = 5,
     /// Measuring recall against probes.
     Calibrating = 6,
+    /// Waiting for workers that still log.
+    Logging = 7,
 }
 
 impl Phase {
@@ -34,6 +36,7 @@ impl Phase {
             Self::Assigning => "reading and assigning",
             Self::Writing => "writing",
             Self::Calibrating => "calibrating",
+            Self::Logging => "logging",
         }
     }
 }
@@ -104,6 +107,7 @@ pub(super) unsafe extern "C-unwind" fn ambuildphasename(phase: i64) -> *mut c_ch
         4 => c"assigning tuples",
         5 => c"writing lists",
         6 => c"calibrating probes",
+        7 => c"logging lists",
         _ => return core::ptr::null_mut(),
     };
     // Postgres does not write to it.

@@ -80,10 +80,20 @@ impl BulkPages {
     fn log(&mut self, start: u32, end: u32) {
         if self.is_logged && start < end {
             let began = Instant::now();
-            // SAFETY: `rel` is open; these pages were written with pd_lower and pd_upper in order.
-            unsafe { pg_sys::log_newpage_range(self.rel, self.fork, start, end, true) }
+            // SAFETY: `rel` is open; these pages are written.
+            unsafe { log_range(self.rel, self.fork, start, end) }
             self.log_time += began.elapsed();
         }
+    }
+
+    /// Whether its changes are logged.
+    pub(super) fn is_logged(&self) -> bool {
+        self.is_logged
+    }
+
+    /// Blocks of the file, as far as this value has added them.
+    pub(super) fn n_blocks(&self) -> u32 {
+        self.n_blocks
     }
 
     /// Writes a page that `buf` holds, and unpins it.
@@ -94,9 +104,7 @@ impl BulkPages {
         // SAFETY: by this function's contract. The page is locked while written, and no other process knows it.
         unsafe {
             buffer::lock_exclusive(buf);
-            buffer::bytes_mut(pg_sys::BufferGetPage(buf)).copy_from_slice(page);
-            pg_sys::MarkBufferDirty(buf);
-            pg_sys::UnlockReleaseBuffer(buf);
+            fill_locked(buf, page);
         }
     }
 
@@ -115,6 +123,33 @@ impl BulkPages {
         self.n_blocks += n as u32;
         n
     }
+}
+
+/// Writes a page that `buf` holds, unlocks and unpins it.
+///
+/// # Safety
+/// This process pins `buf`, a page of an index that is being built, and locks it exclusively.
+pub(super) unsafe fn fill_locked(buf: pg_sys::Buffer, page: &[u8]) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        buffer::bytes_mut(pg_sys::BufferGetPage(buf)).copy_from_slice(page);
+        pg_sys::MarkBufferDirty(buf);
+        pg_sys::UnlockReleaseBuffer(buf);
+    }
+}
+
+/// Logs pages from `start` to before `end` as they are, and marks them with the place of their record.
+///
+/// # Safety
+/// `rel` is open; the pages are written, with pd_lower and pd_upper in order.
+pub(super) unsafe fn log_range(
+    rel: pg_sys::Relation,
+    fork: pg_sys::ForkNumber::Type,
+    start: u32,
+    end: u32,
+) {
+    // SAFETY: by this function's contract.
+    unsafe { pg_sys::log_newpage_range(rel, fork, start, end, true) }
 }
 
 impl BulkWriter for BulkPages {

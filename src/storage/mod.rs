@@ -10,6 +10,8 @@
 //! | `ahead.rs` | reading ahead of a scan that told its pages |
 //! | `lock.rs` | locks of lists |
 //! | `bulk.rs` | [`BulkPages`]: a new index, logged as it is written |
+//! | `page_ring.rs` | [`PageRing`]: pages on their way to parallel workers, which write and log them |
+//! | `ring_pages.rs` | [`RingPages`]: a new index, through them |
 //! | `temp.rs` | [`TempFile`]: what a build cannot keep in memory |
 //! | `catalog.rs` | what the catalog says of an index |
 //! | `cache.rs` | metapages already read by this session |
@@ -26,10 +28,12 @@ mod bulk;
 mod cache;
 mod catalog;
 mod lock;
+mod page_ring;
 mod pins;
 mod probed;
 mod recent;
 mod relation;
+mod ring_pages;
 #[cfg(feature = "simulated-gpu")]
 mod stop;
 mod temp;
@@ -37,8 +41,10 @@ mod temp;
 pub(crate) use bulk::BulkPages;
 pub(crate) use cache::{forget_index, open_index, relation_changes};
 pub(crate) use catalog::{SUPPORT_PROC, UNITS, column_typmod, opclass_code};
+pub(crate) use page_ring::{PageRing, empty_ring};
 pub(crate) use probed::ProbedPages;
 pub(crate) use relation::{IndexPages, misses};
+pub(crate) use ring_pages::RingPages;
 pub(crate) use temp::TempFile;
 
 #[allow(clippy::assertions_on_constants)]
