@@ -39,9 +39,14 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Lists that the tier lacks, or has of old, after the round.
+    /// Lists that the tier has of old, after the round.
+    pub(crate) fn n_left(&self) -> usize {
+        self.n_stale - self.n_written
+    }
+
+    /// The same, and those that it lacks.
     pub(crate) fn n_lacking(&self) -> usize {
-        self.n_stale - self.n_written + self.n_absent
+        self.n_left() + self.n_absent
     }
 
     /// Whether all has been done that is to be.

@@ -142,6 +142,8 @@ struct Rest {
     /// Number of its file: another, as after REINDEX, does not rest. 0: not known.
     file: AtomicU32,
     until: AtomicI64,
+    /// Until when all of it is not loaded again; it may be brought up to date.
+    load_until: AtomicI64,
     /// Loads that failed, one after the other.
     failures: AtomicU32,
     /// After a refresh: until when it is not done again for little, how long it took, and what searches have lost since, in microseconds.
@@ -274,7 +276,25 @@ impl Loaders {
     pub(super) fn rest(&self, index: IndexId, file: u32, pause: Duration) {
         let until = now() + micros(pause.clamp(FIRST_REST, LAST_REST));
         let rest = self.place_for(index, file);
-        rest.until.store(until, Ordering::Relaxed);
+        rest.load_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether an index with this file may be loaded again.
+    pub(super) fn may_reload(&self, index: IndexId, file: u32) -> bool {
+        let rest = self.rest_of(index);
+        !rest.is_of(index, file) || now() >= rest.load_until.load(Ordering::Relaxed)
+    }
+
+    /// The tier of an index with this file cannot be brought up to date: that is not tried again for a while, which is longer where only others can
+    /// change that.
+    pub(super) fn rest_in_vain(&self, index: IndexId, file: u32, is_up_to_others: bool) {
+        let pause = if is_up_to_others {
+            FIRST_REST
+        } else {
+            SHORT_REST
+        };
+        let rest = self.place_for(index, file);
+        rest.until.store(now() + micros(pause), Ordering::Relaxed);
     }
 
     /// An index with this file has just been brought up to date, in this time: that is not done again before it is but a small part of the time.
@@ -307,6 +327,7 @@ impl Loaders {
         if !rest.is_of(index, file) {
             rest.failures.store(0, Ordering::Relaxed);
             rest.until.store(0, Ordering::Relaxed);
+            rest.load_until.store(0, Ordering::Relaxed);
             rest.refresh_until.store(0, Ordering::Relaxed);
             rest.refresh_us.store(0, Ordering::Relaxed);
             rest.lost_us.store(0, Ordering::Relaxed);

@@ -118,6 +118,12 @@ pub(crate) fn note_load(service: &Service, pages: &IndexPages, error: Option<&Gp
     loaders.note(IndexId::of(pages), pages.file().number, outcome);
 }
 
+/// Whether the tier of the index in `pages` may be loaded anew.
+pub(crate) fn may_reload(service: &Service, pages: &IndexPages) -> bool {
+    let loaders = &service.control.loaders;
+    loaders.may_reload(IndexId::of(pages), pages.file().number)
+}
+
 /// The index in `pages` has been loaded again, or will be: that is not done again for so long, and half a minute at least.
 pub(crate) fn rest(service: &Service, pages: &IndexPages, pause: Duration) {
     let loaders = &service.control.loaders;
@@ -175,7 +181,8 @@ pub(crate) fn start_again(service: &Service, pages: &IndexPages, may_load: bool)
     } else {
         Task::Refresh
     };
-    if start_job(service, IndexId::of(pages), Some(pages.file()), task).is_some() {
+    let started = start_job(service, IndexId::of(pages), Some(pages.file()), task).is_some();
+    if started && may_load {
         rest(service, pages, Duration::ZERO);
     }
 }
@@ -185,6 +192,7 @@ pub(super) fn start_for_rows(service: &Service, key: &TierKey) {
     let (id, file) = (IndexId::of_tier(key), file_of(key));
     let loaders = &service.control.loaders;
     if loaders.may_claim(id, file.number)
+        && loaders.may_reload(id, file.number)
         && start_job(service, id, Some(file), Task::Rows).is_some()
     {
         loaders.rest(id, file.number, Duration::ZERO);
@@ -318,8 +326,8 @@ unsafe fn load_open(service: &Service, job: &Job, rel: pg_sys::Relation) -> Outc
     }
 }
 
-/// Brings a tier up to date, and again for as long as searches lose time by what it lacks. Where that cannot be, or is not enough, the rest
-/// goes on that began with the job.
+/// Brings a tier up to date, and again for as long as searches lose time by what it lacks. Where that cannot be, or leaves lists out, and the job
+/// says so, all of it is loaded anew.
 fn refresh(
     service: &Service,
     job: &Job,
@@ -331,8 +339,10 @@ fn refresh(
     let outcome = loop {
         let began = Instant::now();
         let refreshed = loading::refresh(service, pages, index, key)?;
-        let is_useful = refreshed == Refreshed::Whole;
-        if !is_useful && refreshed != Refreshed::Idle {
+        let is_useful = matches!(refreshed, Refreshed::Whole { .. } | Refreshed::Partly);
+        if !is_useful && !matches!(refreshed, Refreshed::Idle { .. }) {
+            let is_up_to_others = refreshed != Refreshed::Lacking;
+            loaders.rest_in_vain(job.id, FILE.get(), is_up_to_others);
             break refreshed;
         }
         loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed(), is_useful);
@@ -346,15 +356,13 @@ fn refresh(
             break refreshed;
         }
     };
-    match outcome {
-        Refreshed::Lacking | Refreshed::Mapped if job.task == Task::LoadAgain => {
-            loading::load(service, pages, index, key, Fit::Whole, true)?;
-        }
-        Refreshed::Whole
-        | Refreshed::Idle
-        | Refreshed::Lacking
-        | Refreshed::Mapped
-        | Refreshed::Not => {}
+    let is_enough = match outcome {
+        Refreshed::Whole { lacks_lists } | Refreshed::Idle { lacks_lists } => !lacks_lists,
+        Refreshed::Partly | Refreshed::Lacking | Refreshed::Mapped => false,
+        Refreshed::Not => true,
+    };
+    if !is_enough && job.task == Task::LoadAgain {
+        loading::load(service, pages, index, key, Fit::Whole, true)?;
     }
     Ok(Outcome::Loaded)
 }

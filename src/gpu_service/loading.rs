@@ -180,11 +180,19 @@ fn load_once(
 /// What a refresh has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refreshed {
-    /// The tier is as the index is, but for what was appended meanwhile.
-    Whole,
-    /// It was before; what it lacks cannot be had by a refresh.
-    Idle,
-    /// It lacks lists, or has some of old still, for which there is no room.
+    /// What the tier has is as the index is, but for what was appended meanwhile.
+    Whole {
+        /// Whether there are lists that it has not.
+        lacks_lists: bool,
+    },
+    /// It was before.
+    Idle {
+        /// Whether there are lists that it has not.
+        lacks_lists: bool,
+    },
+    /// It has some lists of old still, for which there is no room; others were written.
+    Partly,
+    /// It has some lists of old still, for which there is no room.
     Lacking,
     /// Sessions have it mapped.
     Mapped,
@@ -205,7 +213,7 @@ pub(crate) fn refresh(
         return Ok(Refreshed::Mapped);
     }
     let spec = spec_of(index);
-    let (mut n_lacking, mut has_written) = (0, false);
+    let (mut n_left, mut lacks_lists, mut has_written) = (0, false, false);
     for _ in 0..MAX_ROUNDS {
         let (copiers, me) = (Copiers::none(), wake::my_number());
         let begun = begin_refresh(&service.load, me, key, spec, copiers, check());
@@ -230,17 +238,18 @@ pub(crate) fn refresh(
             }
             service.wake_worker();
         }
-        n_lacking = round.n_lacking();
+        (n_left, lacks_lists) = (round.n_left(), round.n_absent > 0);
         has_written |= round.has_written();
         if round.is_over() || !round.has_moved() {
             break;
         }
     }
     // What was appended meanwhile is searched on pages.
-    Ok(match (n_lacking, has_written) {
-        (0, true) => Refreshed::Whole,
-        (0, false) => Refreshed::Idle,
-        _ => Refreshed::Lacking,
+    Ok(match (n_left, has_written) {
+        (0, true) => Refreshed::Whole { lacks_lists },
+        (0, false) => Refreshed::Idle { lacks_lists },
+        (_, true) => Refreshed::Partly,
+        (_, false) => Refreshed::Lacking,
     })
 }
 

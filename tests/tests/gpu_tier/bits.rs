@@ -155,9 +155,17 @@ fn of_lists(store: &MemStore, index: &Index, model: &Model, lists: &[u32]) -> Mo
         export_list(store, index, list, &mut |_, tid, live, _, _| add(tid, live)).unwrap();
         let entry = read_entry(store, index, list).unwrap();
         ListReader::new()
-            .appended_up_to(store, index, list, &entry, usize::MAX, 0, |tid, live, _, _| {
-                add(tid, live);
-            })
+            .appended_up_to(
+                store,
+                index,
+                list,
+                &entry,
+                usize::MAX,
+                0,
+                |tid, live, _, _| {
+                    add(tid, live);
+                },
+            )
             .unwrap();
     }
     here
