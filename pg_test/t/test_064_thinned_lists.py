@@ -1,11 +1,14 @@
 """Entries that VACUUM has removed since the service's tier was brought up to date: the device finds them still, and its answers are kept without them."""
 
 import numpy as np
+import pytest
 
 from lib import vectors
 from lib.batch import assert_near, batch
-from lib.db import BY_INDEX, BY_SORT, assert_same, knn, last_scan, make_index, make_table
+from lib.db import BY_INDEX, BY_SORT, REAL_GPU, assert_same, knn, last_scan, make_index, make_table
 from lib.service import GPU, WAIT, counted, inject, loaders, searches, stat, vacuum_dead, wait_for, wait_until
+
+pytestmark = pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
 
 DIM, LISTS = 48, 24
 N, N_NEW = 3000, 60
