@@ -127,6 +127,8 @@ static INJECT_FAULT: GucSetting<Fault> = GucSetting::<Fault>::new(Fault::None);
 static SIMULATE_GPU: GucSetting<bool> = GucSetting::<bool>::new(false);
 #[cfg(feature = "simulated-gpu")]
 static STOP_BEFORE: GucSetting<i32> = GucSetting::<i32>::new(0);
+#[cfg(feature = "simulated-gpu")]
+static LOGGING_PAUSE: GucSetting<i32> = GucSetting::<i32>::new(0);
 
 /// `omen.engine`.
 pub(crate) fn engine() -> EngineSetting {
@@ -215,6 +217,12 @@ pub(crate) fn inject_fault() -> Fault {
 #[cfg(feature = "simulated-gpu")]
 pub(crate) fn stop_before() -> i32 {
     STOP_BEFORE.get()
+}
+
+/// `omen.logging_pause`.
+#[cfg(feature = "simulated-gpu")]
+pub(crate) fn logging_pause() -> std::time::Duration {
+    std::time::Duration::from_millis(LOGGING_PAUSE.get().max(0) as u64)
 }
 
 /// Defines the settings; called once, from `_PG_init`.
@@ -348,6 +356,17 @@ pub(crate) fn define() {
         &STOP_BEFORE,
         0,
         i32::MAX,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    #[cfg(feature = "simulated-gpu")]
+    GucRegistry::define_int_guc(
+        c"omen.logging_pause",
+        c"Milliseconds that a parallel worker of a build waits before it logs some pages (test builds only).",
+        c"Zero: it does not wait.",
+        &LOGGING_PAUSE,
+        0,
+        10_000,
         GucContext::Suset,
         GucFlags::default(),
     );

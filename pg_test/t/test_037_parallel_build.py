@@ -15,7 +15,8 @@ from lib.db import BY_INDEX, BY_SORT, assert_same, knn, make_index, make_table, 
 from lib.exact import OPERATORS
 
 DIM, LISTS, ROWS = 40, 20, 6000
-PARALLEL = {"max_parallel_maintenance_workers": 3, "maintenance_work_mem": "128MB", "min_parallel_table_scan_size": 0, "client_min_messages": "debug1"}
+PARALLEL = {"max_parallel_maintenance_workers": 3, "maintenance_work_mem": "128MB", "min_parallel_table_scan_size": 0, "min_parallel_index_scan_size": 0,
+            "client_min_messages": "debug1"}
 SERIAL = PARALLEL | {"max_parallel_maintenance_workers": 0}
 
 

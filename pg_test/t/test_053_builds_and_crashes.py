@@ -13,13 +13,15 @@ from lib.db import BY_INDEX, knn, make_database, make_index, make_table, put
 from lib.service import wait_until
 
 DIM = 24
+# Builds have parallel workers, of tables and indexes of any size.
+WORKERS = {"min_parallel_table_scan_size": 0, "min_parallel_index_scan_size": 0, "max_parallel_maintenance_workers": 3, "maintenance_work_mem": "128MB"}
 
 
 @pytest.mark.every_major
 @pytest.mark.parametrize("threshold", ("0", "1GB"))
 def test_builds_that_are_not_logged(make_server, rng, threshold):
     """With wal_level = minimal, the pages of a table and index made in one transaction are written at its end, or logged if they are few."""
-    server = make_server("minimal", {"wal_level": "minimal", "max_wal_senders": 0, "wal_skip_threshold": threshold, "fsync": "on"}, checksums=True)
+    server = make_server("minimal", {"wal_level": "minimal", "max_wal_senders": 0, "wal_skip_threshold": threshold, "fsync": "on", **WORKERS}, checksums=True)
     db, n = make_database(server, "minimal"), 0
     rows = vectors.clustered(rng, 3000, DIM)
     for crashes in ("after", "in between"):
@@ -54,7 +56,7 @@ def test_builds_that_are_not_logged(make_server, rng, threshold):
 @pytest.mark.every_major
 def test_builds_that_are_killed(make_server, rng):
     """CREATE INDEX, CREATE INDEX CONCURRENTLY and REINDEX, each killed at moments spread over the time they take: afterwards all is as before, or done."""
-    server = make_server("builds", {"shared_buffers": "16MB"})
+    server = make_server("builds", {"shared_buffers": "16MB", **WORKERS})
     db, done = make_database(server, "builds"), []
     rows = vectors.clustered(rng, 30_000, DIM)
     with db.connect() as conn:

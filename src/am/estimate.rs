@@ -1,46 +1,26 @@
 //! What a build will take: time, memory, bytes; from a look at the table and a small measurement of this machine.
 #![allow(unsafe_code)]
 
+mod model;
 mod speed;
 
-use omen_gpu::GpuAssigner;
-use omen_ivf::VectorKind;
 use omen_ivf::form::{coarse_dim, cpu_only, max_dim, row_words};
-use omen_ivf::layout::group::{Filter, GroupShape};
+use omen_ivf::layout::group::GroupShape;
 use omen_ivf::layout::size::index_size;
 use omen_ivf::params::MAX_LISTS;
 use omen_ivf::store::PAGE_BYTES;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
+use self::model::Build;
 use self::speed::Speed;
 use super::heap_rows::HeapRows;
 use super::opclass::OpClass;
 use super::random::Random;
 use super::sample_blocks::Density;
-use super::{build, build_workers, calibration, sample};
+use super::{build, build_workers, sample};
 use crate::engine::building::{self, Work};
 use crate::error::{PgError, Result};
 use crate::threads;
-
-/// Iterations of k-means, as training makes them mostly; at most ten.
-const ITERATIONS: f64 = 8.0;
-/// What a build keeps beside what is counted here: buffers of batches, queues of workers, the process itself.
-const OTHER_BYTES: u64 = 48 << 20;
-const WORKER_BYTES: u64 = 8 << 20;
-/// What the calibration keeps of pages.
-const CALIBRATION_BYTES: u64 = 32 << 20;
-/// Bytes of an entry beside its vector while entries are sorted.
-const ENTRY_BYTES: u64 = 32;
-
-/// Seconds for a byte: into buffers, into the WAL, into a temporary file and back. Memory is as fast on most machines.
-const WRITE: f64 = 1.1e-9;
-const LOG: f64 = 0.7e-9;
-const SPILL: f64 = 1.5e-9;
-/// A GPU context, and seconds of training with one, for a number of a row that comes from a worker, and for a byte of the index to load it.
-const CONTEXT_BYTES: u64 = 520 << 20;
-const GPU_TRAINING: f64 = 0.25;
-const TAKING: f64 = 1e-9;
-const GPU_LOADING: f64 = 0.2e-9;
 
 /// What is expected of a build.
 #[derive(Debug, Clone, Copy)]
@@ -156,6 +136,8 @@ pub(crate) unsafe fn estimate(
         coarse_dim: coarse_dim(kind, dim),
         lists,
         workers,
+        // SAFETY: the relation is open.
+        writers: unsafe { build_workers::planned_writers(&rows, size.pages) },
         sampled: sampled.min(n_rows),
         work_bytes,
         index_bytes,
@@ -181,100 +163,6 @@ pub(crate) unsafe fn estimate(
         index_bytes,
         wal_bytes,
     })
-}
-
-/// A build, in numbers.
-struct Build {
-    has_gpu: bool,
-    /// Whether the GPU calibrates, too.
-    is_loaded: bool,
-    n_rows: u64,
-    kind: VectorKind,
-    filter: Filter,
-    row_words: u32,
-    input_words: u32,
-    coarse_dim: u32,
-    lists: u32,
-    workers: usize,
-    sampled: u64,
-    work_bytes: u64,
-    index_bytes: u64,
-    wal_bytes: u64,
-}
-
-impl Build {
-    /// Seconds, phase by phase.
-    fn seconds(&self, speed: &Speed) -> f64 {
-        let (n_rows, sampled) = (self.n_rows as f64, self.sampled as f64);
-        let cores = threads::cores() as f64;
-        let n_threads = threads::count() as f64;
-        let readers = (self.workers as f64).clamp(1.0, cores);
-        let is_trained = if self.lists > 1 { ITERATIONS } else { 0.0 };
-        let bytes = self.index_bytes as f64;
-        let sample_bytes = sampled * f64::from(self.input_words) * size_of::<f32>() as f64;
-        let is_parallel = sample_bytes >= sample::MIN_PARALLEL_BYTES as f64;
-        let sampling = sampled * speed.read / if is_parallel { readers } else { 1.0 };
-        let assign = if self.has_gpu { 0.0 } else { speed.assign };
-        let training = is_trained * sampled * assign / n_threads
-            + if self.has_gpu { GPU_TRAINING } else { 0.0 };
-        // With a GPU, taking the rows from the workers is what the process does.
-        let (reading, assigning) = (n_rows * speed.read, n_rows * assign);
-        let taking = n_rows * f64::from(self.row_words) * TAKING;
-        // What runs beside each other is bound by the slowest, and by the cores they share.
-        let table = (reading / readers)
-            .max(assigning / n_threads)
-            .max(taking)
-            .max((reading + assigning) / cores);
-        // Threads encode while the process writes and logs.
-        let encoding = n_rows * speed.encode / n_threads;
-        let writing = (bytes * WRITE + self.wal_bytes as f64 * LOG).max(encoding);
-        let entries = n_rows * (f64::from(self.row_words) * 2.0 + ENTRY_BYTES as f64);
-        let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
-        let spilling = if is_spilled { entries * SPILL } else { 0.0 };
-        let queries = if self.lists > 1 {
-            let wanted = sample::n_queries(self.sampled as usize);
-            let n = calibration::affordable(
-                wanted,
-                self.n_rows,
-                self.kind,
-                self.row_words,
-                self.filter,
-            );
-            n as f64
-        } else {
-            0.0
-        };
-        let meeting = n_rows * speed.compare + f64::from(self.lists) * speed.list;
-        if self.is_loaded {
-            let loading = bytes * GPU_LOADING;
-            return speed::STEADY + sampling + training + table + spilling + writing + loading;
-        }
-        let calibrating =
-            queries * (meeting / n_threads + speed.query) + bytes * speed.copy * queries.min(1.0);
-        speed::STEADY + sampling + training + table + spilling + writing + calibrating
-    }
-
-    /// The most bytes of device memory that a phase takes: training and assigning, or the index for the calibration.
-    fn device(&self, work: &Work) -> u64 {
-        let assigning = GpuAssigner::bytes_needed(work.dim, work.lists, work.n_sampled);
-        let tier = if self.is_loaded { self.index_bytes } else { 0 };
-        CONTEXT_BYTES + assigning.max(tier)
-    }
-
-    /// The most bytes that a phase takes.
-    fn memory(&self) -> u64 {
-        let bytes_of = |words: u32| u64::from(words) * size_of::<f32>() as u64;
-        let (input, coarse) = (bytes_of(self.input_words), bytes_of(self.coarse_dim));
-        let centroids = u64::from(self.lists) * coarse * 3;
-        // The sample, and what is trained on.
-        let training = self.sampled * (input + coarse) + centroids;
-        let entries = self.n_rows * (bytes_of(self.row_words) / 2 + ENTRY_BYTES);
-        let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
-        let sorting = entries.min(self.work_bytes - ahead) + ahead + centroids;
-        let workers = self.workers as u64 * WORKER_BYTES;
-        let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * (input + coarse);
-        OTHER_BYTES + training.max(sorting + workers).max(calibrating)
-    }
 }
 
 /// Numbers of a row's code.

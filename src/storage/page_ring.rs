@@ -9,7 +9,9 @@
 use core::cell::UnsafeCell;
 use core::ffi::{c_long, c_void};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+#[cfg(feature = "simulated-gpu")]
+use std::time::Duration;
+use std::time::Instant;
 
 use omen_ivf::store::PAGE_BYTES;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -199,7 +201,7 @@ impl PageRing {
     }
 
     fn spend(&self, on: Spent, began: Instant) {
-        let micros = Duration::as_micros(&began.elapsed()) as u64;
+        let micros = began.elapsed().as_micros() as u64;
         self.spent[on as usize].fetch_add(micros, Ordering::Relaxed);
     }
 
@@ -240,6 +242,8 @@ pub(crate) unsafe fn empty_ring(ring: &PageRing, rel: pg_sys::Relation) -> Resul
                 later.push(range);
             }
         } else if let Some((start, end)) = later.pop() {
+            #[cfg(feature = "simulated-gpu")]
+            pause();
             // The last one is the likeliest to be in the processor's cache.
             let began = Instant::now();
             // SAFETY: by this function's contract; the pages were put by `put`.
@@ -253,6 +257,16 @@ pub(crate) unsafe fn empty_ring(ring: &PageRing, rel: pg_sys::Relation) -> Resul
                     || ring.n_taken.load(Ordering::Relaxed) < ring.n_filled.load(Ordering::Acquire)
             });
         }
+    }
+}
+
+/// As `omen.logging_pause` says.
+#[cfg(feature = "simulated-gpu")]
+fn pause() {
+    let began = Instant::now();
+    while began.elapsed() < crate::guc::logging_pause() {
+        pgrx::check_for_interrupts!();
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn of_reading(
     let (mut of_rows, mut sparse) = (Vec::new(), Vec::new());
     let plan = Plan::some(n_blocks, BLOCKS_READ as u32, random.next() as u32);
     let begun = Instant::now();
-    for block in plan.blocks() {
+    for (no, block) in plan.blocks().enumerate() {
         pgrx::check_for_interrupts!();
         let (mut n_read, block_begun) = (0, Instant::now());
         rows.for_each_in_block(block, &mut |_, value| {
@@ -175,6 +175,10 @@ pub(super) fn of_reading(
                 Ok(())
             })?
         });
+        if no == 1 {
+            // Rows of the first opened what the others find open.
+            of_rows.clear();
+        }
         if n_read > 0 {
             of_rows.push(block_begun.elapsed().as_secs_f64() / n_read as f64);
         }
@@ -186,8 +190,14 @@ pub(super) fn of_reading(
     Ok(Reading {
         dim,
         row_words: dim.filter(|_| !sparse.is_empty()).map(of_sample),
-        seconds: typical(&mut of_rows),
+        seconds: median(&mut of_rows),
     })
+}
+
+/// The median: other processes may have had the core while some were measured.
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_unstable_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// The mean, but no more than twice the median: other processes may have had the core for most of the time.
