@@ -46,8 +46,8 @@ crate_tests() {
 }
 # The scripts that measure on a GPU machine, at tiny sizes on the simulated device.
 gpu_benchmark() {
-  cargo build --locked -q -p omen_gpu --features simulated --example gpu_search &&
-    GPU_SEARCH=$TARGET/debug/examples/gpu_search "$VENV/bin/python" -m pytest -ra -q -p no:cacheprovider --tb=short benches/gpu
+  cargo build --locked -q -p omen_gpu --features simulated --example gpu_search --example gpu_train &&
+    GPU_SEARCH=$TARGET/debug/examples/gpu_search GPU_TRAIN=$TARGET/debug/examples/gpu_train "$VENV/bin/python" -m pytest -ra -q -p no:cacheprovider --tb=short benches/gpu
 }
 # MAJOR=FOLDER of each server that has this build: pg_upgrade needs two.
 built=()

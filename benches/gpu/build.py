@@ -1,10 +1,13 @@
 """CREATE INDEX on the table that `sql.py` made, beside its floors: a server that libpq's environment names, on this machine.
 
   build.py DIR [--limit 200] [--lists N] [--workers 0,2,8,14] [--memory 64MB,512MB,4GB] [--settings NAME=VALUE ...]
+  build.py DIR --load [--loaders 12] [--parts gpu] [--seconds 100] ...     makes the table too, of data that memory does not hold twice
 
 Each build: seconds, the NOTICE (seconds of each phase), the most private memory that its processes had together (RssAnon, looked at every
 10 ms; the queues of the workers, at most 16 MB, are shared memory and not in it), recall of 300 searches of the CPU at fixed lists, and what
 `omen_estimate_build()` said before. With the most workers and memory also by the CPU alone.
+--load: the table is loaded first, by several connections, and DIR's rows are deleted then. --parts: some of gpu (whatever `omen.engine = auto` takes), cpu,
+floors. --seconds: what a build is expected to take at most; one for which less is left is not begun.
 The floors: a parallel scan that detoasts every vector, and the same number of logged pages written (ALTER INDEX SET TABLESPACE copies
 them page by page and logs each). Prints JSON lines.
 """
@@ -53,6 +56,18 @@ class Watch(threading.Thread):
 
 class Builds(Bench):
     """What is measured; prints as it goes."""
+
+    def table(self):
+        """Loads the table, and gives the room of the data's rows back."""
+        with connect() as conn:
+            seconds = {"copy_s": time.perf_counter()}
+            self.load(conn)
+            seconds["copy_s"] = time.perf_counter() - seconds["copy_s"]
+            self.data.rows = None
+            (self.data.path / "rows.f16").unlink()
+            seconds["analyze_s"] = self.timed(conn, "ANALYZE bench")
+            n_bytes = conn.execute("SELECT pg_total_relation_size('bench')").fetchone()[0]
+        self.line("build_table", rows=self.data.n, bytes=n_bytes, **seconds)
 
     def floors(self):
         most = (os.cpu_count() or 2) - 1
@@ -109,22 +124,29 @@ def main():
     parser.add_argument("--lists", type=int, default=0, help="of the index; 0: the index's own choice")
     parser.add_argument("--workers", default="0,2,8,14")
     parser.add_argument("--memory", default="64MB,512MB,4GB")
+    parser.add_argument("--load", action="store_true")
+    parser.add_argument("--loaders", type=int, default=12)
+    parser.add_argument("--parts", default="gpu,cpu,floors")
+    parser.add_argument("--seconds", type=float, default=25)
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
     builds = Builds(Folder(args.folder), args)
+    parts = args.parts.split(",")
+    if args.load:
+        builds.table()
     memory = args.memory.split(",")
     runs = [{"max_parallel_maintenance_workers": n, "maintenance_work_mem": memory[-1]} for n in args.workers.split(",")]
     runs += [runs[-1] | {"maintenance_work_mem": m} for m in memory[:-1]]
     cpu = [runs[len(runs) - len(memory)], *runs[len(runs) - len(memory) + 1:]]
-    runs += [run | {"omen.engine": "cpu"} for run in cpu]
+    runs = (runs if "gpu" in parts else []) + ([run | {"omen.engine": "cpu"} for run in cpu] if "cpu" in parts else [])
     for settings in runs:
-        if not builds.time_left(f"a build with {settings}", 25):
+        if not builds.time_left(f"a build with {settings}", args.seconds):
             return
         try:
             builds.one(**settings)
         except psycopg.Error as e:
             builds.line("note", text=f"build with {settings}: {type(e).__name__}: {e}")
-    if builds.time_left("floors", 25):
+    if "floors" in parts and builds.time_left("floors", args.seconds):
         builds.floors()
 
 

@@ -12,11 +12,14 @@
 #   builds  those builds alone, after a part that has made data, a server and the table
 #   train   training and assigning from memory, after a part that has made data
 #   10m     10M x 768: data, searches without a server. At most 10 minutes
+#   train10m 10M x 768: data, then training and assigning from memory. At most 6 minutes
+#   build10m 10M x 768: data, COPY, then CREATE INDEX, all in /dev/shm (some 90 GB). At most 10 minutes
 #   real    each .device-real/*.npz: data, searches without a server, torch's exact search
 #
-# SCALE=N makes N rows instead (and `10m` 10 N), to try it. SIMULATED=1: no GPU, tiny sizes, to try the scripts themselves.
+# SCALE=N makes N rows instead (and parts with 10m 10 N), to try it. SIMULATED=1: no GPU, tiny sizes, to try the scripts themselves.
 # PG_ARCHIVE: another packed server than .device/pg*.tar.xz.
-# GPU_SEARCH, PYTHON, WORK: the program, the interpreter, the folder for the data (default: /dev/shm if it has room).
+# PG_DIR: folder of the server (default: /tmp/pg; /dev/shm/omen-pg for build10m).
+# GPU_SEARCH, GPU_TRAIN, PYTHON, WORK: the programs, the interpreter, the folder for the data (default: /dev/shm if it has room).
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
@@ -27,9 +30,12 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 python=${PYTHON:-python3}
 gpu_search=${GPU_SEARCH:-$repo/.device/gpu/gpu_search}
+gpu_train=${GPU_TRAIN:-$repo/.device/gpu/gpu_train}
 scale=${SCALE:-1000000}
-simulated=() tiny=()
-[[ -z ${SIMULATED:-} ]] || simulated=(--simulated --seconds 0.02) tiny=(--dim 40 --nq 200)
+simulated=() tiny=() train_simulated=()
+[[ -z ${SIMULATED:-} ]] || simulated=(--simulated --seconds 0.02) tiny=(--dim 40 --nq 200) train_simulated=(--simulated)
+# Of data whose rows alone count: few queries, and a rough order.
+rows_alone=(--nq 1000 --k 10 --lists 1024 --iterations 2)
 # More arguments for the scripts of that name.
 read -ra sql_arguments <<<"${SQL_ARGUMENTS:-}"
 read -ra service_arguments <<<"${SERVICE_ARGUMENTS:-}"
@@ -41,6 +47,7 @@ export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 : >"$log"
 data=''
 failures=0
+server_folder=()
 
 # step NAME SECONDS COMMAND...: its standard output are results, the rest is log. Ends it when the seconds are over.
 step() {
@@ -70,7 +77,7 @@ place() {
 # shellcheck disable=SC2317,SC2329  # called by the trap
 clean() {
   [[ -z $data ]] || rm -rf "$data"
-  [[ -z ${server:-} ]] || "$repo/.device/pg" wipe >/dev/null 2>&1
+  [[ -z ${server:-} ]] || "$repo/.device/pg" wipe "${server_folder[@]}" >/dev/null 2>&1
 }
 trap clean EXIT
 
@@ -86,7 +93,7 @@ search() { # SECONDS ARGUMENTS...
   shift
   step search $((bound + 60)) "$gpu_search" "$data" --limit "$bound" "${simulated[@]}" "$@"
 }
-train() { step train 120 "$repo/.device/gpu/gpu_train" "$data" "${train_arguments[@]}"; }
+train() { step train 120 "$gpu_train" "$data" "${train_simulated[@]}" "${train_arguments[@]}"; }
 torch() { ((${#simulated[@]})) || step torch 60 "$python" "$here/torch_baseline.py" "$data"; }
 
 # A server of our own, with these arguments for `pg up`, unless the environment names one; and the client's packages.
@@ -97,7 +104,8 @@ start_server() {
     export PYTHONPATH=$site
     # Durability costs loading time only: searches write nothing.
     local settings=(-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal -c max_wal_senders=0)
-    if ! server=$("$repo/.device/pg" up ${PG_ARCHIVE:+-a "$PG_ARCHIVE"} -m "$memory" "${settings[@]}" "$@" 2>>"$log"); then
+    server_folder=(${PG_DIR:+-d "$PG_DIR"})
+    if ! server=$("$repo/.device/pg" up ${PG_ARCHIVE:+-a "$PG_ARCHIVE"} "${server_folder[@]}" -m "$memory" "${settings[@]}" "$@" 2>>"$log"); then
       echo "the server did not start"
       tail -n 20 "$log"
       failures=$((failures + 1))
@@ -118,6 +126,13 @@ build() {
   start_server "${logged[@]}" || return 1
   step sql 120 "$python" "$here/sql.py" "$data" --limit 100 --engines '' "${sql_arguments[@]}"
   builds
+  server_log
+}
+# Table, index, data and memory for 10M x 768 have to fit a machine of 128 GB beside each other: the WAL is kept short, entries beyond 4 GB go to a file.
+build10m() {
+  export PG_DIR=${PG_DIR:-/dev/shm/omen-pg}
+  MEMORY_MB=24000 start_server "${logged[@]}" -c max_wal_size=6GB -c min_wal_size=4GB || return 1
+  step build10m 400 "$python" "$here/build.py" "$data" --limit 380 --load --parts gpu --workers 14 --memory 4GB --seconds 90 "${build_arguments[@]}"
   server_log
 }
 service() {
@@ -146,6 +161,8 @@ for part in "${parts[@]}"; do
       make_data $((10 * scale)) 240 "${tiny[@]}" &&
         { search 200 --no-codes --batches 10000,1024,1 --exact 1,1024 --targets 10:0.95,10:0.957,10:0.99 --curve 32,128,512; torch; }
       ;;
+    train10m) make_data $((10 * scale)) 240 "${rows_alone[@]}" "${tiny[@]}" && train ;;
+    build10m) make_data $((10 * scale)) 200 "${rows_alone[@]}" "${tiny[@]}" && build10m ;;
     real)
       found=("$repo"/.device-real/*.npz)
       [[ -f ${found[0]} ]] || { echo "no .device-real/*.npz: make bench-gpu REAL=... packs them"; failures=$((failures + 1)); }
@@ -153,7 +170,7 @@ for part in "${parts[@]}"; do
         [[ ! -f $file ]] || { make_data 1000000 120 --npz "$file" && { search 100; torch; }; }
       done
       ;;
-    *) echo "no part $part"; sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) echo "no part $part"; sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
 done
 echo

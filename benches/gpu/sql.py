@@ -113,14 +113,19 @@ class Bench:
             self.line("note", text=f"SQL: no time for {what}: {left:.0f} s left")
         return left >= seconds
 
+    def load(self, conn):
+        """The table, by several connections."""
+        data = self.data
+        conn.execute(f"DROP TABLE IF EXISTS bench; CREATE TABLE bench (id int, embedding vector({data.dim}))")
+        edges = np.linspace(0, data.n, self.args.loaders + 1).astype(int)
+        with get_context("fork").Pool(self.args.loaders) as pool:
+            pool.map(load_part, [(str(data.path), a, b) for a, b in zip(edges, edges[1:])], chunksize=1)
+
     def build(self):
         """Table and index."""
         data, began = self.data, time.perf_counter()
         with connect() as conn:
-            conn.execute(f"DROP TABLE IF EXISTS bench; CREATE TABLE bench (id int, embedding vector({data.dim}))")
-            edges = np.linspace(0, data.n, self.args.loaders + 1).astype(int)
-            with get_context("fork").Pool(self.args.loaders) as pool:
-                pool.map(load_part, [(str(data.path), a, b) for a, b in zip(edges, edges[1:])], chunksize=1)
+            self.load(conn)
             loaded = time.perf_counter()
             conn.execute("VACUUM (ANALYZE) bench")
             conn.execute("CHECKPOINT")

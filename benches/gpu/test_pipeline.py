@@ -16,6 +16,7 @@ from folder import Folder  # noqa: E402
 
 SEED = int(os.environ.get("OMEN_TEST_SEED") or np.random.SeedSequence().entropy % 2**31) % 2**31
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or HERE.parents[1] / "target")
+GPU_TRAIN = Path(os.environ.get("GPU_TRAIN") or TARGET / "debug/examples/gpu_train")
 GPU_SEARCH = Path(os.environ.get("GPU_SEARCH") or TARGET / "debug/examples/gpu_search")
 
 
@@ -71,3 +72,17 @@ def test_a_run_measures_everything_and_reports_it(tmp_path):
         assert [row["batch"] for row in part["roofline"]] == [line["batch"] for line in part["exact"]]
     table = (tmp_path / "out/table.txt").read_text()
     assert "3,000 x 40" in table and "30,000 x 40" in table and "CAGRA" not in table, "peers belong to other data"
+
+
+def test_training_of_many_rows_is_measured(tmp_path):
+    if not (GPU_SEARCH.exists() and GPU_TRAIN.exists()):
+        pytest.skip(f"no {GPU_TRAIN}: cargo build -p omen_gpu --features simulated --example gpu_search --example gpu_train")
+    environment = dict(os.environ, SIMULATED="1", SCALE="500", PYTHON=sys.executable, GPU_SEARCH=str(GPU_SEARCH), GPU_TRAIN=str(GPU_TRAIN), WORK=str(tmp_path),
+                       TRAIN_ARGUMENTS="--cpu")
+    done = subprocess.run([HERE / "run.sh", tmp_path / "out", "train10m"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "out/measurements.jsonl").read_text().splitlines()]
+    found = [line for line in lines if line["part"] == "train"]
+    assert [line["engine"] for line in found] == ["gpu", "gpu", "cpu"]
+    assert all(line["rows"] == 5000 and line["failure"] is None and line["total_s"] > 0 for line in found)
+    assert abs(found[1]["mean_l2sq"] / found[2]["mean_l2sq"] - 1) < 0.05

@@ -13,7 +13,7 @@ from lib.exact import OPERATORS, recall
 from lib.service import inject, stat, wait_for, wait_until
 
 DIM, LISTS, ROWS, K = 48, 64, 9000, 10
-TELL = {"client_min_messages": "debug1", "max_parallel_maintenance_workers": 2, "min_parallel_table_scan_size": 0}
+TELL = {"client_min_messages": "debug1", "max_parallel_maintenance_workers": 2, "min_parallel_table_scan_size": 0, "min_parallel_index_scan_size": 0}
 
 
 class Told:

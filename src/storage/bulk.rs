@@ -57,8 +57,7 @@ impl BulkPages {
 
     /// Logs what is not logged yet, if the relation is logged: the index is complete then, also after a crash.
     pub(crate) fn finish(mut self) {
-        self.log_appended();
-        self.log(0, self.n_reserved);
+        self.log_all();
         PgError::new(
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
             format!("omen index has {} pages", self.n_blocks),
@@ -69,6 +68,12 @@ impl BulkPages {
             self.log_time.as_secs_f64()
         ))
         .report(PgLogLevel::DEBUG1);
+    }
+
+    /// Logs what is not logged yet; once.
+    pub(super) fn log_all(&mut self) {
+        self.log_appended();
+        self.log(0, self.n_reserved);
     }
 
     fn log_appended(&mut self) {

@@ -48,7 +48,7 @@ impl<'a> RingPages<'a> {
         self.hand_over();
         let began = Instant::now();
         self.ring.close();
-        self.reserved.finish();
+        self.reserved.log_all();
         PgError::new(
             PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
             format!("omen index has {} pages", self.n_blocks),

@@ -1,9 +1,9 @@
 //! Times the training of centroids and the assignment of all rows, from memory, without a server.
 //!
-//!     gpu_train FOLDER [--lists N] [--threads N] [--cpu] [--rows N]
+//!     gpu_train FOLDER [--lists N] [--threads N] [--cpu] [--rows N] [--simulated]
 //!
 //! FOLDER is made by `benches/gpu/data.py`; of it only the rows are used. `--lists`: by default what an index of so many rows gets; `--rows`: the first
-//! so many. `--cpu`: also on threads alone, for comparison. Prints lines of JSON: `train` with seconds of each step and the mean squared distance of
+//! so many. `--cpu`: also on threads alone, for comparison. `--simulated`: the device in host memory (feature `simulated`), to try the program itself. Prints lines of JSON: `train` with seconds of each step and the mean squared distance of
 //! a thousandth of the rows to their centroids.
 
 use half::f16;
@@ -99,10 +99,21 @@ fn run(rows: &[f16], dim: usize, lists: usize, threads: usize, gpu: Option<&Gpu>
     Ok(())
 }
 
+fn open(simulated: bool) -> Outcome<Gpu> {
+    if !simulated {
+        return Ok(Gpu::open(0)?);
+    }
+    #[cfg(feature = "simulated")]
+    return Ok(Gpu::open_simulated());
+    #[cfg(not(feature = "simulated"))]
+    Err("built without the feature `simulated`".into())
+}
+
 fn main() -> Outcome<()> {
     let mut words = std::env::args().skip(1);
     let folder = words.next().ok_or("which folder?")?;
     let (mut lists, mut threads, mut with_cpu, mut most) = (0, 0, false, usize::MAX);
+    let mut simulated = false;
     while let Some(word) = words.next() {
         let mut number = || words.next().unwrap_or_default().parse::<usize>();
         match word.as_str() {
@@ -110,6 +121,7 @@ fn main() -> Outcome<()> {
             "--threads" => threads = number()?,
             "--rows" => most = number()?,
             "--cpu" => with_cpu = true,
+            "--simulated" => simulated = true,
             other => return Err(format!("no option {other}").into()),
         }
     }
@@ -118,7 +130,7 @@ fn main() -> Outcome<()> {
         lists = omen_ivf::coarse::default_lists((rows.len() / dim) as u64) as usize;
     }
     let began = Instant::now();
-    let gpu = Gpu::open(0)?;
+    let gpu = open(simulated)?;
     println!(
         "{}",
         json!({"part": "train_open", "seconds": began.elapsed().as_secs_f64()})

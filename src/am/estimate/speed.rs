@@ -190,8 +190,14 @@ pub(super) fn of_reading(
     Ok(Reading {
         dim,
         row_words: dim.filter(|_| !sparse.is_empty()).map(of_sample),
-        seconds: typical(&mut of_rows),
+        seconds: median(&mut of_rows),
     })
+}
+
+/// The median: other processes may have had the core while some were measured.
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_unstable_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(0.0)
 }
 
 /// The mean, but no more than twice the median: other processes may have had the core for most of the time.
