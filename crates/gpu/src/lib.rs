@@ -14,6 +14,7 @@
 pub mod assign;
 pub mod batch;
 pub mod buffers;
+mod catalog;
 pub mod context;
 pub mod copiers;
 pub mod device;

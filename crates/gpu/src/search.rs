@@ -1,5 +1,6 @@
 //! Searching a tier: prepares a batch, plans its rounds, runs it, and turns what comes back into candidates.
 
+use crate::catalog::Catalog;
 use crate::context::{Scans, Wait};
 use crate::engine::Engine;
 use crate::error::GpuError;
@@ -8,7 +9,6 @@ use crate::memory::{MAX_K, ScratchPlan, ScratchShape, batch_len, cap_for, keep_f
 use crate::params::{Found, QueryConsts, ordered_bits};
 use crate::plan::{Room, Rounds, Walk, plan_rounds};
 use crate::query::{TierQuery, prepare, prepare_bits, scales};
-use crate::tier::Catalog;
 use half::f16;
 use omen_ivf::Tid;
 use omen_ivf::topk::{Candidate, Candidates};

@@ -1,14 +1,12 @@
 //! The hot tier of an index: its entries in device memory, searched in batches.
 
 use crate::batch::{Batch, BatchFound, BatchSearch};
+use crate::catalog::Catalog;
 use crate::context::Wait;
-use crate::directory::slots_of;
 use crate::engine::Engine;
 use crate::error::GpuError;
 use crate::free_slots::FreeSlots;
 use crate::memory::{Parts, TierPlan};
-use crate::params::ListSlots;
-use crate::plan::{Piece, Walk, pieces_of};
 use crate::query::TierQuery;
 use crate::search::{FoundList, Search, SearchTimes, candidates_from};
 use crate::staging::bounded;
@@ -111,145 +109,6 @@ impl TierList {
     }
 }
 
-/// Which lists are where: the tier's part in host memory.
-pub(crate) struct Catalog {
-    spec: TierSpec,
-    pitch: usize,
-    lists: Vec<Option<TierList>>,
-    pieces: Vec<Piece>,
-    /// `[n_lists + 1]`: first piece of each list.
-    first_piece: Vec<u32>,
-    /// First slot and number of each list that has slots, in the order of slots.
-    by_slot: Vec<(u32, u32)>,
-    extent: Extent,
-}
-
-/// How far the lists of a tier reach.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Extent {
-    /// Slots in use: one beyond the last.
-    pub(crate) n_slots: usize,
-    /// The same with those that lists may come to use.
-    pub(crate) n_roomy_slots: usize,
-    /// Slots of the longest list, with those that it may come to use.
-    pub(crate) longest: usize,
-    /// Whether every slot in use belongs to a list. Those between lists may have live bits all the same: a list that was rewritten while it was
-    /// loaded leaves slots behind, and a refresh may be about to make a list longer.
-    pub(crate) is_dense: bool,
-}
-
-impl Extent {
-    fn of(lists: &[Option<TierList>]) -> Self {
-        let (mut extent, mut n_listed) = (Self::default(), 0);
-        for list in lists.iter().flatten() {
-            let (slots, room) = (list.slots(), list.room());
-            n_listed += slots.len();
-            extent.n_slots = extent.n_slots.max(slots.end);
-            extent.n_roomy_slots = extent.n_roomy_slots.max(room.end);
-            extent.longest = extent.longest.max(room.len());
-        }
-        extent.is_dense = n_listed == extent.n_slots;
-        extent
-    }
-}
-
-impl Catalog {
-    pub(crate) fn new(spec: TierSpec, pitch: usize, lists: Vec<Option<TierList>>) -> Self {
-        let mut pieces = Vec::new();
-        let mut first_piece = vec![0];
-        for list in &lists {
-            if let Some(list) = list {
-                pieces.extend(pieces_of(list.first_slot, list.n_slots));
-            }
-            first_piece.push(pieces.len() as u32);
-        }
-        let mut by_slot: Vec<(u32, u32)> = lists
-            .iter()
-            .zip(0..)
-            .filter_map(|(list, number)| {
-                list.filter(|l| l.n_slots > 0)
-                    .map(|l| (l.first_slot, number))
-            })
-            .collect();
-        by_slot.sort_unstable();
-        Self {
-            extent: Extent::of(&lists),
-            spec,
-            pitch,
-            lists,
-            pieces,
-            first_piece,
-            by_slot,
-        }
-    }
-
-    fn place_of(&self, slot: u32) -> Option<(u32, u32)> {
-        let i = self.by_slot.partition_point(|(first, _)| *first <= slot);
-        let (first, number) = self.by_slot[i.checked_sub(1)?];
-        let list = self.lists[number as usize]?;
-        (slot - first < list.n_slots).then_some((number, slot - first))
-    }
-
-    pub(crate) fn metric(&self) -> Metric {
-        self.spec.metric
-    }
-
-    pub(crate) fn pitch(&self) -> usize {
-        self.pitch
-    }
-
-    pub(crate) fn spec(&self) -> TierSpec {
-        self.spec
-    }
-
-    /// How far the lists reach.
-    pub(crate) fn extent(&self) -> Extent {
-        self.extent
-    }
-
-    /// The slots of all lists, none for those of `skipped`.
-    pub(crate) fn slots_without(&self, skipped: &[u32]) -> Vec<ListSlots> {
-        slots_of(&self.lists, skipped)
-    }
-
-    /// Those of `lists` that are here, without `skipped`.
-    pub(crate) fn only_resident(&self, lists: &[u32], skipped: &[u32]) -> Vec<u32> {
-        let here = |list: &u32| self.lists[*list as usize].is_some() && !skipped.contains(list);
-        lists.iter().copied().filter(here).collect()
-    }
-
-    /// All lists that are here, without `skipped`.
-    pub(crate) fn resident(&self, skipped: &[u32]) -> Vec<u32> {
-        let all: Vec<u32> = (0..self.lists.len() as u32).collect();
-        self.only_resident(&all, skipped)
-    }
-
-    pub(crate) fn pieces(&self) -> &[Piece] {
-        &self.pieces
-    }
-
-    /// Checks a query against the tier; the pieces it walks, nearest list first.
-    pub(crate) fn walk(&self, query: &TierQuery<'_>) -> Result<Walk, GpuError> {
-        let words = self.spec.query_words();
-        if query.q.len() != words {
-            return Err(GpuError::Other(format!(
-                "query of {} words in place of {words}",
-                query.q.len()
-            )));
-        }
-        let mut walk = Walk::default();
-        for &number in query.lists {
-            let Some(Some(list)) = self.lists.get(number as usize) else {
-                return Err(GpuError::NotResident(number));
-            };
-            walk.pieces
-                .extend(self.first_piece[number as usize]..self.first_piece[number as usize + 1]);
-            walk.n_rows += list.n_slots as usize;
-        }
-        Ok(walk)
-    }
-}
-
 /// A refresh under way: the tier as it was at the beginning, and what writes to its memory, which lives as long as that.
 pub struct Refresh<W: ?Sized = dyn Engine> {
     /// Writes.
@@ -312,7 +171,7 @@ impl Tier {
 
     /// What the tier is for.
     pub fn spec(&self) -> TierSpec {
-        self.catalog.spec
+        self.catalog.spec()
     }
 
     /// What the tier holds of its entries.
@@ -347,12 +206,12 @@ impl Tier {
 
     /// Per list of the index: what is here, or None if the list is not.
     pub fn lists(&self) -> &[Option<TierList>] {
-        &self.catalog.lists
+        self.catalog.lists()
     }
 
     /// A list, if what is here of it is as the index has it now, by the directory entry as just read; more may have been appended to it.
     pub fn current(&self, list: u32, entry: &ListEntry) -> Option<&TierList> {
-        let here = self.catalog.lists.get(list as usize)?.as_ref();
+        let here = self.catalog.lists().get(list as usize)?.as_ref();
         here.filter(|here| here.is_current(entry))
     }
 
@@ -418,16 +277,16 @@ impl Tier {
         }
         Ok(Refresh {
             writer: self.lock_engine()?.second()?,
-            spec: self.catalog.spec,
+            spec: self.catalog.spec(),
             plan: self.plan.clone(),
             byte_limit: self.byte_limit,
-            lists: self.catalog.lists.clone(),
+            lists: self.catalog.lists().to_vec(),
         })
     }
 
     /// Takes over what a refresh has written: `lists` are the tier's from now on. Errors: as for [`Self::new`]; then it stays as it was.
     pub fn end_refresh(&mut self, lists: Vec<Option<TierList>>) -> Result<(), GpuError> {
-        let (spec, pitch) = (self.catalog.spec, self.catalog.pitch);
+        let (spec, pitch) = (self.catalog.spec(), self.catalog.pitch());
         check_lists(&lists, spec, &self.plan)?;
         self.catalog = Catalog::new(spec, pitch, lists);
         Ok(())
@@ -453,7 +312,7 @@ impl Tier {
         let bytes = bytemuck::cast_slice_mut(&mut tids);
         bounded(|wait| engine.read_tier(self.plan.tids, bytes, wait))?;
         let mut found = HashMap::with_capacity(wanted.len());
-        for (list, number) in self.catalog.lists.iter().zip(0..) {
+        for (list, number) in self.catalog.lists().iter().zip(0..) {
             for &tid in list.iter().flat_map(|list| &tids[list.slots()]) {
                 let tid = Tid::new(tid as u32, (tid >> 32) as u16);
                 if wanted.contains(&tid) {

@@ -11,13 +11,13 @@ pub mod tuning;
 
 pub use locked::{Input, LockedQueries, Source};
 
+use crate::catalog::{Catalog, Extent};
 use crate::context::Wait;
 use crate::engine::{BatchOut, Engine};
 use crate::error::GpuError;
 use crate::params::{Found, FoundHead, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
 use crate::search::{FoundList, Search, SearchTimes};
-use crate::tier::{Catalog, Extent};
 use codes::NearSlot;
 use plan::{BatchPlan, TierShape, Wanted, fitting};
 use std::ops::Range;
