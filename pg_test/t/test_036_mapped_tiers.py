@@ -54,7 +54,10 @@ def wait_mapped(conn, rows):
     def is_mapped():
         knn(conn, "l2", rows[1], 10)
         return last_scan(conn)["engine"] == "gpu" and index_status(conn)["hot_tier_state"] == "loaded, mapped from the service"
-    wait_until(is_mapped, "the tier is not mapped", WAIT)
+    try:
+        wait_until(is_mapped, "the tier is not mapped", WAIT)
+    except AssertionError as e:
+        raise AssertionError(last_scan(conn), index_status(conn), stat(conn)) from e
 
 
 def check(conn, by_sort, rows, engines=("gpu",)):
