@@ -11,10 +11,13 @@ use omen_ivf::layout::directory::ListEntry;
 
 use crate::storage::IndexPages;
 
-/// A tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: each is on a page that
-/// is looked at for it, which costs the CPU a microsecond or more.
-const MUCH_SHARE: u64 = 8192;
-const MUCH_AT_LEAST: u64 = 4;
+/// A session's tier is behind when searches look at one appended entry on pages for so many of the device's, and at so many at least: each is on a
+/// page that is looked at for it, which costs the CPU a microsecond or more.
+const MUCH_SHARE: u64 = 2048;
+const MUCH_AT_LEAST: u64 = 16;
+/// The same of the service's, which another process brings up to date for all.
+const SHARED_SHARE: u64 = 8192;
+const SHARED_AT_LEAST: u64 = 4;
 /// A list that has no room for what was appended is written again if it lacks one for so many.
 const LIST_SHARE: u64 = 32;
 
@@ -76,9 +79,14 @@ pub(crate) struct Behind {
 }
 
 impl Behind {
-    /// Whether it is time to bring the tier up to date.
+    /// Whether it is time for a session to bring its tier up to date.
     pub(crate) fn is_much(self) -> bool {
         self.n_appended >= MUCH_AT_LEAST && self.n_appended * MUCH_SHARE > self.n_slots
+    }
+
+    /// Whether it is time to have the service's brought up to date.
+    pub(crate) fn is_much_for_all(self) -> bool {
+        self.n_appended >= SHARED_AT_LEAST && self.n_appended * SHARED_SHARE > self.n_slots
     }
 }
 

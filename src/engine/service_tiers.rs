@@ -151,7 +151,7 @@ pub(super) fn load_again(
 ) {
     let is_much = (lacks.n_stale + lacks.n_absent) * STALE_SHARE > n_lists;
     let is_much = is_much && loader::may_reload(service, pages);
-    if lacks.n_stale + lacks.n_thinned == 0 && !is_much && !lacks.behind.is_much() {
+    if lacks.n_stale + lacks.n_thinned == 0 && !is_much && !lacks.behind.is_much_for_all() {
         return;
     }
     let behind = lacks.behind;
