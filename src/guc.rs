@@ -118,6 +118,7 @@ static ITERATIVE_SCAN: GucSetting<IterativeScan> =
     GucSetting::<IterativeScan>::new(IterativeScan::StrictOrder);
 static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static ENABLE_SCAN: GucSetting<bool> = GucSetting::<bool>::new(true);
+static SKIP_UNREAD_DISTANCES: GucSetting<bool> = GucSetting::<bool>::new(true);
 static GPU_MEMORY_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static GPU_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5000);
 static GPU_DEVICES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"all"));
@@ -175,6 +176,11 @@ pub(crate) fn max_scan_tuples() -> Option<u64> {
 /// `omen.enable_scan`: whether the planner may use `omen` indexes.
 pub(crate) fn enable_scan() -> bool {
     ENABLE_SCAN.get()
+}
+
+/// `omen.skip_unread_distances`: whether plans are made without distances that nobody reads.
+pub(crate) fn skips_unread_distances() -> bool {
+    SKIP_UNREAD_DISTANCES.get()
 }
 
 /// `omen.gpu_memory_limit` in bytes; `None`: a share of what is free.
@@ -278,6 +284,14 @@ pub(crate) fn define() {
         c"Enables the planner's use of omen indexes.",
         c"",
         &ENABLE_SCAN,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_bool_guc(
+        c"omen.skip_unread_distances",
+        c"Leaves distances that an omen index orders by and a query does not return out of its plan.",
+        c"EXPLAIN VERBOSE shows NULL in their place.",
+        &SKIP_UNREAD_DISTANCES,
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );

@@ -2,7 +2,7 @@
 //!
 //! This crate is the only place that knows Postgres. `datatype` is the SQL surface of the types, `am` the index access
 //! method, `batch` the search of many queries at once, `storage` pages and locks, `engine` the choice between CPU and
-//! GPU, `gpu_service` the GPU that sessions share, `admin` the status functions. The index itself is `omen_ivf`, the GPU `omen_gpu`; neither knows Postgres.
+//! GPU, `gpu_service` the GPU that sessions share, `planner` what is left out of plans, `admin` the status functions. The index itself is `omen_ivf`, the GPU `omen_gpu`; neither knows Postgres.
 //!
 //! Postgres is called on the main thread alone. Its errors unwind as Rust panics (pgrx's guards); destructors that run
 //! meanwhile leave everything of Postgres to the abort of the transaction.
@@ -25,6 +25,7 @@ mod gpu_service;
 mod guc;
 mod named_index;
 mod options;
+mod planner;
 mod privilege;
 mod storage;
 mod threads;
@@ -38,4 +39,5 @@ extern "C-unwind" fn _PG_init() {
     options::define();
     gpu_service::define();
     admin::define();
+    planner::define();
 }
