@@ -74,6 +74,19 @@ pub(crate) fn give_back_memory() {
     };
 }
 
+/// How long this thread has had a processor so far; zero where the system does not say.
+pub(crate) fn time_on_processor() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is where it is written to.
+    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } {
+        0 => Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
+        _ => Duration::ZERO,
+    }
+}
+
 /// While this thread waits for others, it looks for interrupts so often.
 const LOOK: Duration = Duration::from_millis(20);
 

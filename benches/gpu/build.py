@@ -1,12 +1,13 @@
 """CREATE INDEX on the table that `sql.py` made, beside its floors: a server that libpq's environment names, on this machine.
 
   build.py DIR [--limit 200] [--lists N] [--workers 0,2,8,14] [--memory 64MB,512MB,4GB] [--settings NAME=VALUE ...]
-  build.py DIR --load [--loaders 12] [--parts gpu] [--seconds 100] ...     makes the table too, of data that memory does not hold twice
+  build.py DIR --load [--loaders 12] [--storage plain] [--parts gpu] [--seconds 100] ...     makes the table too, of data that memory does not hold twice
 
 Each build: seconds, the NOTICE (seconds of each phase), the most private memory that its processes had together (RssAnon, looked at every
 10 ms; the queues of the workers, at most 16 MB, are shared memory and not in it), recall of 300 searches of the CPU at fixed lists, and what
 `omen_estimate_build()` said before. With the most workers and memory also by the CPU alone.
---load: the table is loaded first, by several connections, and DIR's rows are deleted then. --parts: some of gpu (whatever `omen.engine = auto` takes), cpu,
+--load: the table is loaded first, by several connections, and DIR's rows are deleted then. --storage: of its vectors; out of line
+(external, the type's default) several connections wait for each other in TOAST's index. --parts: some of gpu (whatever `omen.engine = auto` takes), cpu,
 floors. --seconds: what a build is expected to take at most; one for which less is left is not begun.
 The floors: a parallel scan that detoasts every vector, and the same number of logged pages written (ALTER INDEX SET TABLESPACE copies
 them page by page and logs each). Prints JSON lines.
@@ -67,7 +68,7 @@ class Builds(Bench):
             (self.data.path / "rows.f16").unlink()
             seconds["analyze_s"] = self.timed(conn, "ANALYZE bench")
             n_bytes = conn.execute("SELECT pg_total_relation_size('bench')").fetchone()[0]
-        self.line("build_table", rows=self.data.n, bytes=n_bytes, **seconds)
+        self.line("build_table", rows=self.data.n, bytes=n_bytes, storage=self.args.storage, **seconds)
 
     def floors(self):
         most = (os.cpu_count() or 2) - 1
@@ -126,6 +127,7 @@ def main():
     parser.add_argument("--memory", default="64MB,512MB,4GB")
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--loaders", type=int, default=12)
+    parser.add_argument("--storage", default="external")
     parser.add_argument("--parts", default="gpu,cpu,floors")
     parser.add_argument("--seconds", type=float, default=25)
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE")

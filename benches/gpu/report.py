@@ -122,7 +122,7 @@ def service_table(s: dict) -> list[str]:
         limit = found.get("ten rows", {}).get("tps")
         for how, line in found.items():
             share = number(100 * line["tps"] / limit, 0) + " %" if line["tps"] and limit else "-"
-            searches = how in ("service", "auto")
+            searches = how.startswith("service") or how == "auto"
             rows.append([f"{how}, {clients} clients", number(line["tps"]), number(line["mean_ms"], 3), share,
                          number(line.get("mean_batch"), 1) if searches else "-", number(100 * line["busy"], 0) + " %" if searches else "-",
                          number(100 * line["device"], 0) + " %" if searches else "-",
@@ -134,7 +134,7 @@ def service_table(s: dict) -> list[str]:
         out.append(f"{line['clients']} clients: {number(line['tps'])} tps, {line['errors'] or 'no errors'}, mean batch {number(line['mean_batch'], 1)}, refused "
                    f"{line['refused']}; device memory {line['device_mb_before']} MB before, {line['device_mb_during']} MB during")
     for line in s.get("clients_writing", []):
-        writers = f"{line['inserters']} insert ({number(line['inserts']['tps'])} a second)" if line["inserters"] else "none inserts"
+        writers = f"{line['inserters']} insert {line['inserted']} rows ({number(line['inserts']['tps'])} a second)" if line["inserters"] else "none inserts"
         out.append(f"{line['clients']} clients while {writers} and VACUUM runs {line['vacuums']} times: "
                    f"{number(line['tps'])} tps, {number(100 * (line['share'] or 0))} % of {number(line['alone'])} alone; {line['errors'] or 'no errors'}; "
                    f"cores: {', '.join(f'{what} {n}' for what, n in line['cores'].items())}; a search: {', '.join(f'{what} {n:g}' for what, n in line['one'].items())}")
@@ -152,6 +152,8 @@ def build_table(s: dict) -> list[str]:
         rows.append([name, number(line["seconds"], 2), number(line["estimate"]["seconds"], 2), number(line["private_mb"]), number(line["wal_mb"]), number(line["lists"]), f"{line['recall']:.3f}"])
         told += [f"{name}: {notice}" for notice in line["notices"]]
     out = table(["CREATE INDEX", "seconds", "estimated", "private MB", "WAL MB", "lists", "recall, 1/32 of the lists"], rows) if rows else []
+    for line in s.get("build_table", []):
+        told.append(f"table: {number(line['rows'])} rows, vectors {line['storage']}, {line['bytes'] / 1e9:,.1f} GB; COPY {line['copy_s']:.0f} s")
     for line in s.get("build_floor", []):
         more = f"{line['workers']} workers" if "workers" in line else f"{line['bytes'] / 1e6:,.0f} MB, wal_level {line['wal_level']}"
         told.append(f"floor, {line['what']} ({more}): {min(line['seconds']):.2f} s")

@@ -1,6 +1,6 @@
 """Many clients on the shared GPU service: a server that libpq's environment names, with the library preloaded, after `sql.py` made its table.
 
-  service.py DIR [--limit 240] [--seconds 4] [--clients 1,8,32,64] [--many 300] [--recall 0.957] [--parts rates,many,writing,refresh]
+  service.py DIR [--limit 240] [--seconds 4] [--clients 1,8,32,64] [--many 300] [--recall 0.957] [--parts rates,many,writing,refresh] [--inserted new,copies]
 
 pgbench, prepared, `SELECT id FROM bench ORDER BY embedding <-> q LIMIT 10` where q is read from a table of the queries by its number
 (pgbench has no binary parameters), on the service, on the CPU, and from one client on a GPU context of its own; beside it two limits:
@@ -28,7 +28,13 @@ from sql import K, Vector, connect
 SEARCH = "\\set i random(0, {last})\nSELECT id FROM bench ORDER BY embedding <-> (SELECT query FROM bench_single WHERE i = :i) LIMIT 10;\n"
 KEYS = ", ".join(f":k{i}" for i in range(10))
 TEN_ROWS = "".join(f"\\set k{i} random(0, {{rows}})\n" for i in range(10)) + f"SELECT sum(vector_norm(embedding)) FROM bench WHERE id IN ({KEYS});\n"
-INSERT = "\\set i random(0, {rows})\nINSERT INTO bench SELECT nextval('bench_new'), embedding FROM bench WHERE id = :i;\n"
+INSERTED = {
+    # Of length one, with a cosine of about 0.9 to a row that is there: new, where rows are.
+    "new": "l2_normalize(a.embedding + a.embedding + b.embedding) FROM bench a, bench b WHERE a.id = :i AND b.id = :j",
+    # As near to every query as another row: which comes first, the table has to be asked.
+    "copies": "embedding FROM bench WHERE id = :i",
+}
+INSERT = "\\set i random(0, {rows})\n\\set j random(0, {rows})\nINSERT INTO bench SELECT nextval('bench_new'), {inserted};\n"
 
 # Ids of rows that are inserted, from here on.
 NEW = 1_000_000_000
@@ -84,8 +90,8 @@ class Service:
     def __init__(self, data: Folder, args, scripts: Path):
         self.data, self.args, self.scripts = data, args, scripts
         self.until = time.monotonic() + args.limit
-        for name, text in (("search", SEARCH), ("ten_rows", TEN_ROWS), ("insert", INSERT)):
-            (scripts / name).write_text(text.format(last=data.nq - 1, rows=data.n - 1))
+        for name, text in (("search", SEARCH), ("ten_rows", TEN_ROWS), *((kind, INSERT) for kind in INSERTED)):
+            (scripts / name).write_text(text.format(last=data.nq - 1, rows=data.n - 1, inserted=INSERTED.get(name)))
 
     def line(self, part: str, **values):
         print(json.dumps({"part": part} | values), flush=True)
@@ -153,6 +159,7 @@ class Service:
             "pgbench -S": self.outcome(self.pgbench("-S", clients=clients)),
             "ten rows": self.outcome(self.pgbench("-f", str(self.scripts / "ten_rows"), clients=clients)),
             "service": self.search(clients, **{"omen.engine": "gpu"}),
+            "service, with distances": self.search(clients, **{"omen.engine": "gpu", "omen.skip_unread_distances": "off"}),
             "cpu": self.search(clients, **{"omen.engine": "cpu"}),
             "auto": self.search(clients, **{"omen.engine": "auto"}),
         }
@@ -194,14 +201,16 @@ class Service:
     def while_writing(self, clients: int):
         """Searches alone, while VACUUM runs again and again, while four clients insert, and both."""
         seconds, alone = max(8, 2 * self.args.seconds), None
-        for inserters, vacuums in ((0, False), (0, True), (4, False), (4, True)):
-            tps = self.beside_writers(clients, alone, inserters, vacuums, seconds)
-            alone = alone or tps
+        for inserted in (None, *self.args.inserted.split(",")):
+            for vacuums in (False, True):
+                tps = self.beside_writers(clients, alone, inserted, vacuums, seconds)
+                alone = alone or tps
 
-    def beside_writers(self, clients: int, alone: float | None, inserters: int, vacuums: bool, seconds: int) -> float | None:
+    def beside_writers(self, clients: int, alone: float | None, inserted: str | None, vacuums: bool, seconds: int) -> float | None:
+        inserters = 4 if inserted else 0
         with connect() as conn:
             conn.execute("SELECT omen_stat_reset()")
-            inserts = self.pgbench("-f", str(self.scripts / "insert"), clients=inserters, seconds=seconds) if inserters else None
+            inserts = self.pgbench("-f", str(self.scripts / inserted), clients=inserters, seconds=seconds) if inserted else None
             run = self.pgbench("-f", str(self.scripts / "search"), clients=clients, settings={"omen.engine": "gpu"}, seconds=seconds)
             watch, n_vacuums = Watch(run, self.data.nq, self.args.recall), 0
             while run.poll() is None and vacuums:
@@ -212,7 +221,7 @@ class Service:
             watch.join()
             written, stats = inserts and self.outcome(inserts), self.stats(conn)
         self.line("clients_writing", clients=clients, alone=alone or found["tps"], share=found["tps"] and found["tps"] / (alone or found["tps"]),
-                  inserters=inserters, inserts=written, vacuums=n_vacuums, cores=watch.cores(), one=watch.one(), **found, **stats)
+                  inserters=inserters, inserted=inserted, inserts=written, vacuums=n_vacuums, cores=watch.cores(), one=watch.one(), **found, **stats)
         return found["tps"]
 
     def refresh(self, share: float = 0.01):
@@ -243,6 +252,7 @@ def main():
     parser.add_argument("--many", type=int, default=300)
     parser.add_argument("--recall", type=float, default=0.957, help="omen.recall")
     parser.add_argument("--parts", default="rates,many,writing,refresh")
+    parser.add_argument("--inserted", default="new", help=f"rows that are inserted beside searches: some of {', '.join(INSERTED)}")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scripts:
         service = Service(Folder(args.folder), args, Path(scripts))

@@ -117,6 +117,8 @@ class Bench:
         """The table, by several connections."""
         data = self.data
         conn.execute(f"DROP TABLE IF EXISTS bench; CREATE TABLE bench (id int, embedding vector({data.dim}))")
+        if storage := getattr(self.args, "storage", None):
+            conn.execute(f"ALTER TABLE bench ALTER embedding SET STORAGE {storage}")
         edges = np.linspace(0, data.n, self.args.loaders + 1).astype(int)
         with get_context("fork").Pool(self.args.loaders) as pool:
             pool.map(load_part, [(str(data.path), a, b) for a, b in zip(edges, edges[1:])], chunksize=1)

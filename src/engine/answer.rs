@@ -106,6 +106,10 @@ pub(super) fn complete(
     } = *round;
     let Lists { searched, absent } = lists;
     let mut top = TopK::new(k);
+    if let OnDevice::Entries(found) = &found {
+        // Beyond its frontier nothing is kept that pages hold.
+        top.lower_threshold(found.frontier);
+    }
     let began = Instant::now();
     let scanned = scan_all_appended(pages, index, query, searched, &mut top, record)?;
     let Some(n_appended) = scanned else {

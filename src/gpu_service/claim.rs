@@ -297,19 +297,20 @@ impl Loaders {
         rest.until.store(now() + micros(pause), Ordering::Relaxed);
     }
 
-    /// An index with this file has just been brought up to date, in this time: that is not done again before it is but a small part of the time.
-    /// Where it was of no use, whatever searches lose.
+    /// An index with this file has just been brought up to date, in this time, of which it had a processor for `busy`: that is not done again before
+    /// it is but a small part of the time, or searches have lost as much as it cost. Where it was of no use, whatever searches lose.
     pub(super) fn rest_after_refresh(
         &self,
         index: IndexId,
         file: u32,
-        took: Duration,
+        (took, busy): (Duration, Duration),
         is_useful: bool,
     ) {
         let pause = (took * REFRESH_SHARE).clamp(REFRESH_REST, LAST_REST);
         let (rest, now) = (self.place_for(index, file), now());
+        // On a busy machine it waits for a processor most of the time, which costs nobody anything.
         let least = if is_useful {
-            micros(took) as u64
+            micros(busy) as u64
         } else {
             u64::MAX
         };

@@ -26,7 +26,7 @@ use crate::error::PgError;
 use crate::guc::{self, Fault};
 use crate::options::{self, Hot};
 use crate::storage::{IndexPages, open_index};
-use crate::{am, named_index, wake};
+use crate::{am, named_index, threads, wake};
 
 /// After a refresh a process waits so long for the next to be wanted: to start another takes as long as many refreshes. And so long at most does it
 /// keep others from loading.
@@ -337,7 +337,7 @@ fn refresh(
 ) -> Result<Outcome, Stop> {
     let (loaders, until) = (&service.control.loaders, Instant::now() + LONGEST_STAY);
     let outcome = loop {
-        let began = Instant::now();
+        let (began, busy_before) = (Instant::now(), threads::time_on_processor());
         let refreshed = loading::refresh(service, pages, index, key)?;
         let is_useful = matches!(refreshed, Refreshed::Whole { .. } | Refreshed::Partly);
         if !is_useful && !matches!(refreshed, Refreshed::Idle { .. }) {
@@ -345,7 +345,9 @@ fn refresh(
             loaders.rest_in_vain(job.id, FILE.get(), is_up_to_others);
             break refreshed;
         }
-        loaders.rest_after_refresh(job.id, FILE.get(), began.elapsed(), is_useful);
+        let busy = threads::time_on_processor().saturating_sub(busy_before);
+        let took = (began.elapsed(), busy);
+        loaders.rest_after_refresh(job.id, FILE.get(), took, is_useful);
         let ends = until.min(Instant::now() + STAY);
         let mut is_wanted = false;
         while is_useful && !is_wanted && Instant::now() < ends {

@@ -169,6 +169,7 @@ mod tests {
             n_room: n_slots as u32,
             layout_gen: 1,
             delete_gen: 1,
+            last_live: 0,
             appended: Default::default(),
         })
     }

@@ -318,6 +318,7 @@ impl Reading {
             n_room: self.n_room as u32,
             layout_gen: self.pages.entry.layout_gen,
             delete_gen: self.pages.entry.delete_gen,
+            last_live: 0,
             appended: self.appended,
         }
     }

@@ -85,6 +85,8 @@ pub struct TierList {
     pub layout_gen: u32,
     /// `ListEntry::delete_gen` when the list was read.
     pub delete_gen: u32,
+    /// Live bits of its last word, where it ends within one and that is known; else 0.
+    pub last_live: u32,
     /// The entries appended to the list that are here too, behind the frozen ones.
     pub appended: AppendedTo,
 }

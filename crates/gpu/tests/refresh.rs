@@ -37,6 +37,7 @@ fn lists_that_do_not_fit_are_not_taken_over() {
             n_room: n_slots,
             layout_gen: 2,
             delete_gen: 2,
+            last_live: 0,
             appended: Default::default(),
         });
         assert!(tier.end_refresh(lists).is_err(), "list {list}");

@@ -13,7 +13,7 @@ use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
 use omen_ivf::layout::streams;
-use omen_ivf::list_reader::{ListReader, Visit};
+use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::store::PageStore;
 use std::ops::ControlFlow;
 
@@ -86,7 +86,15 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             true => here.n_slots as usize / GROUP,
             false => 0,
         };
-        let renewed = read_again(s, index, reader, list, entry, &here, first_word, room)?;
+        let known = Known {
+            here: &here,
+            first_word,
+            room,
+        };
+        let renewed = match nothing_died && known.has_last_word(n_frozen) {
+            true => read_new(s, index, reader, list, entry, &known)?,
+            false => read_again(s, index, reader, list, entry, &known)?,
+        };
         let Some(renewed) = renewed else {
             return Ok(false);
         };
@@ -105,32 +113,132 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
     }
 }
 
-/// Reads which of the first `room` entries are live, from those of word `first_word` on, and what of them is new. `None`: the list was rewritten
-/// meanwhile.
-#[allow(clippy::too_many_arguments)]
+/// What is known of a list before it is read.
+struct Known<'a> {
+    here: &'a TierList,
+    /// Its first word of live bits that is wanted.
+    first_word: usize,
+    /// Slots that it may use.
+    room: usize,
+}
+
+impl Known<'_> {
+    /// Whether the live bits before its end are known, of a list with so many frozen entries.
+    fn has_last_word(&self, n_frozen: u32) -> bool {
+        let here = self.here;
+        let is_frozen_alone = here.appended.n_records == 0;
+        let ends_in_word = !(here.n_slots as usize).is_multiple_of(GROUP);
+        (!ends_in_word || here.last_live != 0) && (!is_frozen_alone || here.n_slots == n_frozen)
+    }
+
+    /// No live bits yet.
+    fn words(&self) -> Words {
+        let n_slots = self.room.max(self.here.n_slots as usize);
+        Words {
+            first: self.first_word,
+            live: vec![0; n_slots.div_ceil(GROUP) - self.first_word],
+        }
+    }
+
+    /// The list with its first `n_slots` entries, of which the appended ones go to `to`.
+    fn renewed(
+        &self,
+        entry: &ListEntry,
+        n_slots: usize,
+        mut to: AppendedTo,
+        words: Words,
+        new: Entries,
+    ) -> Renewed {
+        // Of the last page not all may have found room.
+        if n_slots > self.room {
+            to.n_records -= (n_slots - self.room) as u32;
+            to.version = 0;
+        }
+        let n_slots = n_slots.min(self.room) as u32;
+        Renewed {
+            list: TierList {
+                n_slots,
+                n_room: self.here.n_room.max(n_slots),
+                delete_gen: entry.delete_gen,
+                last_live: words.last(n_slots as usize),
+                appended: to,
+                ..*self.here
+            },
+            live: words.live,
+            new,
+        }
+    }
+}
+
+/// Words of live bits of a list, from number `first` on.
+struct Words {
+    first: usize,
+    live: Vec<u32>,
+}
+
+impl Words {
+    /// Slots in earlier words are passed over.
+    fn set(&mut self, slot: usize) {
+        if let Some(at) = (slot / GROUP).checked_sub(self.first) {
+            self.live[at] |= 1 << (slot % GROUP);
+        }
+    }
+
+    /// The last word of so many slots, if they end within one.
+    fn last(&self, n_slots: usize) -> u32 {
+        let word = (n_slots / GROUP).checked_sub(self.first);
+        match n_slots.is_multiple_of(GROUP) {
+            true => 0,
+            false => word.map_or(0, |at| self.live[at]),
+        }
+    }
+}
+
+/// Reads what was appended to a list of which nothing died. `None`: the list was rewritten meanwhile.
+fn read_new<S: PageStore>(
+    s: &S,
+    index: &Index,
+    reader: &mut ListReader,
+    list: u32,
+    entry: &ListEntry,
+    known: &Known<'_>,
+) -> Result<Option<Renewed>, LoadError> {
+    let n_here = known.here.n_slots as usize;
+    let (mut words, mut slot, mut new) = (known.words(), n_here, Entries::default());
+    if !n_here.is_multiple_of(GROUP) {
+        words.live[0] = known.here.last_live;
+    }
+    let take = |tid, is_live, err, row: &[f16]| {
+        if slot < known.room {
+            if is_live {
+                words.set(slot);
+            }
+            new.push(tid, is_live, err, row);
+        }
+        slot += 1;
+    };
+    let (here, most) = (known.here.appended, known.room - n_here);
+    let to = reader.appended_beyond(s, index, list, entry, here, most, take)?;
+    Ok(to.map(|to| known.renewed(entry, slot, to, words, new)))
+}
+
+/// Reads which of a list's entries are live, and what of them is new. `None`: the list was rewritten meanwhile.
 fn read_again<S: PageStore>(
     s: &S,
     index: &Index,
     reader: &mut ListReader,
     list: u32,
     entry: &ListEntry,
-    here: &TierList,
-    first_word: usize,
-    room: usize,
+    known: &Known<'_>,
 ) -> Result<Option<Renewed>, LoadError> {
-    let (n_frozen, n_here) = (entry.frozen_count as usize, here.n_slots as usize);
-    let mut live = vec![0u32; room.max(n_here).div_ceil(GROUP) - first_word];
-    let mut set = |slot: usize| {
-        if let Some(at) = (slot / GROUP).checked_sub(first_word) {
-            live[at] |= 1 << (slot % GROUP);
-        }
-    };
-    let groups = first_word as u32..streams::n_groups(entry.frozen_count);
+    let (n_frozen, n_here) = (entry.frozen_count as usize, known.here.n_slots as usize);
+    let mut words = known.words();
+    let groups = known.first_word as u32..streams::n_groups(entry.frozen_count);
     let visit = reader.headers(s, index, list, entry, groups, |group, header| {
         let first = group as usize * GROUP;
         for (i, slot) in (first..n_frozen.min(first + GROUP)).enumerate() {
             if header.live & 1 << i != 0 {
-                set(slot);
+                words.set(slot);
             }
         }
         ControlFlow::Continue(())
@@ -139,12 +247,11 @@ fn read_again<S: PageStore>(
         return Ok(None);
     }
     let (mut slot, mut new) = (n_frozen, Entries::default());
-    let most = room - n_frozen;
-    let n_known = n_here - n_frozen;
+    let (most, n_known) = (known.room - n_frozen, n_here - n_frozen);
     let take = |tid, is_live, err, row: &[f16]| {
-        if slot < room {
+        if slot < known.room {
             if is_live {
-                set(slot);
+                words.set(slot);
             }
             if slot >= n_here {
                 new.push(tid, is_live, err, row);
@@ -152,24 +259,7 @@ fn read_again<S: PageStore>(
         }
         slot += 1;
     };
-    let known = reader.appended_up_to(s, index, list, entry, most, n_known, take)?;
-    let Some(mut to) = known.filter(|_| slot >= n_here) else {
-        return Ok(None);
-    };
-    // Of the last page not all may have found room.
-    if slot > room {
-        to.n_records -= (slot - room) as u32;
-        to.version = 0;
-    }
-    Ok(Some(Renewed {
-        list: TierList {
-            n_slots: slot.min(room) as u32,
-            n_room: here.n_room.max(slot.min(room) as u32),
-            delete_gen: entry.delete_gen,
-            appended: to,
-            ..*here
-        },
-        live,
-        new,
-    }))
+    let to = reader.appended_up_to(s, index, list, entry, most, n_known, take)?;
+    let to = to.filter(|_| slot >= n_here);
+    Ok(to.map(|to| known.renewed(entry, slot, to, words, new)))
 }

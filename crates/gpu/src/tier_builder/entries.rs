@@ -141,6 +141,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             n_room: taken.len() as u32,
             layout_gen,
             delete_gen,
+            last_live: 0,
             appended: AppendedTo::NOTHING,
         });
         Ok(())

@@ -46,11 +46,42 @@ impl ListReader {
         entry: &ListEntry,
         most: usize,
         n_rowless: usize,
+        f: impl FnMut(Tid, bool, f32, &[f16]),
+    ) -> Result<Option<AppendedTo>> {
+        let nothing = AppendedTo::NOTHING;
+        self.appended_from(s, index, list, entry, nothing, most, n_rowless, f)
+    }
+
+    /// As [`Self::appended_up_to`], for the entries beyond `known`, which is of the layout of `entry`, and of which none was deleted since.
+    #[allow(clippy::too_many_arguments)]
+    pub fn appended_beyond<S: PageStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entry: &ListEntry,
+        known: AppendedTo,
+        most: usize,
+        f: impl FnMut(Tid, bool, f32, &[f16]),
+    ) -> Result<Option<AppendedTo>> {
+        self.appended_from(s, index, list, entry, known, most, 0, f)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn appended_from<S: PageStore>(
+        &mut self,
+        s: &S,
+        index: &Index,
+        list: u32,
+        entry: &ListEntry,
+        mut known: AppendedTo,
+        most: usize,
+        n_rowless: usize,
         mut f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
         // Before any of the pages.
         let version = s.append_version(list);
-        let (mut known, mut n) = (AppendedTo::NOTHING, 0);
+        let mut n = 0;
         let mut place = known.next_place(entry);
         while let Some(at) = place.filter(|_| n < most) {
             let wanted = Wanted {

@@ -144,11 +144,8 @@ impl<'a> Encoder<'a> {
         for (r, c) in residual.iter_mut().zip(&self.centroid) {
             *r -= c;
         }
-        let (mut norm_sq, mut r_dot_c) = (0f64, 0f64);
-        for (&r, &c) in residual.iter().zip(&self.centroid) {
-            norm_sq += f64::from(r) * f64::from(r);
-            r_dot_c += f64::from(r) * f64::from(c);
-        }
+        let norm_sq = dot(residual, residual);
+        let r_dot_c = dot(residual, &self.centroid);
         if norm_sq == 0.0 {
             return Factors::default();
         }
@@ -176,6 +173,40 @@ impl<'a> Encoder<'a> {
             },
         }
     }
+}
+
+/// Sums are made side by side, always in the same order: one after the other they would wait for each other.
+const LANES: usize = 8;
+
+/// Sums side by side.
+#[derive(Default)]
+struct Lanes([f64; LANES]);
+
+impl Lanes {
+    fn sum(&self) -> f64 {
+        self.0.iter().sum()
+    }
+}
+
+/// The whole lanes of a vector.
+fn lanes(x: &[f32]) -> &[[f32; LANES]] {
+    x.as_chunks::<LANES>().0
+}
+
+/// The inner product of two vectors of one length.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = Lanes::default();
+    for (a, b) in lanes(a).iter().zip(lanes(b)) {
+        for i in 0..LANES {
+            sums.0[i] += f64::from(a[i]) * f64::from(b[i]);
+        }
+    }
+    let rest = a.len() / LANES * LANES;
+    let products = a[rest..].iter().zip(&b[rest..]);
+    sums.sum()
+        + products
+            .map(|(&a, &b)| f64::from(a) * f64::from(b))
+            .sum::<f64>()
 }
 
 /// A query against all codes.

@@ -2,22 +2,27 @@
 
 use omen_distance::{pack_codes, put_code};
 
-use super::{CodeSums, QueryCode, Table, epsilon};
+use super::{CodeSums, LANES, Lanes, QueryCode, Table, epsilon, lanes};
 use crate::layout::group::{Filter, GROUP};
 
-/// The signs of a rotated residual (`[code_dim]`) into `values` (`[code_dim]`, 1 for positive).
+/// The signs of a rotated residual (`[code_dim]`, a multiple of 8) into `values` (`[code_dim]`, 1 for positive).
 pub(super) fn encode(rotated: &[f32], rotated_centroid: &[f32], values: &mut [u8]) -> CodeSums {
-    let mut sums = CodeSums {
-        norm_sq: rotated.len() as f64,
-        ..CodeSums::default()
-    };
-    for ((&r, &c), value) in rotated.iter().zip(rotated_centroid).zip(values) {
-        let positive = r > 0.0;
-        *value = u8::from(positive);
-        sums.residual += f64::from(r.abs());
-        sums.centroid += f64::from(if positive { c } else { -c });
+    let (mut residual, mut centroid) = (Lanes::default(), Lanes::default());
+    let (values, _) = values.as_chunks_mut::<LANES>();
+    let both = lanes(rotated).iter().zip(lanes(rotated_centroid));
+    for ((r, c), values) in both.zip(values) {
+        for i in 0..LANES {
+            let positive = r[i] > 0.0;
+            values[i] = u8::from(positive);
+            residual.0[i] += f64::from(r[i].abs());
+            centroid.0[i] += f64::from(if positive { c[i] } else { -c[i] });
+        }
     }
-    sums
+    CodeSums {
+        residual: residual.sum(),
+        centroid: centroid.sum(),
+        norm_sq: rotated.len() as f64,
+    }
 }
 
 /// Entries from which on a group is packed at once.

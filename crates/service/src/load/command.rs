@@ -303,6 +303,7 @@ mod tests {
             n_room: 6,
             layout_gen: 3,
             delete_gen: 4,
+            last_live: 10,
             appended: AppendedTo {
                 block: 5,
                 seq: 6,
