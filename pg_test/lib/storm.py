@@ -26,6 +26,8 @@ SLACK = (64 if REAL_GPU else 4) << 20
 FILES_SLACK = 8
 # t is searched by the GPU always; u when it pays, is loaded by loaders, by hand, and evicted.
 TABLES = {"t": GPU, "u": {"omen__engine": "auto"}}
+# So long at most until a process that was killed has all others end, on a machine that has much else to do.
+NOTICED = 10
 GENTLE = ("none", "timeout", "cancel")
 ACTIONS = GENTLE + ("terminate", "disconnect", "end loader")
 CANCELED, TERMINATED, CRASHED, NOT_LOADED = "57014", "57P01", "57P02", "58000"
@@ -35,6 +37,11 @@ def memory_of(pid: int) -> int:
     """Bytes of a process's own memory."""
     with open(f"/proc/{pid}/status", encoding="ascii") as status:
         return 1024 * next(int(line.split()[1]) for line in status if line.startswith("RssAnon"))
+
+
+def deaths(log: str) -> list[tuple[int, str]]:
+    """The processes that a server's log says a signal has ended, and which one; of each crash the first that the postmaster saw."""
+    return [(int(pid), signal) for pid, signal in re.findall(r"\(PID (\d+)\) was terminated by signal (\d+)", log)]
 
 
 class Client(threading.Thread):
@@ -151,6 +158,8 @@ class Storm:
         self.lock = threading.Lock()
         self.left = self.n_runs = self.crashes = self.wanted_crashes = 0
         self.is_crashing = False
+        # Process and kind of those that were killed.
+        self.killed: list[tuple[int, str]] = []
         # Bytes of the session that is kept through a run, as time goes by.
         self.session_memory: list[int] = []
 
@@ -201,27 +210,36 @@ class Storm:
         """Kills a process that has something to do with the service, as no administrator should; the service comes back with the server."""
         self.is_crashing = True
         with self.db.connect() as conn:
-            sql = ("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() "
-                   "ORDER BY state = 'active' DESC, random() LIMIT 1")
-
-            def is_killed():
-                # Somebody may be there, and may be gone.
-                with suppress(ProcessLookupError):
-                    for (pid,) in conn.execute(sql):
-                        os.kill(pid, signal.SIGKILL)
-                        figure("kills of a session")
-                        return True
-            wait_until(is_killed, "nobody is there")
+            wait_until(lambda: self.has_killed(conn), "no process was killed of which the postmaster took notice", 60)
 
         def is_back():
             with suppress(psycopg.OperationalError), self.db.connect() as conn:
                 return stat(conn)["state"] == "up"
-        # It is the old one until the postmaster has noticed.
-        time.sleep(0.2)
-        wait_until(is_back, "the service does not come back")
+        wait_until(is_back, "the service does not come back", 60)
         self.crashes += 1
         self.is_crashing = False
         self.count("crashes")
+
+    def has_killed(self, conn) -> bool:
+        """Kills somebody, if there is anybody; whether the server starts anew for it, which ends `conn` too. Who has just ended by itself can be sent
+        a signal until the postmaster has seen to it, and nothing comes of that."""
+        sql = ("SELECT pid, backend_type FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database() "
+               "ORDER BY state = 'active' DESC, random() LIMIT 1")
+        found = conn.execute(sql).fetchone()
+        if found is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+        end = time.monotonic() + NOTICED
+        with suppress(psycopg.OperationalError):
+            while time.monotonic() < end:
+                conn.execute("SELECT 1")
+                time.sleep(0.02)
+            self.count("killed in vain")
+            return False
+        figure("kills of a session")
+        self.killed.append(found)
+        return True
 
     def loaded_bytes(self) -> int:
         """What the tiers of both indexes take that are loaded into an empty device."""
@@ -282,9 +300,10 @@ def through_storms(storm: Storm, rounds: int, crashes: int) -> dict:
         assert after["pid"] == pid and after["starts"] == before["starts"] and after["abandoned"] > before["abandoned"], after
         assert memory_of(pid) < memory + SLACK and sessions[-1] < sessions[0] + SLACK, figures
         assert len(os.listdir(f"/proc/{pid}/fd")) <= files + FILES_SLACK
-        assert "terminated by signal" not in lines()
+        assert not deaths(lines()), deaths(lines())
         storm.run(part, crashes)
         storm.check_quiet()
-        assert lines().count("terminated by signal 9") == lines().count("terminated by signal") == storm.crashes == crashes
+        expected = [(pid, "9") for pid, _ in storm.killed]
+        assert deaths(lines()) == expected and len(expected) == storm.crashes == crashes, (deaths(lines()), storm.killed, storm.crashes, storm.counts)
         assert not re.search(r"leak|PANIC|panicked|TRAP", lines())
     return figures

@@ -17,6 +17,7 @@ use omen_service::message::TierKey;
 use pgrx::pg_sys;
 
 use super::breaker::{micros, now};
+use super::turn::Turn;
 use crate::storage::IndexPages;
 
 /// A process that was asked for and has not begun by then is not expected any more.
@@ -32,8 +33,10 @@ const LAST_REST: Duration = Duration::from_secs(3600);
 const REFRESH_SHARE: u32 = 20;
 const REFRESH_REST: Duration = Duration::from_secs(1);
 const REFRESH_PAUSE: Duration = Duration::from_millis(2);
-/// Indexes that rest, at most.
+/// Indexes that rest, at most, and places that an index may have: what one does not leave to another is lost, and that may be the rest of an index
+/// whose load fails each time.
 const N_RESTS: usize = 64;
+const N_PLACES: usize = 8;
 
 /// An index, of whatever database: OIDs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +126,7 @@ impl Claim {
 pub(crate) struct Loaders {
     /// The last claim.
     claim: AtomicU64,
+    turn: Turn,
     /// Nobody asks for a process before this time.
     no_process_until: AtomicI64,
     /// Processes started.
@@ -134,7 +138,7 @@ pub(crate) struct Loaders {
     rests: [Rest; N_RESTS],
 }
 
-/// An index that is left alone for a while. Of two in one place the later one is.
+/// An index that is left alone for a while.
 #[repr(C)]
 struct Rest {
     /// An [`IndexId`].
@@ -158,36 +162,67 @@ impl Rest {
         let is_file = file == 0 || of == 0 || of == file;
         is_file && self.index.load(Ordering::Relaxed) == index.word()
     }
+
+    /// When nothing of it counts any more.
+    fn ends(&self) -> i64 {
+        let times = [&self.until, &self.load_until, &self.refresh_until];
+        let times = times.map(|time| time.load(Ordering::Relaxed));
+        times.into_iter().max().unwrap_or(0)
+    }
+
+    /// Makes it this index's, which has no rest.
+    fn begin(&self, index: IndexId, file: u32) {
+        self.failures.store(0, Ordering::Relaxed);
+        for time in [&self.until, &self.load_until, &self.refresh_until] {
+            time.store(0, Ordering::Relaxed);
+        }
+        self.refresh_us.store(0, Ordering::Relaxed);
+        self.lost_us.store(0, Ordering::Relaxed);
+        self.index.store(index.word(), Ordering::Relaxed);
+        self.file.store(file, Ordering::Relaxed);
+    }
 }
 
 impl Loaders {
-    /// Claims; `None` while somebody loads, or if no process was to be had lately.
-    pub(super) fn claim(&self) -> Option<Claim> {
+    /// Claims for an index; `None` while somebody loads, if it is another's turn, or if no process was to be had lately.
+    pub(super) fn claim(&self, index: IndexId) -> Option<Claim> {
         let seen = self.claim.load(Ordering::Acquire);
-        if !self.is_free(seen) {
+        if !self.is_free(seen) || !self.turn.is_of(index) {
             return None;
         }
         let (last, _) = Claim::of(seen);
         let claim = Claim(now().max(last.0 + 1));
-        self.change(seen, claim.word(ASKED)).then_some(claim)
+        let is_mine = self.change(seen, claim.word(ASKED));
+        if is_mine {
+            self.turn.take(index);
+        }
+        is_mine.then_some(claim)
     }
 
-    /// Whether a load of an index with this file (0: whatever file) could be claimed now.
+    /// Whether a load of an index with this file (0: whatever file), which is wanted, could be claimed now. If only because somebody loads it could
+    /// not, it has the next turn.
     pub(super) fn may_claim(&self, index: IndexId, file: u32) -> bool {
-        let rests = || {
-            let rest = self.rest_of(index);
-            rest.is_of(index, file) && now() < rest.until.load(Ordering::Relaxed)
-        };
-        self.is_free(self.claim.load(Ordering::Acquire)) && !rests()
+        let rest = self.rest_of(index, file);
+        if rest.is_some_and(|rest| now() < rest.until.load(Ordering::Relaxed)) {
+            return false;
+        }
+        let is_free = self.is_free(self.claim.load(Ordering::Acquire));
+        if !is_free {
+            self.turn.wait(index);
+        }
+        is_free && self.turn.is_of(index)
+    }
+
+    /// Whether another index than this one waits for its loader to end.
+    pub(super) fn is_awaited(&self, index: IndexId) -> bool {
+        !self.turn.is_of(index)
     }
 
     /// Whether an index with this file, the tier of which is there, could be brought up to date now, and is worth it; a search has lost so much
     /// time by what the tier lacks.
     pub(super) fn may_refresh(&self, index: IndexId, file: u32, lost: Duration) -> bool {
-        let rest = match self.rest_of(index) {
-            rest if rest.is_of(index, file) => rest,
-            _ => self.place_for(index, file),
-        };
+        let rest = self.rest_of(index, file);
+        let rest = rest.unwrap_or_else(|| self.place_for(index, file));
         let lost = micros(lost) as u64;
         let lost = rest.lost_us.fetch_add(lost, Ordering::Relaxed) + lost;
         let is_time = now() >= rest.refresh_until.load(Ordering::Relaxed);
@@ -197,10 +232,11 @@ impl Loaders {
 
     /// Whether searches have lost enough since the last refresh of an index with this file, and its pause is over.
     pub(super) fn wants_refresh(&self, index: IndexId, file: u32) -> bool {
-        let rest = self.rest_of(index);
-        let lost = rest.lost_us.load(Ordering::Relaxed);
-        let is_over = now() >= rest.until.load(Ordering::Relaxed);
-        rest.is_of(index, file) && is_over && lost >= rest.refresh_us.load(Ordering::Relaxed).max(1)
+        self.rest_of(index, file).is_some_and(|rest| {
+            let lost = rest.lost_us.load(Ordering::Relaxed);
+            let is_over = now() >= rest.until.load(Ordering::Relaxed);
+            is_over && lost >= rest.refresh_us.load(Ordering::Relaxed).max(1)
+        })
     }
 
     fn is_free(&self, word: u64) -> bool {
@@ -241,14 +277,15 @@ impl Loaders {
 
     /// Whether an index with this file rests because its load failed.
     pub(super) fn failed_lately(&self, index: IndexId, file: u32) -> bool {
-        let until = self.rest_of(index).until.load(Ordering::Relaxed);
-        now() < until && self.failed_before(index, file)
+        let rest = self.rest_of(index, file);
+        let rests = rest.is_some_and(|rest| now() < rest.until.load(Ordering::Relaxed));
+        rests && self.failed_before(index, file)
     }
 
     /// Whether the last load of an index with this file failed as well.
     pub(super) fn failed_before(&self, index: IndexId, file: u32) -> bool {
-        let rest = self.rest_of(index);
-        rest.is_of(index, file) && rest.failures.load(Ordering::Relaxed) > 0
+        let rest = self.rest_of(index, file);
+        rest.is_some_and(|rest| rest.failures.load(Ordering::Relaxed) > 0)
     }
 
     /// A load of an index with this file ended so, in the background or in a session.
@@ -281,8 +318,8 @@ impl Loaders {
 
     /// Whether an index with this file may be loaded again.
     pub(super) fn may_reload(&self, index: IndexId, file: u32) -> bool {
-        let rest = self.rest_of(index);
-        !rest.is_of(index, file) || now() >= rest.load_until.load(Ordering::Relaxed)
+        let rest = self.rest_of(index, file);
+        rest.is_none_or(|rest| now() >= rest.load_until.load(Ordering::Relaxed))
     }
 
     /// The tier of an index with this file cannot be brought up to date: that is not tried again for a while, which is longer where only others can
@@ -322,26 +359,29 @@ impl Loaders {
             .store(now + micros(REFRESH_PAUSE), Ordering::Relaxed);
     }
 
-    /// The place of an index, made its own. Of two that write at once, one may rest for the other's time.
+    /// The place of an index, made its own: if it has none, that of the one which needs it least. Of two that write at once, one may rest for the
+    /// other's time.
     fn place_for(&self, index: IndexId, file: u32) -> &Rest {
-        let rest = self.rest_of(index);
+        let own = self.places_of(index).find(|rest| rest.is_of(index, 0));
+        let least = || self.places_of(index).min_by_key(|rest| rest.ends());
+        let rest = own.or_else(least).unwrap_or(&self.rests[0]);
         if !rest.is_of(index, file) {
-            rest.failures.store(0, Ordering::Relaxed);
-            rest.until.store(0, Ordering::Relaxed);
-            rest.load_until.store(0, Ordering::Relaxed);
-            rest.refresh_until.store(0, Ordering::Relaxed);
-            rest.refresh_us.store(0, Ordering::Relaxed);
-            rest.lost_us.store(0, Ordering::Relaxed);
+            rest.begin(index, file);
         }
-        rest.index.store(index.word(), Ordering::Relaxed);
         rest.file.store(file, Ordering::Relaxed);
         rest
     }
 
-    fn rest_of(&self, index: IndexId) -> &Rest {
+    /// The place that an index with this file has.
+    fn rest_of(&self, index: IndexId, file: u32) -> Option<&Rest> {
+        self.places_of(index).find(|rest| rest.is_of(index, file))
+    }
+
+    /// The places that an index may have.
+    fn places_of(&self, index: IndexId) -> impl Iterator<Item = &Rest> {
         // OIDs of one database are often a few apart.
-        let at = index.database.wrapping_mul(31).wrapping_add(index.index);
-        &self.rests[at as usize % N_RESTS]
+        let first = index.database.wrapping_mul(31).wrapping_add(index.index) as usize;
+        (0..N_PLACES).map(move |i| &self.rests[(first % N_RESTS + i) % N_RESTS])
     }
 
     fn change(&self, from: u64, to: u64) -> bool {

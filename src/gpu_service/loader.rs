@@ -28,10 +28,11 @@ use crate::options::{self, Hot};
 use crate::storage::{IndexPages, open_index};
 use crate::{am, named_index, threads, wake};
 
-/// After a refresh a process waits so long for the next to be wanted: to start another takes as long as many refreshes. And so long at most does it
-/// keep others from loading.
+/// After a refresh a process waits so long for the next to be wanted: to start another takes as long as many refreshes. So long at most does it
+/// keep others from loading, or so long where one waits that is another index's.
 const STAY: Duration = Duration::from_secs(1);
 const LONGEST_STAY: Duration = Duration::from_secs(3);
+const STAY_WHILE_AWAITED: Duration = Duration::from_millis(300);
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen loader";
 
@@ -137,7 +138,7 @@ pub(super) fn start_for(service: &Service, id: IndexId, file: Option<FileId>) ->
 
 fn start_job(service: &Service, id: IndexId, file: Option<FileId>, task: Task) -> Option<Claim> {
     let loaders = &service.control.loaders;
-    let claim = loaders.claim()?;
+    let claim = loaders.claim(id)?;
     let job = Job {
         claim,
         id,
@@ -191,8 +192,8 @@ pub(crate) fn start_again(service: &Service, pages: &IndexPages, may_load: bool)
 pub(super) fn start_for_rows(service: &Service, key: &TierKey) {
     let (id, file) = (IndexId::of_tier(key), file_of(key));
     let loaders = &service.control.loaders;
-    if loaders.may_claim(id, file.number)
-        && loaders.may_reload(id, file.number)
+    if loaders.may_reload(id, file.number)
+        && loaders.may_claim(id, file.number)
         && start_job(service, id, Some(file), Task::Rows).is_some()
     {
         loaders.rest(id, file.number, Duration::ZERO);
@@ -335,10 +336,16 @@ fn refresh(
     index: &Index,
     key: &TierKey,
 ) -> Result<Outcome, Stop> {
-    let (loaders, until) = (&service.control.loaders, Instant::now() + LONGEST_STAY);
+    let (loaders, came) = (&service.control.loaders, Instant::now());
+    let until = came + LONGEST_STAY;
+    let is_to_go = || loaders.is_awaited(job.id) && came.elapsed() > STAY_WHILE_AWAITED;
     let outcome = loop {
         let (began, busy_before) = (Instant::now(), threads::time_on_processor());
         let refreshed = loading::refresh(service, pages, index, key)?;
+        if refreshed == Refreshed::Not && !service.control.has_tier(key) {
+            // As where there was none before: it is for searches to say whether it comes back, and that does not wait for a rest of this.
+            return Ok(Outcome::Gone);
+        }
         let is_useful = matches!(refreshed, Refreshed::Whole { .. } | Refreshed::Partly);
         if !is_useful && !matches!(refreshed, Refreshed::Idle { .. }) {
             let is_up_to_others = refreshed != Refreshed::Lacking;
@@ -350,11 +357,11 @@ fn refresh(
         loaders.rest_after_refresh(job.id, FILE.get(), took, is_useful);
         let ends = until.min(Instant::now() + STAY);
         let mut is_wanted = false;
-        while is_useful && !is_wanted && Instant::now() < ends {
+        while is_useful && !is_wanted && Instant::now() < ends && !is_to_go() {
             session::doze();
             is_wanted = loaders.wants_refresh(job.id, FILE.get());
         }
-        if !is_wanted {
+        if !is_wanted || is_to_go() {
             break refreshed;
         }
     };

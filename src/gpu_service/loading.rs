@@ -209,6 +209,9 @@ pub(crate) fn refresh(
     key: &TierKey,
 ) -> Result<Refreshed, Stop> {
     session::release_at_exit();
+    if !session::is_up(service) {
+        return Ok(Refreshed::Not);
+    }
     if service.may_be_mapped(key) {
         return Ok(Refreshed::Mapped);
     }

@@ -12,7 +12,7 @@
 //! | `session.rs` | a session asks for the nearest entries, waits, or gives up |
 //! | `loading.rs` | a process that reads an index has the service load its tier |
 //! | `loader.rs` | a process for one load, so that no query waits for it |
-//! | `claim.rs` | whose turn it is to load, and what rests after a load that failed |
+//! | `claim.rs`, `turn.rs` | who loads, what rests after a load that failed, and whose turn it is next |
 //! | `hosting.rs` | the tiers of the worker come and go |
 //! | `mappings.rs` | which sessions have tiers of the worker mapped into contexts of their own |
 //! | `autoload.rs`, `hot_file.rs` | which indexes were hot, and loading them again after a restart |
@@ -33,6 +33,7 @@ pub(crate) mod loading;
 pub(crate) mod mappings;
 mod memory;
 pub(crate) mod session;
+mod turn;
 mod watchdog;
 mod worker;
 
