@@ -230,7 +230,7 @@ impl BatchSearch<'_, '_> {
                 ..wanted
             };
             let mut plan = BatchPlan::new(tier, rounded, batch.tuning)?;
-            if plan.bytes as u64 > limit {
+            if !plan.fits(limit) {
                 plan = fitting(tier, wanted, batch.tuning, limit)?;
             }
             let n = plan.wanted.n_queries.min(left);

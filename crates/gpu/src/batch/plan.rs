@@ -16,7 +16,7 @@ use crate::context::Scans;
 use crate::error::GpuError;
 use crate::launch::finish::MAX_KEEP;
 use crate::launch::probes::MAX_PROBES;
-use crate::launch::scan::Width;
+use crate::launch::scan::{MAX_DENSE_ITEMS, Width, dense_items};
 use crate::launch::scan_codes::ITEM_ROWS;
 use crate::memory::{Layout, pitch_of};
 use crate::params::{Found, FoundHead, QueryBound, QueryConsts, ScanItem};
@@ -345,9 +345,18 @@ impl BatchPlan {
     pub fn is_exact(&self) -> bool {
         self.wanted.probes.is_none()
     }
+
+    /// Whether the device can take it: its scratch fits into `limit` bytes, and the tiles of a scan of everything can be counted.
+    pub(super) fn fits(&self, limit: u64) -> bool {
+        let n_items = match self.is_exact() {
+            true => dense_items(self.width, self.tier.n_slots, self.wanted.n_queries),
+            false => 0,
+        };
+        self.bytes as u64 <= limit && n_items <= MAX_DENSE_ITEMS
+    }
 }
 
-/// The largest batch of at most `wanted.n_queries` queries whose scratch fits into `limit` bytes. Errors: `OutOfMemory` if not even one
+/// The largest batch of at most `wanted.n_queries` queries that [fits](BatchPlan::fits) into `limit` bytes. Errors: `OutOfMemory` if not even one
 /// query fits, and those of [`BatchPlan::new`].
 pub fn fitting(
     tier: TierShape,
@@ -356,7 +365,7 @@ pub fn fitting(
     limit: u64,
 ) -> Result<BatchPlan, GpuError> {
     let whole = BatchPlan::new(tier, wanted, tuning)?;
-    if whole.bytes as u64 <= limit {
+    if whole.fits(limit) {
         return Ok(whole);
     }
     let needed = |n_queries| {
@@ -372,7 +381,7 @@ pub fn fitting(
     let (mut fits, mut too_many) = (0, wanted.n_queries);
     while too_many - fits > 1 {
         let middle = fits + (too_many - fits) / 2;
-        if needed(middle)?.bytes as u64 <= limit {
+        if needed(middle)?.fits(limit) {
             fits = middle;
         } else {
             too_many = middle;
@@ -435,6 +444,34 @@ mod tests {
                 let none = fitting(tier(scans), wanted(5, probes), Tuning::default(), 1000);
                 assert!(matches!(none, Err(GpuError::OutOfMemory { .. })));
             }
+        }
+    }
+
+    #[test]
+    fn tiles_of_a_scan_of_everything_can_be_counted() {
+        // As many slots as a tier can have, and kernels of which each tile takes few queries.
+        for metric in [Metric::L1, Metric::Hamming, Metric::Jaccard, Metric::L2] {
+            let large = TierShape {
+                metric,
+                n_slots: 1 << 31,
+                ..tier(Scans::Fma)
+            };
+            let plan = fitting(large, wanted(10_000, None), Tuning::default(), 1 << 40).unwrap();
+            let n_items = dense_items(plan.width, large.n_slots, plan.wanted.n_queries);
+            assert!(n_items <= MAX_DENSE_ITEMS && plan.wanted.n_queries < 10_000);
+            assert!(plan.wanted.n_queries >= 100, "{}", plan.wanted.n_queries);
+            assert!(
+                !BatchPlan::new(large, wanted(10_000, None), Tuning::default())
+                    .unwrap()
+                    .fits(1 << 40)
+            );
+            // Of fewer, all together.
+            let smaller = TierShape {
+                n_slots: 1 << 20,
+                ..large
+            };
+            let plan = fitting(smaller, wanted(10_000, None), Tuning::default(), 1 << 40).unwrap();
+            assert_eq!(plan.wanted.n_queries, 10_000);
         }
     }
 
