@@ -54,10 +54,10 @@ def make_server(request):
     """Servers of the test's own, removed afterwards: make_server("name", conf), make_server("standby", source=primary)."""
     made = []
 
-    def make(name, conf=None, source=None, checksums=None, start=True, programs=BIN):
+    def make(name, conf=None, source=None, checksums=None, start=True, programs=BIN, kb_per_s=None):
         # Short: the path of a socket has at most 107 bytes.
         test = re.sub(r"\W+", "_", request.node.name.removeprefix("test_"))[:18]
-        made.append(Server(f"{test}_{name}", conf, source, checksums, programs))
+        made.append(Server(f"{test}_{name}", conf, source, checksums, programs, kb_per_s))
         return made[-1].start() if start else made[-1]
 
     yield make

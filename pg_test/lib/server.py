@@ -127,9 +127,10 @@ def _wait_gone(pids, seconds: float) -> list[int]:
 class Server:
     """One cluster in RUN_DIR/<name>, its socket, its log."""
 
-    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool | None = None, programs: Path = BIN):
-        """Makes the cluster: a fresh one, with checksums of its pages, without, or as the major has it, or with `source` a streaming standby of it.
-        `programs`: those of another major than the one under test."""
+    def __init__(self, name: str, conf: dict | None = None, source: "Server | None" = None, checksums: bool | None = None, programs: Path = BIN,
+                 kb_per_s: int | None = None):
+        """Makes the cluster: a fresh one, with checksums of its pages, without, or as the major has it, or with `source` a streaming standby of it, copied
+        at so many kB/s at most. `programs`: those of another major than the one under test."""
         self.programs = programs
         self.dir = RUN_DIR / name
         self.data = self.dir / "data"
@@ -142,7 +143,7 @@ class Server:
                 self.set_checksums(checksums)
         else:
             run([self.programs / "pg_basebackup", "-D", self.data, "-R", "-X", "stream", "-c", "fast", "--no-sync",
-                 "-h", source.dir, "-p", PORT, "-U", "postgres"])
+                 "-h", source.dir, "-p", PORT, "-U", "postgres", *(["-r", kb_per_s] if kb_per_s else [])])
         self.configure(BASE_CONF | {"unix_socket_directories": self.dir} | (conf or {}))
 
     def _end_leftover(self):

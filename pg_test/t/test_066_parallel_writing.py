@@ -106,6 +106,95 @@ def test_small_indexes_have_no_writers(db, rng):
 
 
 @pytest.mark.every_major
+def test_no_more_writers_than_buffers_allow(make_server, rng):
+    """A process pins 32 buffers while it logs: more workers than there are buffers for would find none free."""
+    server = make_server("s", {"shared_buffers": "1MB", "max_worker_processes": 12, "max_parallel_workers": 8})
+    db = make_database(server, "few")
+    rows = vectors.clustered(rng, ROWS, DIM)
+    with db.connect(**(WRITERS | {"max_parallel_maintenance_workers": 8})) as conn:
+        told = writers_of(conn)
+        make_table(conn, rows)
+        for _ in range(5):
+            conn.execute(CREATE)
+            assert 1 <= told.pop() <= 3
+            conn.execute("DROP INDEX t_v_idx")
+        conn.execute(CREATE)
+    assert_whole(db, rows)
+
+
+@pytest.mark.every_major
+@pytest.mark.parametrize("n_processes, told_of", ((2, [1]), (1, [])))
+def test_fewer_workers_than_planned(make_server, rng, n_processes, told_of):
+    """The server has fewer processes than the settings allow workers, or none: the launcher of logical replication has one of them."""
+    db = make_database(make_server("s", {"max_worker_processes": n_processes}), "fewer")
+    rows = vectors.clustered(rng, ROWS, DIM)
+    with db.connect(**WRITERS) as conn:
+        told = writers_of(conn)
+        make_table(conn, rows)
+        conn.execute(CREATE)
+        assert told == told_of
+    assert_whole(db, rows)
+
+
+@pytest.mark.every_major
+def test_by_every_statement(make_server, rng):
+    """A tablespace, tables that are rewritten, or become unlogged and logged, partitions."""
+    server = make_server("s", checksums=True)
+    space = server.dir / "space"
+    run(["mkdir", space])
+    server.sql(f"CREATE TABLESPACE omen_space LOCATION '{space}'")
+    db = make_database(server, "statements")
+    rows = vectors.clustered(rng, ROWS, DIM)
+    with db.connect(**WRITERS) as conn:
+        told = writers_of(conn)
+        make_table(conn, rows)
+        conn.execute("CREATE TABLE copied AS TABLE t")
+        for statement in (CREATE, "ALTER INDEX t_v_idx SET TABLESPACE omen_space; REINDEX INDEX t_v_idx", "ALTER TABLE t SET UNLOGGED", "ALTER TABLE t SET LOGGED",
+                          "VACUUM FULL t", "BEGIN; TRUNCATE t; INSERT INTO t TABLE copied; REINDEX TABLE t; COMMIT"):
+            conn.execute(statement)
+            assert told.pop() == 3 and not told, statement
+            assert_whole(db, rows)
+        conn.execute("CREATE TABLE p (id integer, v vector(100)) PARTITION BY RANGE (id); CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (7000); "
+                     "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (7000) TO (100000); INSERT INTO p TABLE t")
+        make_index(conn, lists=LISTS, table="p", name="p_v_idx")
+        assert told == [3, 3]
+    server.kill()
+    server.start()
+    assert_whole(db, rows)
+    for part in ("p0", "p1"):
+        with db.connect() as conn:
+            check_index(conn, f"{part}_v_idx")
+    server.check_checksums()
+
+
+@pytest.mark.every_major
+def test_an_error_that_is_caught(db, rng):
+    """A build that is cancelled while its workers log: they and its file are gone, and the transaction goes on, with a build by workers."""
+    rows = vectors.clustered(rng, ROWS, DIM)
+    with db.connect(**SLOW) as conn:
+        told = writers_of(conn)
+        make_table(conn, rows)
+        n_before = n_files(conn)
+        # A third of it goes by before they log.
+        put(conn, statement_timeout="3s", omen__logging_pause=10_000)
+        conn.execute(f"""DO $$ BEGIN
+            BEGIN
+                {CREATE};
+                RAISE 'it was not cancelled';
+            EXCEPTION WHEN query_canceled THEN
+                NULL;
+            END;
+            PERFORM set_config('omen.logging_pause', '0', true);
+            IF EXISTS (SELECT FROM pg_stat_activity WHERE leader_pid = pg_backend_pid()) THEN RAISE 'a worker goes on'; END IF;
+            {CREATE};
+        END $$""")
+        put(conn, statement_timeout=0)
+        assert told == [3]
+        assert n_files(conn) == n_before + 1
+    assert_whole(db, rows)
+
+
+@pytest.mark.every_major
 def test_a_standby_replays_it(make_server, rng):
     """Beside checkpoints at any time; the standby's index is as sound, and full-page images agree with what redo makes."""
     primary = make_server("primary", {"wal_consistency_checking": "all"})

@@ -16,6 +16,8 @@ const LARGE_SHARE: u64 = 8;
 const WRITER_SHARES: u64 = 16;
 /// As many processes as can put records into the WAL at a time.
 const MAX_WRITERS: usize = 8;
+/// Buffers there are to be for each of them: it pins 32 pages of a record, and others go on.
+const WRITER_BUFFERS: usize = 40;
 
 /// Workers for a table of `n_blocks` blocks: one from `min_blocks` on, and one more each time it is twice as large, or for every `LARGE_SHARE`
 /// times as many blocks, whichever is more.
@@ -58,18 +60,23 @@ pub(super) unsafe fn planned_workers(rows: &HeapRows) -> usize {
 }
 
 /// Workers that write the pages of an index of so many, and log them: some of those that may read the table, one for each 16 times what a worker scans of an
-/// index at least (8 MB by default), which takes a process longer to write than workers to start.
+/// index at least (8 MB by default), which takes a process longer to write than workers to start, as far as there are buffers for what they pin.
 ///
 /// # Safety
 /// As for [`planned_workers`].
 pub(super) unsafe fn planned_writers(rows: &HeapRows, n_pages: u64) -> usize {
     // SAFETY: by this function's contract.
-    let (readers, share) = unsafe {
+    let (readers, share, n_buffers) = unsafe {
         let share = pg_sys::min_parallel_index_scan_size.max(0) as u64 * WRITER_SHARES;
-        (planned_workers(rows), share)
+        (
+            planned_workers(rows),
+            share,
+            pg_sys::NBuffers.max(0) as usize,
+        )
     };
     let wanted = n_pages.checked_div(share).unwrap_or(u64::MAX);
-    readers.min(MAX_WRITERS).min(wanted.min(n_pages) as usize)
+    let most = MAX_WRITERS.min(n_buffers / WRITER_BUFFERS);
+    readers.min(most).min(wanted.min(n_pages) as usize)
 }
 
 /// The table's storage parameter, if it is set.

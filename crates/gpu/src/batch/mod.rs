@@ -4,6 +4,7 @@
 
 pub mod codes;
 pub mod exact;
+mod fitting;
 mod locked;
 pub mod plan;
 mod shape;
@@ -19,7 +20,8 @@ use crate::params::{Found, FoundHead, OVERFLOW_QUERY, QueryBound};
 use crate::query::{TierQuery, scales};
 use crate::search::{FoundList, Search, SearchTimes};
 use codes::NearSlot;
-use plan::{BatchPlan, TierShape, Wanted, fitting};
+use fitting::fitting;
+use plan::{BatchPlan, TierShape, Wanted};
 use std::ops::Range;
 use std::time::Instant;
 use tuning::Tuning;
@@ -230,7 +232,7 @@ impl BatchSearch<'_, '_> {
                 ..wanted
             };
             let mut plan = BatchPlan::new(tier, rounded, batch.tuning)?;
-            if plan.bytes as u64 > limit {
+            if !plan.fits(limit) {
                 plan = fitting(tier, wanted, batch.tuning, limit)?;
             }
             let n = plan.wanted.n_queries.min(left);

@@ -347,54 +347,12 @@ impl BatchPlan {
     }
 }
 
-/// The largest batch of at most `wanted.n_queries` queries whose scratch fits into `limit` bytes. Errors: `OutOfMemory` if not even one
-/// query fits, and those of [`BatchPlan::new`].
-pub fn fitting(
-    tier: TierShape,
-    wanted: Wanted,
-    tuning: Tuning,
-    limit: u64,
-) -> Result<BatchPlan, GpuError> {
-    let whole = BatchPlan::new(tier, wanted, tuning)?;
-    if whole.bytes as u64 <= limit {
-        return Ok(whole);
-    }
-    let needed = |n_queries| {
-        BatchPlan::new(
-            tier,
-            Wanted {
-                n_queries,
-                ..wanted
-            },
-            tuning,
-        )
-    };
-    let (mut fits, mut too_many) = (0, wanted.n_queries);
-    while too_many - fits > 1 {
-        let middle = fits + (too_many - fits) / 2;
-        if needed(middle)?.bytes as u64 <= limit {
-            fits = middle;
-        } else {
-            too_many = middle;
-        }
-    }
-    if fits == 0 {
-        return Err(GpuError::OutOfMemory {
-            needed: needed(1)?.bytes as u64,
-            available: limit,
-        });
-    }
-    // Batches of equal size.
-    let n_batches = wanted.n_queries.div_ceil(fits);
-    needed(wanted.n_queries.div_ceil(n_batches))
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use omen_ivf::Metric;
 
-    fn tier(scans: Scans) -> TierShape {
+    pub(in super::super) fn tier(scans: Scans) -> TierShape {
         TierShape {
             metric: Metric::L2,
             dim: 768,
@@ -409,7 +367,7 @@ mod tests {
         }
     }
 
-    fn wanted(n_queries: usize, probes: Option<usize>) -> Wanted {
+    pub(in super::super) fn wanted(n_queries: usize, probes: Option<usize>) -> Wanted {
         Wanted {
             n_queries,
             k: 10,
@@ -417,24 +375,6 @@ mod tests {
             spread: f32::INFINITY,
             rounding: 1e-6,
             want_lists: false,
-        }
-    }
-
-    #[test]
-    fn batches_are_cut_to_what_fits() {
-        for scans in [Scans::Fma, Scans::Mma, Scans::Wgmma] {
-            for probes in [Some(1), Some(128), None] {
-                let whole =
-                    BatchPlan::new(tier(scans), wanted(5000, probes), Tuning::default()).unwrap();
-                for share in [1, 2, 3, 10, 100] {
-                    let limit = (whole.bytes / share) as u64;
-                    let plan = fitting(tier(scans), wanted(5000, probes), Tuning::default(), limit)
-                        .unwrap();
-                    assert!(plan.bytes as u64 <= limit && plan.wanted.n_queries >= 1);
-                }
-                let none = fitting(tier(scans), wanted(5, probes), Tuning::default(), 1000);
-                assert!(matches!(none, Err(GpuError::OutOfMemory { .. })));
-            }
         }
     }
 

@@ -92,6 +92,14 @@ impl Width {
     }
 }
 
+/// Most tiles of a scan of every row against every query: blocks count them in 32 bits, with steps of the grid.
+pub const MAX_DENSE_ITEMS: u64 = 1 << 31;
+
+/// Tiles of a scan of every row against every query.
+pub fn dense_items(width: Width, n_rows: usize, n_queries: usize) -> u64 {
+    n_rows.div_ceil(width.rows()) as u64 * n_queries.div_ceil(width.queries()) as u64
+}
+
 /// Scans `n_items` items from `first_item` of `params.items` on. Grid: one block an item.
 /// The addresses in `params` must be those of live device arrays of the shapes [`ScanParams`] gives, the items within the
 /// kernel's width and the tier's slots.
@@ -115,7 +123,7 @@ pub fn scan(
 }
 
 /// Scans as many items as the device finds at `params.n_items`, or, where `params.items` is 0, every row against every query. Grid: as many
-/// blocks as run at a time; no launch if there are no rows or no queries.
+/// blocks as run at a time; no launch if there are no rows or no queries. Errors: `Unsupported` for more than [`MAX_DENSE_ITEMS`] of these.
 pub fn scan_planned(
     ctx: &Context,
     stream: &Stream,
@@ -126,6 +134,14 @@ pub fn scan_planned(
     assert!(params.mode != ScanMode::Rank as u32 || params.items == 0);
     if params.items == 0 && (params.n_rows == 0 || params.n_queries == 0) {
         return Ok(());
+    }
+    let n_items = dense_items(width, params.n_rows as usize, params.n_queries as usize);
+    if params.items == 0 && n_items > MAX_DENSE_ITEMS {
+        let what = format!(
+            "{} rows against {} queries",
+            params.n_rows, params.n_queries
+        );
+        return Err(GpuError::Unsupported(what));
     }
     let grid = (ctx.multiprocessors() * width.blocks()) as u32;
     launch(ctx, stream, width, params, grid)
