@@ -18,7 +18,8 @@ import psycopg
 from .figures import figure
 
 BIN = Path(os.environ["OMEN_PG_BIN"])
-RUN_DIR = Path(os.environ["OMEN_RUN_DIR"])
+# Of several processes that run tests beside each other each has a folder of its own; its name is short because the path of a socket is limited.
+RUN_DIR = Path(os.environ["OMEN_RUN_DIR"]) / os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
 TEST_USER = os.environ.get("OMEN_TEST_USER", "postgres")
 PORT = 5432
 

@@ -177,6 +177,7 @@ def test_a_worker_that_ends_fails_no_query(first, rng):
         assert "terminated by signal" not in first.server.log_text()
 
 
+@pytest.mark.quiet
 def test_a_worker_that_hangs(first, rng):
     """Searches give up after omen.gpu_timeout, and are not sent for a while; a cancelled one leaves its slot."""
     if REAL_GPU:

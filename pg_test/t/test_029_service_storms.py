@@ -17,6 +17,7 @@ def test_storms(first):
         assert storm.counts.get(what), (what, storm.counts)
 
 
+@pytest.mark.quiet
 def test_evicted_as_soon_as_loaded(first):
     """A load that finds its tier evicted when it is done is done all the same, and keeps no other from loading."""
     storm = Storm(first)
