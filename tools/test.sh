@@ -44,7 +44,7 @@ step() {
 wants() { [[ " $parts " == *" $1 "* ]]; }
 clippy() { PGRX_PG_CONFIG_PATH=$(pg_build_config 15) cargo clippy --locked --workspace --all-targets --features simulated-gpu -- -D warnings; }
 # With the same choice of packages and features nothing is compiled twice.
-crates=(-p omen_vector -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features omen_gpu/simulated,omen_service/simulated)
+crates=(-p omen_vector -p omen_distance -p omen_ivf -p omen_gpu -p omen_service -p omen_tests --features "omen_gpu/simulated omen_service/simulated")
 crate_tests() { cargo test --locked --no-fail-fast "${crates[@]}" -- --show-output; }
 # The scripts that measure on a GPU machine, at tiny sizes on the simulated device.
 gpu_benchmark() {

@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from lib.db import BY_INDEX
 from lib.service import GPU, load, stat, wait_for
 from lib.storm import Storm, through_storms
