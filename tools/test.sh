@@ -31,7 +31,8 @@ step() {
   shift 2
   log=$logs/$(tr -c 'A-Za-z0-9\n' _ <<<"$name").log
   printf '== %s ...\n' "$name"
-  "$@" >"$log" 2>&1 </dev/null || code=$?
+  # What it may leave running shall not hold the pipe of `cargo_steps`.
+  "$@" >"$log" 2>&1 </dev/null 4>&- || code=$?
   printf '%s\t%s\t%s\t%s\n' "$kind" "$name" "$code" "$log" >> "$steps"
   if ((code)); then
     printf '== %s: FAILED after %d s, the end of %s:\n%s\n' "$name" $((SECONDS - began)) "$log" "$(tail -n 150 "$log")"
@@ -57,7 +58,7 @@ server_env() {
   local major=$1
   shift
   OMEN_PG_BIN=$(pg_tree "$major")/bin OMEN_PG_BINS="${built[*]}" OMEN_RUN_DIR=$RUN_ROOT/t/$major OMEN_PGVECTOR=$PGVECTOR_ROOT/$major OMEN_TEST_USER=$TEST_USER \
-    PYTHONDONTWRITEBYTECODE=1 "$@"
+    PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1 "$@"
 }
 scenarios() {
   local major=$1 mark=$2 selection=()
@@ -67,12 +68,16 @@ scenarios() {
   server_env "$major" "$VENV/bin/python" -m pytest -c pg_test/pytest.ini -n "$(nproc)" --dist loadfile "${selection[@]}" ${PYTEST_ARGS:-} pg_test/t
 }
 build_server() { step command "build for PostgreSQL ${1%%:*}" tools/build.sh test "${1%%:*}"; }
-# All that runs cargo, one after the other, and the kernel pack; each of `majors` is told (to 4) when it is built.
+# All that runs cargo, one after the other, and the kernel pack. Builds come first, since tests wait for them: each of `majors` is told (to 4) when it is built.
 cargo_steps() {
   local spec
-  if wants server; then build_server "${majors[0]}" && echo "${majors[0]}" >&4; fi
-  # From here on beside tests, which shall not be late for it.
-  renice -n 10 "$BASHPID" >/dev/null
+  if wants server; then
+    for spec in "${majors[@]}"; do
+      build_server "$spec" && echo "$spec" >&4
+      # From here on beside tests, which shall not be late for it.
+      renice -n 10 "$BASHPID" >/dev/null
+    done
+  fi
   if wants static; then
     step command 'formatting' cargo fmt --all --check
     step checks 'architecture' tools/architecture.sh
@@ -83,11 +88,6 @@ cargo_steps() {
     step pytest 'GPU benchmark scripts' gpu_benchmark
   fi
   if wants kernels; then step command 'kernel pack' "$VENV/bin/python" tools/build_kernels.py --check; fi
-  if wants server; then
-    for spec in "${majors[@]:1}"; do
-      build_server "$spec" && echo "$spec" >&4
-    done
-  fi
   return 0
 }
 # The tests on the server of one major.
