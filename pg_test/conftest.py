@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lib import db as database
-from lib import figures, vectors
+from lib import figures, turns, vectors
 from lib.server import BIN, Server, major
 from lib.service import PRELOADED, wait_for
 
@@ -17,11 +17,31 @@ def pytest_report_header(config):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "every_major: runs on every PostgreSQL major, not only on the main one")
+    config.addinivalue_line("markers", "quiet: compares times: no other test runs beside it (lib/turns.py)")
     config.addinivalue_line("markers", "pgvector: needs a build of pgvector for the PostgreSQL major under test")
 
 
 def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(figures.line())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with turns.turn(item.get_closest_marker("quiet") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session):
+    """A process that runs tests for another one hands it its figures."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["figures"] = figures.of_this_process()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Takes them; a process that was lost had none to give."""
+    for what, n in getattr(node, "workeroutput", {}).get("figures", {}).items():
+        figures.figure(what, n)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,8 @@ GPU = {"omen__engine": "gpu"} | ({} if REAL_GPU else {"omen__simulate_gpu": "on"
 # The planner of a test table of a few thousand rows would rightly sort: take the choice away.
 BY_INDEX = {"enable_seqscan": "off", "enable_sort": "off"}
 BY_SORT = {"enable_indexscan": "off", "enable_indexonlyscan": "off", "enable_bitmapscan": "off"}
+# For tests of what a device finds, which knows of no server: on majors other than the main one a metric is enough.
+ONE_ON_EVERY_MAJOR = [pytest.param(metric, marks=pytest.mark.every_major) if metric == "l2" else metric for metric in OPERATORS]
 
 
 class Db:

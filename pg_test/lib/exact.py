@@ -7,9 +7,11 @@ OPERATORS = {"l2": "<->", "ip": "<#>", "cosine": "<=>"}
 
 def distances(metric: str, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
     """Distance of `query` [dim] to each of `rows` [n, dim], in float64, as the SQL operator defines it."""
-    x, q = np.asarray(rows, np.float64), np.asarray(query, np.float64)
+    q = np.asarray(query, np.float64)
     if metric == "l2":
-        return np.sqrt(((x - q) ** 2).sum(axis=1))
+        x = np.subtract(rows, q, dtype=np.float64)
+        return np.sqrt(np.einsum("ij,ij->i", x, x))
+    x = np.asarray(rows, np.float64)
     dot = x @ q
     if metric == "ip":
         return -dot

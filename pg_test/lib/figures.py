@@ -13,6 +13,11 @@ def figure(what: str, n: int = 1):
         _figures[what] += n
 
 
+def of_this_process() -> dict[str, int]:
+    """All figures."""
+    return dict(_figures)
+
+
 def line() -> str:
     """All figures, as tools/summary.py reads them; "" if there are none."""
     return "figures: " + ", ".join(f"{n} {what}" for what, n in sorted(_figures.items())) if _figures else ""

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from .db import Db
-from .server import BIN, RUN_DIR, Server, major
+from .server import BIN, Server, major
 
-FILES = Path(os.environ.get("OMEN_PGVECTOR") or RUN_DIR.parent.parent / "pg" / "pgvector" / str(major()))
+FILES = Path(os.environ.get("OMEN_PGVECTOR") or Path(os.environ["OMEN_RUN_DIR"]).parent.parent / "pg" / "pgvector" / str(major()))
 
 
 def _config(what: str) -> Path:
@@ -21,8 +21,8 @@ def _config(what: str) -> Path:
 
 
 def _put(source: Path, folder: Path):
-    """Copies a file, renamed into place: a server that has the old one mapped must not see it change."""
-    new = folder / (source.name + ".new")
+    """Copies a file, renamed into place: a server that has the old one mapped must not see it change. Other processes may do the same just now."""
+    new = folder / f"{source.name}.{os.getpid()}"
     shutil.copy(source, new)
     new.rename(folder / source.name)
 

@@ -6,6 +6,7 @@ import zlib
 import numpy as np
 
 SEED = int(os.environ.get("OMEN_TEST_SEED") or np.random.SeedSequence().entropy % 2**32)
+os.environ["OMEN_TEST_SEED"] = str(SEED)  # for processes that run tests beside this one
 
 
 def rng_for(name: str) -> np.random.Generator:

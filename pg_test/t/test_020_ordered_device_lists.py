@@ -7,8 +7,7 @@ import pytest
 
 from lib import vectors
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
-from lib.exact import OPERATORS
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, ONE_ON_EVERY_MAJOR, assert_same, index_status, knn, last_scan, make_index, make_table, put
 
 DIM = 48
 LISTS = 24
@@ -36,9 +35,8 @@ def scan_of(conn) -> dict:
 
 
 
-@pytest.mark.every_major
 @pytest.mark.parametrize("dim", [DIM, 640])
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_one_round(three, rng, metric, dim):
     """Without codes and with them: the CPU's rows, but where lists are as good as equally far; with all lists the table's."""
     gpu, cpu, oracle = three
@@ -64,8 +62,7 @@ def test_one_round(three, rng, metric, dim):
         assert n_same >= 36, f"{metric}, {probes} lists: {n_same} of 40 queries"
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_rounds_that_follow(three, rng, metric):
     """Scans that go on: through LIMIT, without one, and with a filter; all rows come, each once, and none out of order."""
     gpu, cpu, oracle = three

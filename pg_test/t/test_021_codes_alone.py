@@ -10,8 +10,8 @@ import pytest
 from lib import vectors
 from lib.batch import assert_near, batch
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
-from lib.exact import OPERATORS, recall
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, ONE_ON_EVERY_MAJOR, assert_same, index_status, knn, last_scan, make_index, make_table, put
+from lib.exact import recall
 from psycopg.rows import dict_row
 
 DIM = 640
@@ -53,8 +53,7 @@ def gpu_status(conn) -> dict:
         return next(row for row in cur.execute("SELECT * FROM omen_gpu_status()").fetchall() if row["state"] == "in use")
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_ordered_scans(three, rng, metric):
     """The CPU's rows, from as many lists as are asked for or as the recall asked for takes; and that recall."""
     gpu, cpu, _ = three
@@ -86,8 +85,7 @@ def test_ordered_scans(three, rng, metric):
     assert np.mean(shares) >= 0.9, np.mean(shares)
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_batches(three, rng, metric):
     """omen_search() of many queries, more than are asked at a time, and of a few for many rows."""
     gpu, cpu, _ = three

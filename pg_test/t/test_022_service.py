@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import (BY_INDEX, BY_SORT, CPU, REAL_GPU, Db, assert_fails, assert_same, knn, last_scan, make_database, make_index, make_table,
+from lib.db import (BY_INDEX, BY_SORT, CPU, ONE_ON_EVERY_MAJOR, REAL_GPU, Db, assert_fails, assert_same, knn, last_scan, make_database, make_index, make_table,
                     put)
-from lib.exact import OPERATORS, recall
+from lib.exact import recall
 from lib.service import GPU, PRELOADED, WAIT, inject, searches, stat, wait_for, wait_until
 
 DIM, LISTS = 48, 24
@@ -26,8 +26,7 @@ def by_gpu(conn, query, k: int, wanted):
     wait_until(is_answered, "the GPU does not answer")
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_rows_of_the_service_are_those_of_the_cpu(first, rng, metric):
     rows = vectors.clustered(rng, 3000, DIM)
     with first.connect(**BY_INDEX, **GPU) as gpu, first.connect(**BY_INDEX, **CPU) as cpu:
@@ -177,6 +176,7 @@ def test_a_worker_that_ends_fails_no_query(first, rng):
         assert "terminated by signal" not in first.server.log_text()
 
 
+@pytest.mark.quiet
 def test_a_worker_that_hangs(first, rng):
     """Searches give up after omen.gpu_timeout, and are not sent for a while; a cancelled one leaves its slot."""
     if REAL_GPU:

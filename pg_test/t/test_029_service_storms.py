@@ -3,6 +3,8 @@
 import threading
 import time
 
+import pytest
+
 from lib.db import BY_INDEX
 from lib.service import GPU, load, stat, wait_for
 from lib.storm import Storm, through_storms
@@ -17,6 +19,7 @@ def test_storms(first):
         assert storm.counts.get(what), (what, storm.counts)
 
 
+@pytest.mark.quiet
 def test_evicted_as_soon_as_loaded(first):
     """A load that finds its tier evicted when it is done is done all the same, and keeps no other from loading."""
     storm = Storm(first)

@@ -9,8 +9,7 @@ import pytest
 
 from lib import vectors
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, CPU, REAL_GPU, assert_same, knn, knn_sql, last_scan, make_index, make_table, put
-from lib.exact import OPERATORS
+from lib.db import BY_INDEX, BY_SORT, CPU, ONE_ON_EVERY_MAJOR, REAL_GPU, assert_same, knn, knn_sql, last_scan, make_index, make_table, put
 from lib.service import GPU, WAIT, counted, inject, searches, stat, vacuum_dead, wait_for, wait_until
 
 DIM, LISTS, ROWS = 40, 30, 6000
@@ -50,8 +49,7 @@ def went_on(conn) -> dict:
     return scan
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_rows_are_those_of_the_cpu(first, rng, metric):
     rows = vectors.clustered(rng, ROWS, DIM)
     with first.connect(**BY_INDEX, **GPU, omen__probes=2) as gpu, first.connect(**BY_INDEX, **CPU, omen__probes=2) as cpu:

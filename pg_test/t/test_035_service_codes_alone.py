@@ -9,8 +9,8 @@ import pytest
 from lib import vectors
 from lib.batch import assert_near, batch
 from lib.churn import fold_beside
-from lib.db import BY_INDEX, BY_SORT, CPU, REAL_GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
-from lib.exact import OPERATORS, recall
+from lib.db import BY_INDEX, BY_SORT, CPU, ONE_ON_EVERY_MAJOR, REAL_GPU, assert_same, index_status, knn, last_scan, make_index, make_table, put
+from lib.exact import recall
 from lib.service import GPU, WAIT, load, loaders, stat, vacuum_dead, wait_for, wait_until
 
 DIM, LISTS, ROWS = 640, 24, 6000
@@ -72,8 +72,7 @@ def set_limit(conn, limit: str):
     conn.execute("SELECT pg_reload_conf()")
 
 
-@pytest.mark.every_major
-@pytest.mark.parametrize("metric", OPERATORS)
+@pytest.mark.parametrize("metric", ONE_ON_EVERY_MAJOR)
 def test_ordered_scans_and_batches(three, rng, metric):
     """The CPU's rows, from as many lists as are asked for or as the recall asked for takes; and that recall. A session's context does as well
     (`test_021`)."""

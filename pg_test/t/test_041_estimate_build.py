@@ -36,6 +36,7 @@ def build(conn, lists=None) -> dict:
     return {"seconds": told[0], "index_bytes": conn.execute("SELECT pg_relation_size('t_v_idx')").fetchone()[0], "wal_bytes": wal}
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("n, dim, lists", ((60_000, 16, None), (40_000, 128, None), (20_000, 768, None), (20_000, 400, 1), (20_000, 64, 2000)))
 def test_near_the_truth(conn, rng, n, dim, lists):
     put(conn, maintenance_work_mem="256MB", max_parallel_maintenance_workers=1, omen__engine="cpu")

@@ -186,6 +186,7 @@ def milliseconds(conn, statements: list[str], runs: int = 5) -> float:
     return statistics.mean(min(once(sql) for _ in range(runs)) for sql in statements)
 
 
+@pytest.mark.quiet
 def test_the_planner_takes_the_faster_way(db, rng):
     """With a btree on the filter's column: by that where few rows are kept, by the index where many are, and not much slower than the other way.
 
