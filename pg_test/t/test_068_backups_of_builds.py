@@ -76,7 +76,6 @@ def begin_backup(make_server, other, source, name: str, seconds: int):
     return thread, copies
 
 
-@pytest.mark.every_major
 @WHERE_IT_IS
 def test_copies_that_end_after_the_build(make_server, rng, buffers, phase):
     """The backup begins before pages are written, or while workers write or log them, and ends when the index is complete, with rows changed since: the
