@@ -80,7 +80,8 @@ impl Build {
             .max(taking)
             .max((reading + assigning) / cores);
         let entries = n_rows * (f64::from(self.row_words) * 2.0 + ENTRY_BYTES as f64);
-        let is_spilled = entries > self.work_bytes as f64 * 2.0 / 3.0;
+        let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
+        let is_spilled = entries > (self.work_bytes - ahead) as f64;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
             let wanted = sample::n_queries(self.sampled as usize);
