@@ -33,7 +33,9 @@ unsafe extern "C-unwind" fn plan(
     // SAFETY: the arguments are handed on; what comes back is a plan of this process's own.
     unsafe {
         let planned = match PREVIOUS {
-            Some(previous) => previous(query, text, options, params),
+            Some(previous) => {
+                pg_sys::ffi::pg_guard_ffi_boundary(|| previous(query, text, options, params))
+            }
             None => pg_sys::standard_planner(query, text, options, params),
         };
         if guc::skips_unread_distances() {
@@ -55,6 +57,7 @@ unsafe fn leave_out(planned: *mut pg_sys::PlannedStmt) {
             leave_out_below((*planned).planTree);
         }
         within((*planned).planTree);
+        // Some are null: what was planned in two ways and is not used.
         for subplan in nodes::<pg_sys::Plan>((*planned).subplans) {
             leave_out_below(subplan);
             within(subplan);

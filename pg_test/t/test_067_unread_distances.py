@@ -28,6 +28,7 @@ UNREAD = {
     "union": f"({NEAREST}) UNION ALL (SELECT id FROM t ORDER BY v <-> (SELECT v FROM queries WHERE id = 1) LIMIT 5)",
     "lateral": "SELECT queries.id, s.id FROM queries, LATERAL (SELECT id FROM t ORDER BY t.v <-> queries.v LIMIT 4) s ORDER BY queries.id, s.id",
     "of each row": "SELECT id, (SELECT t.id FROM t ORDER BY t.v <-> queries.v LIMIT 1) AS nearest FROM queries ORDER BY 1",
+    "one of two ways": f"SELECT id, EXISTS (SELECT FROM t WHERE t.id = queries.id) FROM queries WHERE id < (SELECT max(id) FROM ({NEAREST}) s) ORDER BY id",
     "aggregate": f"SELECT array_agg(id) FROM ({NEAREST}) s",
 }
 # It is returned, compared, or ordered by above the scan.
