@@ -12,9 +12,9 @@ pub enum GpuError {
     #[error("the NVIDIA driver finds no GPU")]
     NoDevice,
     /// Device memory or the byte limit does not suffice: load less, or try again later.
-    #[error("not enough GPU memory: {needed} bytes needed, {available} available")]
+    #[error("{}", no_memory(*needed, *available))]
     OutOfMemory {
-        /// Bytes asked for.
+        /// Bytes asked for; 0: the driver does not say, such as for a context.
         needed: u64,
         /// Bytes there are, within the limit given.
         available: u64,
@@ -41,4 +41,11 @@ pub enum GpuError {
     /// Anything else.
     #[error("GPU error: {0}")]
     Other(String),
+}
+
+fn no_memory(needed: u64, available: u64) -> String {
+    match needed {
+        0 => "the GPU has no memory left".into(),
+        _ => format!("not enough GPU memory: {needed} bytes needed, {available} available"),
+    }
 }
