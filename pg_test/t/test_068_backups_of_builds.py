@@ -89,10 +89,10 @@ def test_copies_that_end_after_the_build(make_server, rng, buffers, phase):
         with db.connect(**SLOW) as builder, db.connect() as other:
             if number % 3:
                 thread, outcome, told = begin(builder, other, statement, phase)
-                backup, copies = begin_backup(make_server, other, server, f"copy{number}", 3)
+                backup, copies = begin_backup(make_server, other, server, f"copy{number}", 12)
                 assert thread.is_alive(), "the build ended before the backup began"
             else:
-                backup, copies = begin_backup(make_server, other, server, f"copy{number}", 3)
+                backup, copies = begin_backup(make_server, other, server, f"copy{number}", 12)
                 thread, outcome, told = begin(builder, other, statement, "")
             thread.join()
             assert outcome == [None] and told, (outcome, told)
