@@ -135,7 +135,7 @@ unsafe fn reads_junk(
 /// Leaves distances out of a plan whose unreturned columns nobody reads above it.
 ///
 /// # Safety
-/// `plan` is a node of a finished plan that nobody else has.
+/// `plan` is null or a node of a finished plan that nobody else has.
 unsafe fn leave_out_below(plan: *mut pg_sys::Plan) {
     // SAFETY: by this function's contract.
     unsafe {
@@ -148,7 +148,7 @@ unsafe fn leave_out_below(plan: *mut pg_sys::Plan) {
             }
             scan = (*scan).lefttree;
         }
-        if !scan.is_null() && is_a(scan.cast(), pg_sys::NodeTag::T_IndexScan) {
+        if is_a(scan.cast(), pg_sys::NodeTag::T_IndexScan) {
             leave_out_of(scan.cast());
         }
     }

@@ -202,8 +202,7 @@ impl Loaders {
     /// Whether a load of an index with this file (0: whatever file), which is wanted, could be claimed now. If only because somebody loads it could
     /// not, it has the next turn.
     pub(super) fn may_claim(&self, index: IndexId, file: u32) -> bool {
-        let rest = self.rest_of(index, file);
-        if rest.is_some_and(|rest| now() < rest.until.load(Ordering::Relaxed)) {
+        if self.is_at_rest(index, file) {
             return false;
         }
         let is_free = self.is_free(self.claim.load(Ordering::Acquire));
@@ -237,6 +236,11 @@ impl Loaders {
             let is_over = now() >= rest.until.load(Ordering::Relaxed);
             is_over && lost >= rest.refresh_us.load(Ordering::Relaxed).max(1)
         })
+    }
+
+    fn is_at_rest(&self, index: IndexId, file: u32) -> bool {
+        let rest = self.rest_of(index, file);
+        rest.is_some_and(|rest| now() < rest.until.load(Ordering::Relaxed))
     }
 
     fn is_free(&self, word: u64) -> bool {
@@ -277,9 +281,7 @@ impl Loaders {
 
     /// Whether an index with this file rests because its load failed.
     pub(super) fn failed_lately(&self, index: IndexId, file: u32) -> bool {
-        let rest = self.rest_of(index, file);
-        let rests = rest.is_some_and(|rest| now() < rest.until.load(Ordering::Relaxed));
-        rests && self.failed_before(index, file)
+        self.is_at_rest(index, file) && self.failed_before(index, file)
     }
 
     /// Whether the last load of an index with this file failed as well.

@@ -23,6 +23,7 @@ mod frozen_writer;
 pub mod index;
 pub mod insert;
 pub mod kmeans;
+mod lanes;
 pub mod layout;
 mod list_lock;
 mod list_piece;

@@ -8,6 +8,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use crate::bound::{COSINE_NORM_MAX, COSINE_NORM_MIN, MAX_ERR, round_up, rounding};
+use crate::lanes::dot;
 use crate::{IvfError, Metric, Result};
 
 /// Largest finite value of binary16.
@@ -96,7 +97,7 @@ impl Scaling {
                 (unit, 0.0)
             }
             Metric::Cosine => {
-                let norm = norm_sq(v).sqrt();
+                let norm = dot(v, v).sqrt();
                 if norm == 0.0 {
                     return Ok(None);
                 }
@@ -130,19 +131,6 @@ impl Scale {
     }
 }
 
-/// Squared norm, summed in eight lanes: one after the other the additions would wait for each other.
-fn norm_sq(v: &[f32]) -> f64 {
-    let mut lanes = [0f64; 8];
-    let (eights, rest) = v.as_chunks::<8>();
-    for eight in eights {
-        for (lane, &x) in lanes.iter_mut().zip(eight) {
-            *lane += f64::from(x) * f64::from(x);
-        }
-    }
-    let square = |&x: &f32| f64::from(x) * f64::from(x);
-    lanes.iter().sum::<f64>() + rest.iter().map(square).sum::<f64>()
-}
-
 /// A vector in scaled space.
 pub(crate) struct Scaled {
     /// The values, `[dim]`.
@@ -159,7 +147,7 @@ pub fn choose_scale(metric: Metric, sample: &[f32], dim: usize) -> i32 {
     let size_of = |v: &[f32]| {
         let peak = f64::from(v.iter().fold(0f32, |m, x| m.max(x.abs())));
         let norm = match metric {
-            Metric::Cosine => norm_sq(v).sqrt(),
+            Metric::Cosine => dot(v, v).sqrt(),
             _ => 1.0,
         };
         if peak > 0.0 && peak.is_finite() {

@@ -7,7 +7,7 @@ mod store_world;
 mod world;
 
 use omen_gpu::memory::Parts;
-use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierBuilder, TierList};
+use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierList};
 use omen_ivf::Metric;
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::index::{Index, read_entries, read_entry};
@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use store_world::{World, seed, tid, vector};
-use world::{Server, choices, go_on, search, until, wanted};
+use world::{Server, choices, go_on, roomy, search, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
 const NUMBER: u64 = 7;
@@ -50,19 +50,9 @@ fn server_with(tier: &Shared) -> Server {
 
 /// A tier of all lists, with room for some more entries.
 fn tier_with_room(gpu: &Gpu, world: &World, parts: Parts) -> Tier {
-    let wanted = wanted(world, parts, LIMIT);
     // All of them may be written again at once.
-    let n_slots = wanted.n_slots * 5 / 2 + 1000;
-    let copiers = Copiers::none();
-    let mut builder =
-        TierBuilder::with_parts(gpu, wanted.spec, parts, n_slots, LIMIT, copiers).unwrap();
-    builder.align_lists();
-    let lists: Vec<u32> = (0..world.index.n_lists()).collect();
-    builder.load_centroids(&world.store, &world.index).unwrap();
-    builder
-        .load_lists(&world.store, &world.index, &lists)
-        .unwrap();
-    builder.finish().unwrap()
+    let n_slots = wanted(world, parts, LIMIT).n_slots * 5 / 2 + 1000;
+    roomy(gpu, world, parts, n_slots, LIMIT)
 }
 
 /// The lists that a tier has otherwise than the index, appended entries included unless it has codes alone.

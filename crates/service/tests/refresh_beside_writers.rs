@@ -9,7 +9,7 @@ mod world;
 
 use half::f16;
 use omen_gpu::memory::{Parts, with_room};
-use omen_gpu::{Copiers, Gpu, Tier, TierBuilder, TierList};
+use omen_gpu::{Copiers, Tier, TierList};
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::fold::fold_list;
 use omen_ivf::index::{Index, read_entries, read_entry};
@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use store_world::{World, seed, tid, vector};
-use world::{Server, go_on, until, wanted};
+use world::{Server, go_on, roomy, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
 
@@ -128,20 +128,6 @@ fn check(tier: &Tier, world: &World, compared: &mut Compared, what: &str) {
     }
 }
 
-/// A tier of all lists with this room.
-fn tier_of(gpu: &Gpu, world: &World, parts: Parts, n_slots: u64) -> Tier {
-    let spec = wanted(world, parts, LIMIT).spec;
-    let copiers = Copiers::none();
-    let mut builder = TierBuilder::with_parts(gpu, spec, parts, n_slots, LIMIT, copiers).unwrap();
-    builder.align_lists();
-    let lists: Vec<u32> = (0..world.index.n_lists()).collect();
-    builder.load_centroids(&world.store, &world.index).unwrap();
-    builder
-        .load_lists(&world.store, &world.index, &lists)
-        .unwrap();
-    builder.finish().unwrap()
-}
-
 #[test]
 fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -172,7 +158,7 @@ fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
             true => with_room(u64::from(n), n_lists as usize),
             false => u64::from(n) + rng.random_range(100..800),
         };
-        shared.lock().unwrap().1 = Some(tier_of(&server.gpu, &world, parts, n_slots));
+        shared.lock().unwrap().1 = Some(roomy(&server.gpu, &world, parts, n_slots, LIMIT));
         let (key, spec) = {
             let wanted = wanted(&world, parts, LIMIT);
             (wanted.key, wanted.spec)

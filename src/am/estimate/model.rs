@@ -80,8 +80,7 @@ impl Build {
             .max(taking)
             .max((reading + assigning) / cores);
         let entries = n_rows * (f64::from(self.row_words) * 2.0 + ENTRY_BYTES as f64);
-        let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
-        let is_spilled = entries > (self.work_bytes - ahead) as f64;
+        let is_spilled = entries > (self.work_bytes - self.ahead_bytes()) as f64;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
             let wanted = sample::n_queries(self.sampled as usize);
@@ -153,6 +152,11 @@ impl Build {
         CONTEXT_BYTES + assigning.max(tier)
     }
 
+    /// Bytes for rows on their way, beside those that are sorted.
+    fn ahead_bytes(&self) -> u64 {
+        build::ahead_bytes(self.work_bytes as usize) as u64
+    }
+
     /// The most bytes that a phase takes.
     pub(super) fn memory(&self) -> u64 {
         let bytes_of = |words: u32| u64::from(words) * size_of::<f32>() as u64;
@@ -161,7 +165,7 @@ impl Build {
         // The sample, and what is trained on.
         let training = self.sampled * (input + coarse) + centroids;
         let entries = self.n_rows * (bytes_of(self.row_words) / 2 + ENTRY_BYTES);
-        let ahead = build::ahead_bytes(self.work_bytes as usize) as u64;
+        let ahead = self.ahead_bytes();
         let sorting = entries.min(self.work_bytes - ahead) + ahead + centroids;
         let workers = self.workers as u64 * WORKER_BYTES;
         let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * (input + coarse);

@@ -9,6 +9,7 @@ use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
 use half::f16;
+use omen_ivf::Tid;
 use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
@@ -130,66 +131,74 @@ impl Known<'_> {
         let ends_in_word = !(here.n_slots as usize).is_multiple_of(GROUP);
         (!ends_in_word || here.last_live != 0) && (!is_frozen_alone || here.n_slots == n_frozen)
     }
-
-    /// No live bits yet.
-    fn words(&self) -> Words {
-        let n_slots = self.room.max(self.here.n_slots as usize);
-        Words {
-            first: self.first_word,
-            live: vec![0; n_slots.div_ceil(GROUP) - self.first_word],
-        }
-    }
-
-    /// The list with its first `n_slots` entries, of which the appended ones go to `to`.
-    fn renewed(
-        &self,
-        entry: &ListEntry,
-        n_slots: usize,
-        mut to: AppendedTo,
-        words: Words,
-        new: Entries,
-    ) -> Renewed {
-        // Of the last page not all may have found room.
-        if n_slots > self.room {
-            to.n_records -= (n_slots - self.room) as u32;
-            to.version = 0;
-        }
-        let n_slots = n_slots.min(self.room) as u32;
-        Renewed {
-            list: TierList {
-                n_slots,
-                n_room: self.here.n_room.max(n_slots),
-                delete_gen: entry.delete_gen,
-                last_live: words.last(n_slots as usize),
-                appended: to,
-                ..*self.here
-            },
-            live: words.live,
-            new,
-        }
-    }
 }
 
-/// Words of live bits of a list, from number `first` on.
-struct Words {
-    first: usize,
+/// What is read of a list, from a slot on.
+struct Reading<'a> {
+    known: &'a Known<'a>,
+    /// Words of live bits, from `known.first_word` on.
     live: Vec<u32>,
+    /// The slot of the next appended entry.
+    slot: usize,
+    new: Entries,
 }
 
-impl Words {
-    /// Slots in earlier words are passed over.
-    fn set(&mut self, slot: usize) {
-        if let Some(at) = (slot / GROUP).checked_sub(self.first) {
+impl<'a> Reading<'a> {
+    /// Nothing yet, and no live bits; appended entries come from `slot` on.
+    fn new(known: &'a Known<'a>, slot: usize) -> Self {
+        let n_slots = known.room.max(known.here.n_slots as usize);
+        Self {
+            known,
+            live: vec![0; n_slots.div_ceil(GROUP) - known.first_word],
+            slot,
+            new: Entries::default(),
+        }
+    }
+
+    /// An entry lives. Slots in words that are not wanted are passed over.
+    fn set_live(&mut self, slot: usize) {
+        if let Some(at) = (slot / GROUP).checked_sub(self.known.first_word) {
             self.live[at] |= 1 << (slot % GROUP);
         }
     }
 
-    /// The last word of so many slots, if they end within one.
-    fn last(&self, n_slots: usize) -> u32 {
-        let word = (n_slots / GROUP).checked_sub(self.first);
-        match n_slots.is_multiple_of(GROUP) {
+    /// The next appended entry.
+    fn take(&mut self, tid: Tid, is_live: bool, err: f32, row: &[f16]) {
+        if self.slot < self.known.room {
+            if is_live {
+                self.set_live(self.slot);
+            }
+            if self.slot >= self.known.here.n_slots as usize {
+                self.new.push(tid, is_live, err, row);
+            }
+        }
+        self.slot += 1;
+    }
+
+    /// The list by now, of which the appended entries that were taken go to `to`.
+    fn end(self, entry: &ListEntry, mut to: AppendedTo) -> Renewed {
+        let room = self.known.room;
+        // Of the last page not all may have found room.
+        if self.slot > room {
+            to.n_records -= (self.slot - room) as u32;
+            to.version = 0;
+        }
+        let n_slots = self.slot.min(room);
+        let last_live = match n_slots.is_multiple_of(GROUP) {
             true => 0,
-            false => word.map_or(0, |at| self.live[at]),
+            false => self.live[n_slots / GROUP - self.known.first_word],
+        };
+        Renewed {
+            list: TierList {
+                n_slots: n_slots as u32,
+                n_room: self.known.here.n_room.max(n_slots as u32),
+                delete_gen: entry.delete_gen,
+                last_live,
+                appended: to,
+                ..*self.known.here
+            },
+            live: self.live,
+            new: self.new,
         }
     }
 }
@@ -204,22 +213,14 @@ fn read_new<S: PageStore>(
     known: &Known<'_>,
 ) -> Result<Option<Renewed>, LoadError> {
     let n_here = known.here.n_slots as usize;
-    let (mut words, mut slot, mut new) = (known.words(), n_here, Entries::default());
+    let mut reading = Reading::new(known, n_here);
     if !n_here.is_multiple_of(GROUP) {
-        words.live[0] = known.here.last_live;
+        reading.live[0] = known.here.last_live;
     }
-    let take = |tid, is_live, err, row: &[f16]| {
-        if slot < known.room {
-            if is_live {
-                words.set(slot);
-            }
-            new.push(tid, is_live, err, row);
-        }
-        slot += 1;
-    };
     let (here, most) = (known.here.appended, known.room - n_here);
-    let to = reader.appended_beyond(s, index, list, entry, here, most, take)?;
-    Ok(to.map(|to| known.renewed(entry, slot, to, words, new)))
+    let take = |tid, is_live, err, row: &[f16]| reading.take(tid, is_live, err, row);
+    let to = reader.appended_beyond(s, index, list, entry, here, most, 0, take)?;
+    Ok(to.map(|to| reading.end(entry, to)))
 }
 
 /// Reads which of a list's entries are live, and what of them is new. `None`: the list was rewritten meanwhile.
@@ -232,13 +233,13 @@ fn read_again<S: PageStore>(
     known: &Known<'_>,
 ) -> Result<Option<Renewed>, LoadError> {
     let (n_frozen, n_here) = (entry.frozen_count as usize, known.here.n_slots as usize);
-    let mut words = known.words();
+    let mut reading = Reading::new(known, n_frozen);
     let groups = known.first_word as u32..streams::n_groups(entry.frozen_count);
     let visit = reader.headers(s, index, list, entry, groups, |group, header| {
         let first = group as usize * GROUP;
         for (i, slot) in (first..n_frozen.min(first + GROUP)).enumerate() {
             if header.live & 1 << i != 0 {
-                words.set(slot);
+                reading.set_live(slot);
             }
         }
         ControlFlow::Continue(())
@@ -246,20 +247,9 @@ fn read_again<S: PageStore>(
     if visit == Visit::Changed {
         return Ok(None);
     }
-    let (mut slot, mut new) = (n_frozen, Entries::default());
     let (most, n_known) = (known.room - n_frozen, n_here - n_frozen);
-    let take = |tid, is_live, err, row: &[f16]| {
-        if slot < known.room {
-            if is_live {
-                words.set(slot);
-            }
-            if slot >= n_here {
-                new.push(tid, is_live, err, row);
-            }
-        }
-        slot += 1;
-    };
+    let take = |tid, is_live, err, row: &[f16]| reading.take(tid, is_live, err, row);
     let to = reader.appended_up_to(s, index, list, entry, most, n_known, take)?;
-    let to = to.filter(|_| slot >= n_here);
-    Ok(to.map(|to| known.renewed(entry, slot, to, words, new)))
+    let to = to.filter(|_| reading.slot >= n_here);
+    Ok(to.map(|to| reading.end(entry, to)))
 }

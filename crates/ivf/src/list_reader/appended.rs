@@ -49,26 +49,12 @@ impl ListReader {
         f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
         let nothing = AppendedTo::NOTHING;
-        self.appended_from(s, index, list, entry, nothing, most, n_rowless, f)
+        self.appended_beyond(s, index, list, entry, nothing, most, n_rowless, f)
     }
 
     /// As [`Self::appended_up_to`], for the entries beyond `known`, which is of the layout of `entry`, and of which none was deleted since.
     #[allow(clippy::too_many_arguments)]
     pub fn appended_beyond<S: PageStore>(
-        &mut self,
-        s: &S,
-        index: &Index,
-        list: u32,
-        entry: &ListEntry,
-        known: AppendedTo,
-        most: usize,
-        f: impl FnMut(Tid, bool, f32, &[f16]),
-    ) -> Result<Option<AppendedTo>> {
-        self.appended_from(s, index, list, entry, known, most, 0, f)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn appended_from<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,

@@ -22,6 +22,7 @@ mod one_bit;
 use half::f16;
 use omen_distance::{Estimate, GroupFactors, Limit, f32_from_f16};
 
+use crate::lanes::dot;
 use crate::layout::group::{Filter, GROUP, GroupHeader, GroupShape, HEADER_LINES};
 use crate::layout::page::LINE_BYTES;
 use crate::rotation::Rotation;
@@ -173,40 +174,6 @@ impl<'a> Encoder<'a> {
             },
         }
     }
-}
-
-/// Sums are made side by side, always in the same order: one after the other they would wait for each other.
-const LANES: usize = 8;
-
-/// Sums side by side.
-#[derive(Default)]
-struct Lanes([f64; LANES]);
-
-impl Lanes {
-    fn sum(&self) -> f64 {
-        self.0.iter().sum()
-    }
-}
-
-/// The whole lanes of a vector.
-fn lanes(x: &[f32]) -> &[[f32; LANES]] {
-    x.as_chunks::<LANES>().0
-}
-
-/// The inner product of two vectors of one length.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = Lanes::default();
-    for (a, b) in lanes(a).iter().zip(lanes(b)) {
-        for i in 0..LANES {
-            sums.0[i] += f64::from(a[i]) * f64::from(b[i]);
-        }
-    }
-    let rest = a.len() / LANES * LANES;
-    let products = a[rest..].iter().zip(&b[rest..]);
-    sums.sum()
-        + products
-            .map(|(&a, &b)| f64::from(a) * f64::from(b))
-            .sum::<f64>()
 }
 
 /// A query against all codes.

@@ -2,7 +2,8 @@
 
 use omen_distance::{pack_codes, put_code};
 
-use super::{CodeSums, LANES, Lanes, QueryCode, Table, epsilon, lanes};
+use super::{CodeSums, QueryCode, Table, epsilon};
+use crate::lanes::{LANES, Lanes, lanes};
 use crate::layout::group::{Filter, GROUP};
 
 /// The signs of a rotated residual (`[code_dim]`, a multiple of 8) into `values` (`[code_dim]`, 1 for positive).

@@ -204,6 +204,20 @@ pub fn direct(gpu: &Gpu, world: &World, lists: &[u32], parts: Parts, limit: u64)
     builder.finish().unwrap()
 }
 
+/// A tier of all lists, each of which may grow, loaded without a server: of so many slots, which other lists may be written to.
+pub fn roomy(gpu: &Gpu, world: &World, parts: Parts, n_slots: u64, limit: u64) -> Tier {
+    let spec = wanted(world, parts, limit).spec;
+    let copiers = Copiers::none();
+    let mut builder = TierBuilder::with_parts(gpu, spec, parts, n_slots, limit, copiers).unwrap();
+    builder.align_lists();
+    let lists: Vec<u32> = (0..world.index.n_lists()).collect();
+    builder.load_centroids(&world.store, &world.index).unwrap();
+    builder
+        .load_lists(&world.store, &world.index, &lists)
+        .unwrap();
+    builder.finish().unwrap()
+}
+
 /// What a tier answers to some queries near the origin, of all lists.
 pub fn search(tier: &Tier, world: &World, seed: u64) -> Result<BatchFound, GpuError> {
     let mut rng = StdRng::seed_from_u64(seed);
