@@ -65,13 +65,18 @@ def figures(log):
 def names_of_failed(kind, log):
     """The lines of a step's log that name what failed, and why where the runner says it."""
     pattern = {
-        "cargo": r"^test (\S+ \.\.\. FAILED)$|^error: (.+)$",
+        "cargo": r"^test (\S+) \.\.\. FAILED$|^error: (.+)$",
         "pytest": r"^(?:FAILED|ERROR) (.+)$",
         "regress": r"^(test .+ \.\.\. FAILED.*|not ok .+)$",
         "checks": r"^FAILED - (.+)$",
         "command": r"^(error.*)$",
     }[kind]
-    return ["".join(found) if isinstance(found, tuple) else found for found in re.findall(pattern, log, re.M)]
+    named = ["".join(found) if isinstance(found, tuple) else found for found in re.findall(pattern, log, re.M)]
+    if kind == "cargo":
+        # Tests that shall panic do so too: only of those named.
+        panics = {test: f" at {place} {why}" for test, place, why in re.findall(r"^thread '([^']+)'.* panicked at (.+)\n(.*)$", log, re.M)}
+        named = [name + panics.get(name, "") for name in named]
+    return named
 
 
 def main(path):

@@ -91,7 +91,7 @@ fn each_entry_by_itself() {
 fn pack_then_unpack() {
     let mut rng = common::rng();
     for n_dims in [0usize, 1, 2, 3, 4, 5, 63, 64, 65, 96, 128, 255, 768, 1536] {
-        let words = n_dims.div_ceil(64) + rng.random_range(0..2);
+        let words = n_dims.div_ceil(64).max(1) + rng.random_range(0..2);
         let bits: Vec<u64> = (0..GROUP * words).map(|_| rng.random()).collect();
         let mut codes = vec![0; 16 * n_dims.div_ceil(4)];
         pack_codes(&bits, words, n_dims, &mut codes);
