@@ -120,6 +120,19 @@ fn hadamard(c: &mut Criterion) {
     }
 }
 
+/// The rotation of codes of so many dimensions.
+fn rotate(c: &mut Criterion) {
+    for n in [128, 768, 1536] {
+        for v in instruction_sets() {
+            let id = format!("rotate/{}/{n}", v.name());
+            c.bench_function(&id, |bencher| {
+                let (mut x, flips) = (vec![0.0; n], vec![0; 4 * n]);
+                bencher.iter(|| v.rotate(black_box(&mut x), &flips));
+            });
+        }
+    }
+}
+
 fn convert(c: &mut Criterion) {
     let (x, mut h) = (row(768), vec![f16::ZERO; 768]);
     for v in instruction_sets() {
@@ -139,6 +152,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_secs(1));
-    targets = distances, scans, bounds, hadamard, convert
+    targets = distances, scans, bounds, hadamard, rotate, convert
 }
 criterion_main!(benches);

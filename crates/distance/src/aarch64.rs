@@ -34,6 +34,7 @@ pub(crate) const VARIANT: Variant = Variant {
     group_bounds,
     // NEON is part of the baseline: the compiler has vectorised the portable loops with it.
     hadamard: scalar::hadamard,
+    rotate: scalar::rotate,
 };
 
 /// f16 to f32. The instruction is plain ARMv8; only its intrinsic is not stable.

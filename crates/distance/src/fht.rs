@@ -1,7 +1,7 @@
 //! The passes of the fast Hadamard transform, shared by all variants.
 //!
-//! Pass `h` replaces `(x_i, x_{i+h})` by their sum and difference, for `h = 1, 2, 4, …`. Two passes are done in one
-//! sweep where possible; since every result is still one addition of the same two operands, all variants agree
+//! Pass `h` replaces `(x_i, x_{i+h})` by their sum and difference, for `h = 1, 2, 4, …`. Some passes are done in one
+//! sweep; since every result is still one addition of the same two operands, all variants agree
 //! bit for bit. Plain loops: the compiler vectorises them with the instructions of the function they are inlined into.
 
 /// Length up to which a block stays in the first-level cache for all its passes (16 KiB).
@@ -17,7 +17,7 @@ pub(crate) fn transform(x: &mut [f32], small: impl Fn(&mut [f32])) {
     passes(x, block);
 }
 
-/// The passes `h = first, 2 first, …` up to half the length.
+/// The passes `h = first, 2 first, …` up to half the length; where registers are narrow and few.
 #[inline(always)]
 pub(crate) fn passes(x: &mut [f32], first: usize) {
     let mut h = first;
@@ -36,6 +36,45 @@ pub(crate) fn passes(x: &mut [f32], first: usize) {
         let (low, high) = x.split_at_mut(h);
         for (a, b) in low.iter_mut().zip(high) {
             (*a, *b) = (*a + *b, *a - *b);
+        }
+    }
+}
+
+/// The same for registers of `LANES` numbers, of which `first` is a multiple; three passes in one sweep where possible.
+#[inline(always)]
+pub(crate) fn wide_passes<const LANES: usize>(x: &mut [f32], first: usize) {
+    let (x, _) = x.as_chunks_mut::<LANES>();
+    let mut h = first / LANES;
+    while 8 * h <= x.len() {
+        sweep::<LANES, 8>(x, h);
+        h *= 8;
+    }
+    if 4 * h <= x.len() {
+        sweep::<LANES, 4>(x, h);
+    } else if 2 * h <= x.len() {
+        sweep::<LANES, 2>(x, h);
+    }
+}
+
+/// The passes `h, 2 h, …` up to half of `R h` (in registers), with `R` of them in hand.
+#[inline(always)]
+fn sweep<const LANES: usize, const R: usize>(x: &mut [[f32; LANES]], h: usize) {
+    for part in x.chunks_exact_mut(R * h) {
+        for i in 0..h {
+            let mut hand: [[f32; LANES]; R] = std::array::from_fn(|r| part[i + r * h]);
+            let mut step = 1;
+            while step < R {
+                for r in (0..R).filter(|r| r & step == 0) {
+                    for lane in 0..LANES {
+                        let (a, b) = (hand[r][lane], hand[r + step][lane]);
+                        (hand[r][lane], hand[r + step][lane]) = (a + b, a - b);
+                    }
+                }
+                step *= 2;
+            }
+            for (r, register) in hand.into_iter().enumerate() {
+                part[i + r * h] = register;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! | `x86_64/`, `aarch64.rs` | the registers, and the scans, of each instruction set |
 //! | `nearest.rs` | nearest of many centroids for many rows |
 //! | `fht.rs` | the passes of the Hadamard transform that all variants share |
+//! | `kac.rs` | the rounds of the seeded rotation, likewise |
 //! | `bits.rs`, `nibbles.rs` | bit rows to and from FastScan order; 4-bit codes |
 //! | `sparse.rs`, `bit_strings.rs` | distances of sparse rows and of bit strings |
 //! | `bounds.rs` | from a group's sums to bounds and to the entries within a limit |
@@ -42,6 +43,7 @@ mod bounds;
 mod fht;
 mod generic;
 mod isa;
+mod kac;
 mod nearest;
 mod nibbles;
 pub mod scalar;
@@ -193,4 +195,15 @@ pub fn group_bounds(
 #[inline]
 pub fn hadamard(x: &mut [f32]) {
     active().hadamard(x);
+}
+
+/// Rotates `x` in place, by as many rounds as `flips` (`[n_rounds, x.len()]`, each 0 or the sign bit of an f32) is for. Each flips signs, applies the
+/// orthonormal Hadamard transform to a window whose length is a power of two (the head of the vector in even rounds, its tail in odd ones)
+/// and, where the window does not cover the vector, mixes its two halves by a Givens rotation of 45 degrees.
+/// Source: "FHT-Kac" of RaBitQ-Library, `docs/docs/rabitq/rotator.md`.
+///
+/// All variants agree bit for bit. Panics if a length is odd and no power of two, or `flips` is not of whole rounds.
+#[inline]
+pub fn rotate(x: &mut [f32], flips: &[u32]) {
+    active().rotate(x, flips);
 }

@@ -8,7 +8,7 @@ use crate::bits::{GROUP, PERM};
 use crate::bounds::{Estimate, GroupFactors, Limit, bounds_and_limits};
 use crate::generic::SUM_LANES;
 use crate::nibbles::{BLOCK, BLOCK_DIMS};
-use crate::{Isa, Variant, fht};
+use crate::{Isa, Variant, fht, kac};
 
 /// Lanes of a sum that are in registers at once; divides [`SUM_LANES`].
 const STRIPE: usize = 16;
@@ -33,6 +33,7 @@ pub(crate) const VARIANT: Variant = Variant {
     nibble_scan,
     group_bounds,
     hadamard,
+    rotate,
 };
 
 /// See [`crate::l2sq`].
@@ -183,6 +184,11 @@ pub fn hadamard(x: &mut [f32]) {
         fht::first_passes(block);
         fht::passes(block, 4);
     });
+}
+
+/// See [`crate::rotate`].
+pub fn rotate(x: &mut [f32], flips: &[u32]) {
+    kac::rotate(x, flips, hadamard);
 }
 
 /// Sums `term(a_i, b_i)` in [`SUM_LANES`] lanes, then the lanes as a binary tree.

@@ -35,6 +35,7 @@ pub struct Variant {
     pub(crate) nibble_scan: unsafe fn(&[u8], &[i8], &mut [i32; GROUP]),
     pub(crate) group_bounds: GroupBounds,
     pub(crate) hadamard: unsafe fn(&mut [f32]),
+    pub(crate) rotate: unsafe fn(&mut [f32], &[u32]),
 }
 
 type GroupBounds =
@@ -213,6 +214,23 @@ impl Variant {
         );
         // SAFETY: `available` checked the instruction set, the lines above the length.
         unsafe { (self.hadamard)(x) }
+    }
+
+    /// See [`crate::rotate`].
+    #[inline]
+    pub fn rotate(&self, x: &mut [f32], flips: &[u32]) {
+        let n = x.len();
+        assert!(
+            n.is_power_of_two() || n.is_multiple_of(2) && n > 0,
+            "rotate: length {n}"
+        );
+        assert!(
+            flips.len().is_multiple_of(n),
+            "rotate: {} flips for {n} numbers",
+            flips.len()
+        );
+        // SAFETY: `available` checked the instruction set, the lines above the lengths.
+        unsafe { (self.rotate)(x, flips) }
     }
 }
 

@@ -1,13 +1,9 @@
 //! The seeded random rotation of the codes: "FHT-Kac", no stored matrix.
 //!
-//! Four rounds; each flips signs by seeded bits, applies the orthonormal Hadamard transform to a window whose
-//! length is a power of two (the head of the vector in even rounds, its tail in odd ones) and, where the window does
-//! not cover the vector, mixes its two halves by a Givens rotation of 45 degrees. Every step is orthogonal, so lengths
+//! Four rounds of [`omen_distance::rotate`], which flip signs by seeded bits. Every step is orthogonal, so lengths
 //! and inner products survive; the signs make the direction look random, which the estimate of `rabitq` needs.
 //! Source: RaBitQ-Library, `docs/docs/rabitq/rotator.md`. The result depends on the seed and the dimensions
 //! alone: it is part of the page format.
-
-use std::f32::consts::FRAC_1_SQRT_2;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -20,7 +16,6 @@ pub struct Rotation {
     seed: u64,
     dim: usize,
     code_dim: usize,
-    window: usize,
     /// Sign bits to flip, `[ROUNDS, code_dim]`, each 0 or the sign bit of an f32.
     flips: Vec<u32>,
 }
@@ -42,7 +37,6 @@ impl Rotation {
             seed,
             dim,
             code_dim,
-            window: 1 << code_dim.ilog2(),
             flips,
         }
     }
@@ -87,28 +81,7 @@ impl Rotation {
         );
         out[..self.dim].copy_from_slice(x);
         out[self.dim..].fill(0.0);
-        let scale = 1.0 / (self.window as f32).sqrt();
-        for (round, flips) in self.flips.chunks_exact(self.code_dim).enumerate() {
-            for (value, flip) in out.iter_mut().zip(flips) {
-                *value = f32::from_bits(value.to_bits() ^ flip);
-            }
-            let start = if round % 2 == 0 {
-                0
-            } else {
-                self.code_dim - self.window
-            };
-            let window = &mut out[start..start + self.window];
-            omen_distance::hadamard(window);
-            for value in window {
-                *value *= scale;
-            }
-            if self.window < self.code_dim {
-                let (head, tail) = out.split_at_mut(self.code_dim / 2);
-                for (a, b) in head.iter_mut().zip(tail) {
-                    (*a, *b) = ((*a + *b) * FRAC_1_SQRT_2, (*a - *b) * FRAC_1_SQRT_2);
-                }
-            }
-        }
+        omen_distance::rotate(out, &self.flips);
     }
 }
 

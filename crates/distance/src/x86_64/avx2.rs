@@ -10,7 +10,7 @@ use crate::bits::GROUP;
 use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
 use crate::nibbles::{BLOCK, BLOCK_DIMS};
-use crate::{Isa, Variant, fht, scalar};
+use crate::{Isa, Variant, fht, kac, scalar};
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Avx2,
@@ -32,6 +32,7 @@ pub(crate) const VARIANT: Variant = Variant {
     nibble_scan,
     group_bounds,
     hadamard,
+    rotate,
 };
 
 /// Masks of [`_mm256_maskload_ps`]: the eight from `8 - n` on let the first `n` lanes through.
@@ -377,8 +378,16 @@ pub(super) unsafe fn hadamard(x: &mut [f32]) {
                 _mm256_storeu_ps(part.as_mut_ptr(), hadamard_8(v));
             }
         }
-        fht::passes(block, 8);
+        fht::wide_passes::<8>(block, 8);
     });
+}
+
+/// # Safety
+/// AVX2; as [`crate::rotate`].
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn rotate(x: &mut [f32], flips: &[u32]) {
+    // SAFETY: AVX2, which this function enables; the window's length is a power of two.
+    kac::rotate(x, flips, |window| unsafe { hadamard(window) });
 }
 
 /// The three passes within a register.

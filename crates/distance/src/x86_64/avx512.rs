@@ -11,7 +11,7 @@ use crate::bits::GROUP;
 use crate::bounds::{Estimate, GroupFactors, Limit, Row, bounds_and_limits};
 use crate::generic::{Dot, L1, L2sq, Lanes, sum_terms};
 use crate::nibbles::{BLOCK, BLOCK_DIMS};
-use crate::{Isa, Variant, fht};
+use crate::{Isa, Variant, fht, kac};
 
 pub(crate) const VARIANT: Variant = Variant {
     isa: Isa::Avx512,
@@ -33,6 +33,7 @@ pub(crate) const VARIANT: Variant = Variant {
     nibble_scan,
     group_bounds,
     hadamard,
+    rotate,
 };
 
 /// The lowest `n < 32` bits.
@@ -338,8 +339,16 @@ unsafe fn hadamard(x: &mut [f32]) {
                 _mm512_storeu_ps(part.as_mut_ptr(), hadamard_16(v));
             }
         }
-        fht::passes(block, 16);
+        fht::wide_passes::<16>(block, 16);
     });
+}
+
+/// # Safety
+/// AVX-512; as [`crate::rotate`].
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn rotate(x: &mut [f32], flips: &[u32]) {
+    // SAFETY: AVX-512, which this function enables; the window's length is a power of two.
+    kac::rotate(x, flips, |window| unsafe { hadamard(window) });
 }
 
 /// The four passes within a register: `(y + x)` where the pass adds, `(y - x)` where it subtracts, y the partner.
