@@ -35,6 +35,13 @@ pub(crate) fn pool() -> Result<rayon::ThreadPool> {
     .map_err(|e| not_started(&e))
 }
 
+/// A pool of `n` threads to help this one; `None` if there are to be none, or the system has none left.
+pub(crate) fn helpers(n: usize) -> Option<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n);
+    let pool = pool.thread_name(|i| format!("omen help {i}"));
+    (n > 0).then(|| with_signals_blocked(|| pool.build()).ok())?
+}
+
 /// Runs `work` on a thread of this name, with all signals blocked. Errors: the system has none left.
 pub(crate) fn start(
     name: &str,
@@ -74,14 +81,14 @@ pub(crate) fn give_back_memory() {
     };
 }
 
-/// How long this thread has had a processor so far; zero where the system does not say.
-pub(crate) fn time_on_processor() -> Duration {
+/// How long the threads of this process have had processors so far, together; zero where the system does not say.
+pub(crate) fn time_on_processors() -> Duration {
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: `time` is where it is written to.
-    match unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) } {
+    match unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) } {
         0 => Duration::new(time.tv_sec as u64, time.tv_nsec as u32),
         _ => Duration::ZERO,
     }

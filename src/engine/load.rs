@@ -188,7 +188,7 @@ impl Device {
             };
             let refresh = loaded.tier.begin_refresh()?;
             let mut builder = TierBuilder::refresh(refresh, Copiers::none())?;
-            let round = write_stale(&mut builder, pages, index)?;
+            let round = write_stale(&mut builder, pages, index, None)?;
             loaded.tier.end_refresh(builder.end()?.lists)?;
             loaded.note_refreshed();
             n_lacking = round.n_lacking();

@@ -8,6 +8,7 @@ use omen_gpu::engine::TierWriter;
 use omen_gpu::{LoadError, TierBuilder, TierList};
 use omen_ivf::index::{Index, read_entries};
 use omen_ivf::layout::directory::ListEntry;
+use rayon::ThreadPool;
 
 use crate::storage::IndexPages;
 
@@ -96,12 +97,13 @@ fn lacks_many(here: &TierList, index: &Index, entry: &ListEntry) -> bool {
     lacking > 0 && lacking * LIST_SHARE > u64::from(here.n_slots)
 }
 
-/// Writes lists of a tier again that are out of date, as far as there is room; in place where they were not rewritten and have room; in the order of their slots, so that what they leave is in one
-/// piece.
+/// Writes lists of a tier again that are out of date, as far as there is room; in place where they were not rewritten and have room; in the order of
+/// their slots, so that what they leave is in one piece. The threads of `pool`, if there is one, make codes.
 pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     builder: &mut TierBuilder<W>,
     pages: &IndexPages,
     index: &Index,
+    pool: Option<&ThreadPool>,
 ) -> Result<Round, LoadError> {
     let numbers: Vec<u32> = (0..index.n_lists()).collect();
     let entries = read_entries(pages, index, &numbers)?;
@@ -118,7 +120,7 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     here.retain(|&list| before[list as usize].is_some());
     by_slot(&mut here);
     let with_entries = here.iter().map(|&list| (list, entries[list as usize]));
-    let rewritten = builder.renew_lists(pages, index, with_entries)?;
+    let rewritten = builder.renew_lists(pages, index, with_entries, pool)?;
     builder.load_lists(pages, index, &rewritten)?;
     // Those of them that have found no room are not there as the index has them, whatever was appended.
     let rewritten: HashSet<u32> = rewritten.into_iter().collect();

@@ -33,6 +33,9 @@ use crate::{am, named_index, threads, wake};
 const STAY: Duration = Duration::from_secs(1);
 const LONGEST_STAY: Duration = Duration::from_secs(3);
 const STAY_WHILE_AWAITED: Duration = Duration::from_millis(300);
+/// Threads that help with a refresh: on a busy machine each has a processor as often as a session has, and what is appended while a refresh lasts
+/// is for searches to look at.
+const MAX_HELPERS: usize = 2;
 /// As shown in `pg_stat_activity`.
 const NAME: &str = "pg_omen loader";
 
@@ -339,9 +342,10 @@ fn refresh(
     let (loaders, came) = (&service.control.loaders, Instant::now());
     let until = came + LONGEST_STAY;
     let is_to_go = || loaders.is_awaited(job.id) && came.elapsed() > STAY_WHILE_AWAITED;
+    let pool = threads::helpers(MAX_HELPERS.min(threads::cores() - 1));
     let outcome = loop {
-        let (began, busy_before) = (Instant::now(), threads::time_on_processor());
-        let refreshed = loading::refresh(service, pages, index, key)?;
+        let (began, busy_before) = (Instant::now(), threads::time_on_processors());
+        let refreshed = loading::refresh(service, pages, index, key, pool.as_ref())?;
         if refreshed == Refreshed::Not && !service.control.has_tier(key) {
             // As where there was none before: it is for searches to say whether it comes back, and that does not wait for a rest of this.
             return Ok(Outcome::Gone);
@@ -352,7 +356,7 @@ fn refresh(
             loaders.rest_in_vain(job.id, FILE.get(), is_up_to_others);
             break refreshed;
         }
-        let busy = threads::time_on_processor().saturating_sub(busy_before);
+        let busy = threads::time_on_processors().saturating_sub(busy_before);
         let took = (began.elapsed(), busy);
         loaders.rest_after_refresh(job.id, FILE.get(), took, is_useful);
         let ends = until.min(Instant::now() + STAY);

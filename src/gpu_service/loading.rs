@@ -6,6 +6,7 @@ use omen_gpu::{Copiers, Export, GpuError, LoadError};
 use omen_ivf::index::Index;
 use omen_service::load::{Check, Room, Wanted, begin, begin_refresh, export, finish};
 use omen_service::message::TierKey;
+use rayon::ThreadPool;
 
 use super::control::get;
 use super::mappings::Mapping;
@@ -200,13 +201,14 @@ pub(crate) enum Refreshed {
     Not,
 }
 
-/// Brings the tier of an index in the service's memory up to date, as far as the lists go that are there. Errors: as for [`load`], without
+/// Brings the tier of an index in the service's memory up to date, as far as the lists go that are there, with the threads of `pool` too. Errors: as for [`load`], without
 /// `OutOfMemory` and `Unsupported`.
 pub(crate) fn refresh(
     service: &Service,
     pages: &IndexPages,
     index: &Index,
     key: &TierKey,
+    pool: Option<&ThreadPool>,
 ) -> Result<Refreshed, Stop> {
     session::release_at_exit();
     if !session::is_up(service) {
@@ -229,7 +231,7 @@ pub(crate) fn refresh(
             begun => begun?,
         };
         inject_faults()?;
-        let round = match write_stale(&mut builder, pages, index) {
+        let round = match write_stale(&mut builder, pages, index, pool) {
             // The device's staging areas are not there beforehand.
             Err(LoadError::Gpu(GpuError::OutOfMemory { .. })) => return Ok(Refreshed::Not),
             round => round?,

@@ -65,10 +65,9 @@ fn sweep<const LANES: usize, const R: usize>(x: &mut [[f32; LANES]], h: usize) {
             let mut step = 1;
             while step < R {
                 for r in (0..R).filter(|r| r & step == 0) {
-                    for lane in 0..LANES {
-                        let (a, b) = (hand[r][lane], hand[r + step][lane]);
-                        (hand[r][lane], hand[r + step][lane]) = (a + b, a - b);
-                    }
+                    let (a, b) = (hand[r], hand[r + step]);
+                    hand[r] = std::array::from_fn(|lane| a[lane] + b[lane]);
+                    hand[r + step] = std::array::from_fn(|lane| a[lane] - b[lane]);
                 }
                 step *= 2;
             }

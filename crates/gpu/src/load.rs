@@ -7,6 +7,7 @@
 
 mod appended;
 mod batches;
+mod groups;
 mod renew;
 mod times;
 

@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use store_world::{World, seed, tid, vector};
-use world::{Server, choices, go_on, roomy, search, until, wanted};
+use world::{Server, choices, go_on, helpers, roomy, search, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
 const NUMBER: u64 = 7;
@@ -163,6 +163,7 @@ fn refreshed_lists_are_those_of_the_index() {
                     let (old, spec) = (tier.lists().to_vec(), tier.spec());
                     *shared.lock().unwrap() = Some(tier);
                     let copiers = Copiers::with_threads(rng.random_range(0..2));
+                    let pool = helpers(rng.random_range(0..3));
                     let mut builder =
                         begin_refresh(&server.region, 5, &key, spec, copiers, go_on()).unwrap();
                     assert_eq!(builder.lists(), old, "{what}");
@@ -174,7 +175,9 @@ fn refreshed_lists_are_those_of_the_index() {
                     }
                     let entries = read_entries(store, index, &wanted).unwrap();
                     let with_entries = wanted.iter().copied().zip(entries);
-                    let left = builder.renew_lists(store, index, with_entries).unwrap();
+                    let left = builder
+                        .renew_lists(store, index, with_entries, pool.as_ref())
+                        .unwrap();
                     store.clear_hook();
                     n_renewed += wanted.len() - left.len();
                     builder.load_lists(store, index, &left).unwrap();

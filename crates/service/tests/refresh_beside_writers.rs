@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use store_world::{World, seed, tid, vector};
-use world::{Server, go_on, roomy, until, wanted};
+use world::{Server, go_on, helpers, roomy, until, wanted};
 
 const LIMIT: u64 = 1 << 32;
 
@@ -176,6 +176,7 @@ fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
             let mut builder =
                 begin_refresh(&server.region, 5, &key, spec, Copiers::none(), go_on()).unwrap();
             let how = rng.random_range(0..4);
+            let pool = helpers(rng.random_range(0..3));
             if how == 0 {
                 store.fail_after(rng.random_range(1..200));
             } else {
@@ -190,7 +191,7 @@ fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
                 let all: Vec<u32> = (0..index.n_lists()).collect();
                 let entries = read_entries(store, index, &all)?;
                 let with_entries = all.into_iter().zip(entries);
-                let left = builder.renew_lists(store, index, with_entries)?;
+                let left = builder.renew_lists(store, index, with_entries, pool.as_ref())?;
                 builder.load_lists(store, index, &left)
             })();
             store.clear_hook();

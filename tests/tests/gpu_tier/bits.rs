@@ -44,7 +44,9 @@ fn refresh(tier: &mut Tier, store: &MemStore, index: &Index) {
     let lists: Vec<u32> = (0..index.n_lists()).collect();
     let entries = read_entries(store, index, &lists).unwrap();
     let with_entries = lists.iter().copied().zip(entries);
-    let left = builder.renew_lists(store, index, with_entries).unwrap();
+    let left = builder
+        .renew_lists(store, index, with_entries, None)
+        .unwrap();
     builder.load_lists(store, index, &left).unwrap();
     // Where there was no room in place for all that was appended.
     let lacks = |&list: &u32| {

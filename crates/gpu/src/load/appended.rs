@@ -1,15 +1,13 @@
 //! What was appended to a list lies in a tier as if it had been frozen: behind the frozen entries, with codes made here. The pages are read up to
 //! somewhere, which the tier keeps; what is appended later is for those who search to scan.
 
+use super::groups::GroupMaker;
 use super::{LoadError, Loader};
 use crate::engine::TierWriter;
-use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
-use omen_ivf::export::{ListPages, read_centroid};
-use omen_ivf::index::Index;
+use omen_ivf::export::ListPages;
 use omen_ivf::list_reader::{AppendedTo, ListReader};
-use omen_ivf::rabitq::Encoder;
-use omen_ivf::store::{NO_BLOCK, PageStore, PinStore};
+use omen_ivf::store::{NO_BLOCK, PinStore};
 
 /// So many bytes of rows of a list are taken, or a page more; the rest is left to its pages.
 const MOST_BYTES: usize = 16 << 20;
@@ -20,26 +18,6 @@ pub(super) struct Appended {
     pub(super) entries: Entries,
     /// Up to where that is.
     pub(super) to: AppendedTo,
-}
-
-impl<W: TierWriter + ?Sized> TierBuilder<W> {
-    /// Sends entries that were appended to `list` to the slots from `slot` on, with codes if the tier has codes.
-    pub(super) fn stage_appended<S: PageStore>(
-        &mut self,
-        s: &S,
-        index: &Index,
-        list: u32,
-        entries: &Entries,
-        slot: usize,
-    ) -> Result<(), LoadError> {
-        let centroid = match self.parts().codes() {
-            true => Some(read_centroid(s, index, list)?),
-            false => None,
-        };
-        let filter = index.meta.shape().filter;
-        let encoder = centroid.map(|c| Encoder::new(index.metric(), filter, &index.rotation, &c));
-        Ok(self.stage_entries(entries, slot, encoder.as_ref())?)
-    }
 }
 
 impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
@@ -73,7 +51,11 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
         // What has been gathered belongs to the area being filled, which may be left now.
         self.dispatch()?;
         let (s, index) = (self.s, self.index);
-        self.builder
-            .stage_appended(s, index, list, &appended.entries, slot)
+        let maker = GroupMaker::new(self.builder, index);
+        let centroid = maker.centroid(s, list)?;
+        let groups = maker.groups(&appended.entries, centroid.as_deref());
+        Ok(self
+            .builder
+            .stage_entries(&appended.entries, &groups, slot)?)
     }
 }

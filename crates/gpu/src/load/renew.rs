@@ -4,7 +4,9 @@
 //! generations are raised, and the list made longer, only afterwards.
 
 use super::LoadError;
+use super::groups::{Arriving, GroupMaker, Made, Making};
 use crate::engine::TierWriter;
+use crate::error::GpuError;
 use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
@@ -16,6 +18,7 @@ use omen_ivf::layout::group::GROUP;
 use omen_ivf::layout::streams;
 use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::store::PageStore;
+use rayon::ThreadPool;
 use std::ops::ControlFlow;
 
 // A group of frozen entries has a word of live bits.
@@ -30,26 +33,63 @@ struct Renewed {
     list: TierList,
 }
 
+/// What has become of a list that was to be brought up to date.
+enum Renewal {
+    /// It must be loaded instead.
+    Refused,
+    /// It is up to date.
+    Done,
+    /// It is when these entries are in the slots from this one on.
+    New(usize, Entries),
+}
+
 impl<W: TierWriter + ?Sized> TierBuilder<W> {
     /// Takes over which entries of `lists`, each with its directory entry, have died since they were loaded, and what was appended, as far as there is
-    /// room in place; for a refresh. Returns those lists that must be loaded instead: they were rewritten, or share words of live bits with others.
+    /// room in place; for a refresh. Codes of what is new are made by the threads of `pool` too, if there is one. Returns those lists that must be loaded
+    /// instead: they were rewritten, or share words of live bits with others.
     pub fn renew_lists<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
         lists: impl IntoIterator<Item = (u32, ListEntry)>,
+        pool: Option<&ThreadPool>,
     ) -> Result<Vec<u32>, LoadError> {
+        let maker = GroupMaker::new(self, index);
         let mut reader = ListReader::new();
         let mut left = Vec::new();
-        for (list, entry) in lists {
-            s.check_interrupts()?;
-            if !self.renew(s, index, &mut reader, list, &entry)? {
-                left.push(list);
+        Making::with(maker, pool, |mut making| {
+            for (list, entry) in lists {
+                s.check_interrupts()?;
+                let (slot, entries) = match self.renew(s, index, &mut reader, list, &entry)? {
+                    Renewal::Refused => {
+                        left.push(list);
+                        continue;
+                    }
+                    Renewal::Done => continue,
+                    Renewal::New(slot, entries) => (slot, entries),
+                };
+                let arriving = Arriving {
+                    centroid: maker.centroid(s, list)?,
+                    entries,
+                    slot,
+                };
+                for made in making.give(arriving) {
+                    self.stage_made(&made)?;
+                }
             }
-        }
-        Ok(left)
+            for made in making.end() {
+                self.stage_made(&made)?;
+            }
+            Ok(left)
+        })
     }
 
+    fn stage_made(&mut self, made: &Made) -> Result<(), GpuError> {
+        let Made { arriving, groups } = made;
+        self.stage_entries(&arriving.entries, groups, arriving.slot)
+    }
+
+    /// Brings a list up to date, but for entries that are to be sent to slots of it.
     fn renew<S: PageStore>(
         &mut self,
         s: &S,
@@ -57,18 +97,21 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         reader: &mut ListReader,
         list: u32,
         entry: &ListEntry,
-    ) -> Result<bool, LoadError> {
+    ) -> Result<Renewal, LoadError> {
         let at = list as usize;
         let Some(here) = self.lists[at] else {
-            return Ok(false);
+            return Ok(Renewal::Refused);
         };
         let Some(words) = self.own_words[at].clone() else {
-            return Ok(here.is_current(entry));
+            return Ok(match here.is_current(entry) {
+                true => Renewal::Done,
+                false => Renewal::Refused,
+            });
         };
         let n_frozen = entry.frozen_count;
         // In one layout the number of frozen entries stays, unless the page is damaged.
         if here.layout_gen != entry.layout_gen || n_frozen > here.n_slots {
-            return Ok(false);
+            return Ok(Renewal::Refused);
         }
         // Of a tier of codes alone nobody reads appended ones.
         let room = match self.parts().rows() {
@@ -80,7 +123,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         let may_take =
             || room > here.n_slots as usize && here.appended.may_lack(s, index, list, entry);
         if nothing_died && !may_take() {
-            return Ok(true);
+            return Ok(Renewal::Done);
         }
         // Entries that have not died have the live bits that they had.
         let first_word = match nothing_died {
@@ -97,20 +140,20 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             false => read_again(s, index, reader, list, entry, &known)?,
         };
         let Some(renewed) = renewed else {
-            return Ok(false);
+            return Ok(Renewal::Refused);
         };
         self.lists[at] = Some(renewed.list);
         // Another list may have been counted in its place.
         if nothing_died && renewed.new.n() == 0 {
-            return Ok(true);
-        }
-        if renewed.new.n() > 0 {
-            self.stage_appended(s, index, list, &renewed.new, here.slots().end)?;
+            return Ok(Renewal::Done);
         }
         let words = words.start + first_word..words.end;
         self.staging.set_live_words(words.start, &renewed.live);
         self.renewed.push(words);
-        Ok(true)
+        Ok(match renewed.new.n() {
+            0 => Renewal::Done,
+            _ => Renewal::New(here.slots().end, renewed.new),
+        })
     }
 }
 

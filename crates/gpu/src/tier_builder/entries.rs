@@ -34,6 +34,32 @@ impl Entries {
         self.errs.len()
     }
 
+    /// As groups (`[ceil(n / 32), group_bytes]`), as they would lie on pages; with codes if there is an `encoder`. `row_words`: of a row.
+    pub(crate) fn groups(
+        &self,
+        row_words: usize,
+        group_bytes: usize,
+        encoder: Option<&Encoder<'_>>,
+    ) -> Vec<u8> {
+        let mut groups = vec![0u8; self.n().div_ceil(GROUP) * group_bytes];
+        let each = groups.chunks_exact_mut(group_bytes);
+        for (first, group) in (0..self.n()).step_by(GROUP).zip(each) {
+            let range = first..self.n().min(first + GROUP);
+            let rows = &self.rows[range.start * row_words..range.end * row_words];
+            let rows: Vec<&[f16]> = rows.chunks_exact(row_words).collect();
+            let (errs, tids) = (&self.errs[range.clone()], &self.tids[range.clone()]);
+            match encoder {
+                Some(encoder) => encoder.encode_group(&rows, errs, tids, group),
+                None => group.copy_from_slice(bytemuck::bytes_of(&header(errs, tids))),
+            }
+            let live = &self.live[range];
+            let mask = (0..live.len()).fold(0u32, |mask, j| mask | u32::from(live[j]) << j);
+            let at = std::mem::offset_of!(GroupHeader, live);
+            group[at..at + 4].copy_from_slice(&mask.to_ne_bytes());
+        }
+        groups
+    }
+
     /// Keeps the first `n`.
     fn truncate(&mut self, n: usize, dim: usize) {
         self.rows.truncate(n * dim);
@@ -134,7 +160,10 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             });
         };
         open.entries.truncate(n, self.spec.row_words);
-        self.stage_entries(&open.entries, taken.start, encoder)?;
+        let encoder = encoder.filter(|_| self.plan.parts.codes());
+        let (row_words, group_bytes) = (self.spec.row_words, self.staging.shape().group_bytes);
+        let groups = open.entries.groups(row_words, group_bytes, encoder);
+        self.stage_entries(&open.entries, &groups, taken.start)?;
         self.lists[open.list as usize] = Some(TierList {
             first_slot: taken.start as u32,
             n_slots,
@@ -147,54 +176,33 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         Ok(())
     }
 
-    /// Sends entries to the slots from `slot` on. `encoder` makes their codes, if the tier has codes.
+    /// Sends entries, with the groups made of them, to the slots from `slot` on.
     pub(crate) fn stage_entries(
         &mut self,
         entries: &Entries,
+        groups: &[u8],
         slot: usize,
-        encoder: Option<&Encoder<'_>>,
     ) -> Result<(), GpuError> {
-        self.stage_groups(entries, slot, encoder)?;
+        self.stage_groups(groups, entries.n(), slot)?;
         if self.plan.parts.rows() {
             self.stage_rows(entries, slot)?;
         }
         Ok(())
     }
 
-    fn stage_groups(
-        &mut self,
-        entries: &Entries,
-        slot: usize,
-        encoder: Option<&Encoder<'_>>,
-    ) -> Result<(), GpuError> {
-        let n = entries.n();
-        let dim = self.spec.row_words;
+    fn stage_groups(&mut self, groups: &[u8], n: usize, slot: usize) -> Result<(), GpuError> {
         let group_bytes = self.staging.shape().group_bytes;
-        let mut group = vec![0u8; group_bytes];
         let mut first = 0;
         while first < n {
             let Some(part) = self.staging.groups(slot + first, n - first) else {
                 self.staging.turn(self.writer.as_mut())?;
                 continue;
             };
-            let end = first + part.n;
-            for (i, at) in (first..end).step_by(GROUP).enumerate() {
-                let range = at..end.min(at + GROUP);
-                let rows: Vec<&[f16]> = entries.rows[range.start * dim..range.end * dim]
-                    .chunks_exact(dim)
-                    .collect();
-                let (errs, tids) = (&entries.errs[range.clone()], &entries.tids[range.clone()]);
-                match encoder.filter(|_| self.plan.parts.codes()) {
-                    Some(encoder) => encoder.encode_group(&rows, errs, tids, &mut group),
-                    None => group.copy_from_slice(bytemuck::bytes_of(&header(errs, tids))),
-                }
-                let live = &entries.live[range];
-                let mask = (0..live.len()).fold(0u32, |mask, j| mask | u32::from(live[j]) << j);
-                let at = std::mem::offset_of!(GroupHeader, live);
-                group[at..at + 4].copy_from_slice(&mask.to_ne_bytes());
-                put(&part, i * group_bytes, &group);
-            }
-            first = end;
+            // Where not all fit, they are whole groups.
+            let (from, n_groups) = (first / GROUP, part.n.div_ceil(GROUP));
+            let these = from * group_bytes..(from + n_groups) * group_bytes;
+            put(&part, 0, &groups[these]);
+            first += part.n;
         }
         Ok(())
     }

@@ -260,3 +260,10 @@ pub fn search_for(tier: &Tier, queries: &[Vec<f32>], lists: Lists) -> Result<Bat
     let g = omen_ivf::bound::rounding(dim as u32);
     tier.search_batch(&mut batch, g, Duration::from_secs(60), &mut || Ok(()))
 }
+
+/// A pool of `n` threads that help with a refresh; none of none.
+#[allow(dead_code)]
+pub fn helpers(n: usize) -> Option<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
+    (n > 0).then(|| pool.unwrap())
+}
