@@ -81,6 +81,20 @@ pub(crate) fn give_back_memory() {
     };
 }
 
+/// Larger allocations than this are pages of their own, which the system has back when they are freed.
+const HEAP_MOST: libc::c_int = 4 << 20;
+
+/// Has this process keep no more than some megabytes of what each of its threads has freed, from now on: else the allocator takes the largest piece ever freed for
+/// what will be wanted again, and with many threads keeps hundreds of megabytes that nothing counts.
+pub(crate) fn bound_heaps() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes the allocator's own locks, and moves nothing.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, HEAP_MOST);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_MOST);
+    }
+}
+
 /// How long the threads of this process have had processors so far, together; zero where the system does not say.
 pub(crate) fn time_on_processors() -> Duration {
     let mut time = libc::timespec {

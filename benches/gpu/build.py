@@ -33,26 +33,28 @@ def private_bytes(pid: int) -> int:
 
 
 class Watch(threading.Thread):
-    """The most private memory that a backend and its parallel workers have together, above what the backend had before."""
+    """The most private memory that a backend and its parallel workers have together, above what the backend had before: of all, and by phase of the build."""
 
     def __init__(self, pid: int):
         super().__init__(daemon=True)
-        self.pid, self.most, self.before, self.is_over = pid, 0, private_bytes(pid), False
+        self.pid, self.most, self.by_phase, self.before, self.is_over = pid, 0, {}, private_bytes(pid), False
         self.start()
 
     def run(self):
         with connect() as conn:
-            sql, pids, looked = "SELECT pid FROM pg_stat_activity WHERE leader_pid = %s AND pid <> %s", [], 0.0
+            sql, pids, phase, looked = "SELECT pid FROM pg_stat_activity WHERE leader_pid = %s AND pid <> %s", [], "", 0.0
             while not self.is_over:
                 if time.monotonic() - looked > 0.1:
                     pids, looked = [pid for (pid,) in conn.execute(sql, (self.pid, self.pid))], time.monotonic()
-                self.most = max(self.most, private_bytes(self.pid) - self.before + sum(private_bytes(pid) for pid in pids))
+                    told = conn.execute("SELECT phase FROM pg_stat_progress_create_index WHERE pid = %s", (self.pid,)).fetchone()
+                    phase = told[0].split(": ")[-1] if told else ""
+                n_bytes = private_bytes(self.pid) - self.before + sum(private_bytes(pid) for pid in pids)
+                self.most, self.by_phase[phase] = max(self.most, n_bytes), max(self.by_phase.get(phase, 0), n_bytes)
                 time.sleep(0.01)
 
-    def end(self) -> int:
+    def end(self):
         self.is_over = True
         self.join()
-        return self.most
 
 
 class Builds(Bench):
@@ -105,7 +107,7 @@ class Builds(Bench):
             try:
                 seconds = self.timed(conn, f"CREATE INDEX bench_idx ON bench USING omen (embedding vector_l2_ops){lists}")
             finally:
-                most = watch.end()
+                watch.end()
             wal_bytes = int(conn.execute("SELECT pg_current_wal_insert_lsn() - %s::pg_lsn", (wal,)).fetchone()[0])
             status = self.row(conn, "SELECT lists, bytes, default_probes FROM omen_index_status('bench_idx')")
         with connect({"omen.engine": "cpu", "omen.probes": max(1, status["lists"] // 32), "enable_seqscan": "off"}) as conn:
@@ -114,7 +116,7 @@ class Builds(Bench):
             for i, query in enumerate(self.data.queries[:n]):
                 rows = conn.execute(SINGLE, (Vector(query),)).fetchall()
                 found[i, :len(rows)] = [r[0] for r in rows]
-        self.line("build", settings=settings, seconds=seconds, private_mb=most >> 20, wal_mb=wal_bytes >> 20, notices=notices,
+        self.line("build", settings=settings, seconds=seconds, private_mb=watch.most >> 20, private_mb_by_phase={p: n >> 20 for p, n in watch.by_phase.items()}, wal_mb=wal_bytes >> 20, notices=notices,
                   recall=recall(found, self.data.neighbors), estimate=estimate, **status)
 
 

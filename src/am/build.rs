@@ -37,8 +37,12 @@ use crate::{options, threads};
 const TUPLE_BYTES: u64 = 32;
 /// A build that takes longer tells what it did.
 const LONG_BUILD: Duration = Duration::from_secs(1);
-/// Most bytes for what is on its way between threads; the entries that are sorted have the rest of `maintenance_work_mem`.
+/// Most bytes for what is on its way between threads.
 const MAX_AHEAD_BYTES: usize = 128 << 20;
+/// What a worker has, and the GPU's driver; that is left of `maintenance_work_mem` as far as it is no more than one in so many parts of it.
+const WORKER_BYTES: usize = 4 << 20;
+const DRIVER_BYTES: usize = 128 << 20;
+const OWN_SHARE: usize = 8;
 
 #[pg_guard]
 pub(super) unsafe extern "C-unwind" fn ambuild(
@@ -126,6 +130,7 @@ unsafe fn build(
         )
     };
     let mut random = Random::from_clock();
+    threads::bound_heaps();
     let pool = Arc::new(threads::pool()?);
 
     let mut clock = Clock::default();
@@ -178,7 +183,10 @@ unsafe fn build(
         pool.clone(),
     );
     let row_words = form.row_words() as usize;
-    let sort = EntrySort::new(row_words, work_bytes - ahead_bytes, &pool);
+    // SAFETY: by this function's contract.
+    let n_workers = unsafe { build_workers::planned_workers(&rows) };
+    let sort_bytes = sort_bytes(work_bytes, n_workers, has_device);
+    let sort = EntrySort::new(row_words, sort_bytes, &pool);
     let mut sink = EntrySink::new(form, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
@@ -283,6 +291,13 @@ pub(super) unsafe fn work_bytes() -> usize {
 /// Bytes of `maintenance_work_mem` for rows on their way, beside those that are sorted.
 pub(super) fn ahead_bytes(work_bytes: usize) -> usize {
     (work_bytes / 3).min(MAX_AHEAD_BYTES)
+}
+
+/// Bytes of `maintenance_work_mem` for the entries that are sorted, in a build with so many workers, and with a GPU or without.
+pub(super) fn sort_bytes(work_bytes: usize, n_workers: usize, has_device: bool) -> usize {
+    let driver = if has_device { DRIVER_BYTES } else { 0 };
+    let own = n_workers * WORKER_BYTES + driver;
+    work_bytes - ahead_bytes(work_bytes) - own.min(work_bytes / OWN_SHARE)
 }
 
 /// What the build of an index will have to assign, by the size of the table alone.

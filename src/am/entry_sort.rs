@@ -68,6 +68,8 @@ impl EntrySort {
             pgrx::check_for_interrupts!();
             Ok(())
         })?;
+        // The chunks came from the heaps of many threads, which keep what was freed, and what comes next may not fit there.
+        threads::give_back_memory();
         Ok(())
     }
 

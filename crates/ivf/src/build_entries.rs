@@ -31,7 +31,7 @@ impl Chunk {
 }
 
 /// An entry of some chunks; they order as an index has its entries: by list, then as in the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     list: u32,
     block: u32,
@@ -56,18 +56,27 @@ impl Key {
 
 /// The entries of `chunks`, in order. Runs on the pool of the thread that calls.
 pub fn sorted_keys(chunks: &[Chunk]) -> Vec<Key> {
-    let keys_of = |(no, chunk): (usize, &'_ Chunk)| keys(no as u32, chunk);
-    let mut sorted: Vec<Key> = chunks
-        .par_iter()
-        .enumerate()
-        .flat_map_iter(keys_of)
-        .collect();
+    // No memory beside that of the keys: there may be as many as that allows.
+    let n_keys = chunks.iter().map(|chunk| chunk.lists.len()).sum();
+    let mut sorted = vec![Key::default(); n_keys];
+    let mut rest = &mut sorted[..];
+    let mut parts = Vec::with_capacity(chunks.len());
+    for (no, chunk) in (0..).zip(chunks) {
+        let part;
+        (part, rest) = rest.split_at_mut(chunk.lists.len());
+        parts.push((part, no, chunk));
+    }
+    parts.into_par_iter().for_each(|(part, no, chunk)| {
+        for (to, key) in part.iter_mut().zip(keys(no, chunk)) {
+            *to = key;
+        }
+    });
     sorted.par_sort_unstable();
     sorted
 }
 
 /// The entries of a chunk as they lie.
-fn keys(no: u32, chunk: &Chunk) -> Vec<Key> {
+fn keys(no: u32, chunk: &Chunk) -> impl Iterator<Item = Key> {
     assert!(
         chunk.lists.len() == chunk.rows.len() && chunk.rows.len() <= MAX_CHUNK_ROWS,
         "{} lists of {} rows",
@@ -75,15 +84,13 @@ fn keys(no: u32, chunk: &Chunk) -> Vec<Key> {
         chunk.rows.len()
     );
     let heads = chunk.rows.heads().iter().zip(&chunk.lists).enumerate();
-    heads
-        .map(|(row, ((tid, _), &list))| Key {
-            list,
-            block: tid.block,
-            offset: tid.offset as u16,
-            row: row as u16,
-            chunk: no,
-        })
-        .collect()
+    heads.map(move |(row, ((tid, _), &list))| Key {
+        list,
+        block: tid.block,
+        offset: tid.offset as u16,
+        row: row as u16,
+        chunk: no,
+    })
 }
 
 /// Some entries, which any thread can read.
@@ -99,7 +106,7 @@ impl EntryBlock {
     pub fn of_list(list: u32, rows: RowBatch) -> Self {
         let lists = vec![list; rows.len()];
         let chunk = Chunk { rows, lists };
-        let keys = keys(0, &chunk);
+        let keys: Vec<Key> = keys(0, &chunk).collect();
         Self {
             range: 0..keys.len(),
             keys: Arc::new(keys),

@@ -29,6 +29,13 @@ pub(crate) fn piece_entries(words: usize) -> usize {
     (PIECE_BYTES / (2 * words * GROUP)).clamp(1, MAX_GROUPS) * GROUP
 }
 
+/// The most bytes of vector pages that a piece of such rows has; of the root list one row more.
+pub(crate) fn piece_bytes(words: usize) -> usize {
+    let rows = (piece_entries(words) + 1) * row_bytes(words as u32);
+    // It begins within a page.
+    (1 + rows.div_ceil(CONTENT_BYTES)) * PAGE_BYTES
+}
+
 /// What a piece is made of.
 pub(crate) struct Job {
     /// The list, or `ROOT_LIST`.

@@ -12,7 +12,7 @@ use rayon::ThreadPool;
 use crate::build_entries::{EntryBlock, EntrySource};
 use crate::layout::directory::ListEntry;
 use crate::layout::page::ROOT_LIST;
-use crate::list_piece::{FIRST_LAYOUT, Job, Maker, Piece, piece_entries};
+use crate::list_piece::{FIRST_LAYOUT, Job, Maker, Piece, piece_bytes, piece_entries};
 use crate::list_writer::ListWriter;
 use crate::row_batch::RowBatch;
 use crate::store::BulkWriter;
@@ -112,8 +112,10 @@ struct Writer<'a, W> {
     words: [usize; 2],
     list: Option<ListWriter>,
     written: Written,
-    /// Memory of pieces that are written.
+    /// Memory of pieces that are written, and bytes that the vector pages of any take: had from this thread's heap and never moved, since each thread's
+    /// keeps what is freed.
     spare: Vec<Vec<u8>>,
+    piece_bytes: usize,
     progress: &'a mut dyn FnMut(u64),
 }
 
@@ -147,7 +149,8 @@ impl<W: BulkWriter> Writer<'_, W> {
     }
 
     fn memory(&mut self) -> Vec<u8> {
-        self.spare.pop().unwrap_or_default()
+        let new = || Vec::with_capacity(self.piece_bytes);
+        self.spare.pop().unwrap_or_else(new)
     }
 }
 
@@ -181,6 +184,7 @@ pub(crate) fn write_lists<W: BulkWriter>(
             n_rows: 0,
         },
         spare: Vec::new(),
+        piece_bytes: piece_bytes(words[0].max(words[1])),
         progress,
     };
     match pool {

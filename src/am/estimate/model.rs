@@ -80,7 +80,7 @@ impl Build {
             .max(taking)
             .max((reading + assigning) / cores);
         let entries = n_rows * (f64::from(self.row_words) * 2.0 + ENTRY_BYTES as f64);
-        let is_spilled = entries > (self.work_bytes - self.ahead_bytes()) as f64;
+        let is_spilled = entries > self.sort_bytes() as f64;
         let spilling = if is_spilled { entries * SPILL } else { 0.0 };
         let queries = if self.lists > 1 {
             let wanted = sample::n_queries(self.sampled as usize);
@@ -157,6 +157,11 @@ impl Build {
         build::ahead_bytes(self.work_bytes as usize) as u64
     }
 
+    /// Bytes for those.
+    fn sort_bytes(&self) -> u64 {
+        build::sort_bytes(self.work_bytes as usize, self.workers, self.has_gpu) as u64
+    }
+
     /// The most bytes that a phase takes.
     pub(super) fn memory(&self) -> u64 {
         let bytes_of = |words: u32| u64::from(words) * size_of::<f32>() as u64;
@@ -166,7 +171,7 @@ impl Build {
         let training = self.sampled * (input + coarse) + centroids;
         let entries = self.n_rows * (bytes_of(self.row_words) / 2 + ENTRY_BYTES);
         let ahead = self.ahead_bytes();
-        let sorting = entries.min(self.work_bytes - ahead) + ahead + centroids;
+        let sorting = entries.min(self.sort_bytes()) + ahead + centroids;
         let workers = self.workers as u64 * WORKER_BYTES;
         let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * (input + coarse);
         OTHER_BYTES + training.max(sorting + workers).max(calibrating)
