@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use omen_gpu::engine::TierWriter;
 use omen_gpu::{LoadError, TierBuilder, TierList};
-use omen_ivf::index::{Index, read_entries};
+use omen_ivf::index::{Index, see_lists};
 use omen_ivf::layout::directory::ListEntry;
 use rayon::ThreadPool;
 
@@ -106,7 +106,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     pool: Option<&ThreadPool>,
 ) -> Result<Round, LoadError> {
     let numbers: Vec<u32> = (0..index.n_lists()).collect();
-    let entries = read_entries(pages, index, &numbers)?;
+    let seen = see_lists(pages, index, &numbers)?;
+    let entries: Vec<ListEntry> = seen.iter().map(|seen| seen.entry).collect();
     let before = builder.lists().to_vec();
     let is_stale = |&list: &u32| {
         let entry = &entries[list as usize];
@@ -119,8 +120,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     let mut here = numbers;
     here.retain(|&list| before[list as usize].is_some());
     by_slot(&mut here);
-    let with_entries = here.iter().map(|&list| (list, entries[list as usize]));
-    let rewritten = builder.renew_lists(pages, index, with_entries, pool)?;
+    let as_seen = here.iter().map(|&list| (list, seen[list as usize]));
+    let rewritten = builder.renew_lists(pages, index, as_seen, pool)?;
     builder.load_lists(pages, index, &rewritten)?;
     // Those of them that have found no room are not there as the index has them, whatever was appended.
     let rewritten: HashSet<u32> = rewritten.into_iter().collect();

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use omen_service::appends::AppendCounts;
+use omen_service::changes::ChangeCounts;
 use omen_service::indexes::Indexes;
 use omen_service::load::LoadRegion;
 use omen_service::queue::Queue;
@@ -11,7 +11,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::control::Control;
 use crate::guc;
-use crate::storage::appends;
+use crate::storage::changes;
 
 /// Name of the memory among those of the server.
 const NAME: &core::ffi::CStr = c"pg_omen GPU service";
@@ -24,8 +24,8 @@ const LOAD_AREAS: usize = 4;
 const LOAD_AREA_BYTES: usize = 4 << 20;
 /// Where the figures of indexes begin: the control block and what it may grow by.
 const INDEXES_AT: usize = 16_384;
-const APPENDS_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
-const QUEUE_AT: usize = (APPENDS_AT + size_of::<AppendCounts>()).next_multiple_of(4096);
+const CHANGES_AT: usize = (INDEXES_AT + size_of::<Indexes>()).next_multiple_of(4096);
+const QUEUE_AT: usize = (CHANGES_AT + size_of::<ChangeCounts>()).next_multiple_of(4096);
 
 /// AddinShmemInitLock's place among the server's locks, the same in all majors (`lwlocknames`).
 const ADDIN_SHMEM_INIT_LOCK: usize = 21;
@@ -120,7 +120,7 @@ unsafe extern "C-unwind" fn on_startup() {
         debug_assert!(is_made);
         if is_made {
             START.store(start, Ordering::Release);
-            appends::share(start.add(APPENDS_AT).cast());
+            changes::share(start.add(CHANGES_AT).cast());
         }
     }
 }

@@ -22,11 +22,11 @@
 //! Lock order: list lock, then directory page, then data pages in the order the caller gives.
 
 mod ahead;
-pub(crate) mod appends;
 mod buffer;
 mod bulk;
 mod cache;
 mod catalog;
+pub(crate) mod changes;
 mod lock;
 mod page_ring;
 mod pins;

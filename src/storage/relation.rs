@@ -13,7 +13,7 @@ use super::ahead::Ahead;
 use super::recent::Recent;
 #[cfg(feature = "simulated-gpu")]
 use super::stop;
-use super::{appends, buffer, lock};
+use super::{buffer, changes, lock};
 use crate::compat::{self, FileId};
 
 const MAIN: pg_sys::ForkNumber::Type = pg_sys::ForkNumber::MAIN_FORKNUM;
@@ -318,8 +318,8 @@ impl PageStore for IndexPages {
         Ok(())
     }
 
-    fn append_version(&self, list: u32) -> u32 {
-        appends::version(self.file(), list)
+    fn list_version(&self, list: u32) -> u32 {
+        changes::version(self.file(), list)
     }
 }
 
@@ -411,7 +411,7 @@ impl PageStoreMut for IndexPages {
         Ok(())
     }
 
-    fn note_append(&self, list: u32) {
-        appends::note(self.file(), list);
+    fn note_change(&self, list: u32) {
+        changes::note(self.file(), list);
     }
 }

@@ -17,7 +17,7 @@ use omen_ivf::Metric;
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::export::{export_list, for_each_centroid};
 use omen_ivf::fold::fold_list;
-use omen_ivf::index::{Index, read_entries, read_entry};
+use omen_ivf::index::{Index, read_entries, read_entry, see_list};
 use omen_ivf::insert::insert;
 use omen_ivf::layout::group::Filter;
 use omen_ivf::list_reader::ListReader;
@@ -88,11 +88,11 @@ fn has_all_appended(world: &World, tier: &Tier) -> bool {
     let all = (0..).zip(tier.lists());
     let mut loaded = all.filter_map(|(list, loaded)| Some((list, (*loaded)?)));
     loaded.all(|(list, loaded)| {
-        let entry = read_entry(&world.store, &world.index, list).unwrap();
-        let (mut n, all) = (0, usize::MAX);
         let (store, index) = (&world.store, &world.index);
+        let seen = see_list(store, index, list).unwrap();
+        let (entry, mut n, all) = (seen.entry, 0, usize::MAX);
         let known = ListReader::new()
-            .appended_up_to(store, index, list, &entry, all, 0, |_, _, _, _| n += 1)
+            .appended_up_to(store, index, list, &seen, all, 0, |_, _, _, _| n += 1)
             .unwrap();
         assert_eq!(known, Some(loaded.appended));
         assert_eq!(loaded.appended.n_lacking(index, &entry), 0);

@@ -166,6 +166,7 @@ fn clear_live<S: PageStoreMut>(
             put_entry(head[0], offset, &now);
             true
         })?;
+        s.note_change(list);
         checked?;
         removed += cleared;
     }
@@ -252,6 +253,7 @@ fn mark_dead<S: PageStoreMut>(
         put_entry(pages[0], offset, &now);
         true
     })?;
+    s.note_change(list);
     checked
 }
 

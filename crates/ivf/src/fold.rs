@@ -171,6 +171,7 @@ fn fold_locked<S: PageStoreMut>(s: &S, index: &Index, list: u32) -> Result<FoldS
         }
         checked.is_ok()
     })?;
+    s.note_change(list);
     checked?;
     for &block in &old_pages {
         s.check_interrupts()?;

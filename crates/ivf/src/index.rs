@@ -344,6 +344,40 @@ pub fn read_entries<S: PageStore>(s: &S, index: &Index, lists: &[u32]) -> Result
     Ok(entries)
 }
 
+/// A list by its directory entry, and the version that it had before that was read ([`PageStore::list_version`]); 0 where nobody asked.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SeenList {
+    /// The entry.
+    pub entry: ListEntry,
+    /// The version.
+    pub version: u32,
+}
+
+impl From<ListEntry> for SeenList {
+    fn from(entry: ListEntry) -> Self {
+        Self { entry, version: 0 }
+    }
+}
+
+/// As [`read_entry`], with the version of the list.
+pub fn see_list<S: PageStore>(s: &S, index: &Index, list: u32) -> Result<SeenList> {
+    // Before the entry.
+    let version = s.list_version(list);
+    let entry = read_entry(s, index, list)?;
+    Ok(SeenList { entry, version })
+}
+
+/// As [`read_entries`], with the versions of the lists.
+pub fn see_lists<S: PageStore>(s: &S, index: &Index, lists: &[u32]) -> Result<Vec<SeenList>> {
+    // Before any entry.
+    let versions: Vec<u32> = lists.iter().map(|&list| s.list_version(list)).collect();
+    let entries = read_entries(s, index, lists)?.into_iter();
+    let seen = entries.zip(versions);
+    Ok(seen
+        .map(|(entry, version)| SeenList { entry, version })
+        .collect())
+}
+
 /// Reads the entry of `list` again after a page did not belong to the layout of `old`.
 ///
 /// # Errors

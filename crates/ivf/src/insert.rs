@@ -17,7 +17,7 @@ pub fn insert<S: PageStoreMut>(s: &S, index: &Index, v: &[f32], tid: Tid) -> Res
     };
     let list = nearest_list(s, index, &stored.row)?;
     let entry = append_entry(s, index, list, tid, &stored)?;
-    s.note_append(list);
+    s.note_change(list);
     fold_if_long(s, index, list, &entry)?;
     Ok(true)
 }

@@ -55,7 +55,7 @@ pub struct MemStore {
     most_pins: Option<u64>,
     accesses: Mutex<Option<Vec<Access>>>,
     /// Entries appended to each list, by those who tell.
-    appends: Mutex<HashMap<u32, u32>>,
+    changes: Mutex<HashMap<u32, u32>>,
 }
 
 /// What was asked of a store, while that is recorded.
@@ -230,9 +230,9 @@ impl PageStore for MemStore {
         self.may_fail()
     }
 
-    fn append_version(&self, list: u32) -> u32 {
-        let appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
-        1 + appends.get(&list).copied().unwrap_or(0)
+    fn list_version(&self, list: u32) -> u32 {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        1 + changes.get(&list).copied().unwrap_or(0)
     }
 }
 
@@ -338,8 +338,8 @@ impl PageStoreMut for MemStore {
         Ok(())
     }
 
-    fn note_append(&self, list: u32) {
-        let mut appends = self.appends.lock().unwrap_or_else(PoisonError::into_inner);
-        *appends.entry(list).or_default() += 1;
+    fn note_change(&self, list: u32) {
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        *changes.entry(list).or_default() += 1;
     }
 }

@@ -43,8 +43,8 @@ pub trait PageStore {
     /// Lets the host cancel the running statement. Called between pages, when no page is locked.
     fn check_interrupts(&self) -> Result<()>;
 
-    /// A number that changes whenever an entry has been appended to `list` that a later scan has to find; 0 if the host does not know.
-    fn append_version(&self, _list: u32) -> u32 {
+    /// A number that changes whenever `list` has been changed in what a later scan has to find, or must not; 0 if the host does not know.
+    fn list_version(&self, _list: u32) -> u32 {
         0
     }
 }
@@ -101,8 +101,8 @@ pub trait PageStoreMut: PageStore {
     /// Releases a lock taken by this process.
     fn unlock_list(&self, list: u32, mode: ListLock) -> Result<()>;
 
-    /// An entry is on a page of `list` by now: changes [`PageStore::append_version`].
-    fn note_append(&self, _list: u32) {}
+    /// Pages of `list`, or its directory entry, are changed by now: changes [`PageStore::list_version`].
+    fn note_change(&self, _list: u32) {}
 }
 
 /// Writes a new index from its first page to its last; the host logs all pages when it is done.

@@ -5,7 +5,7 @@ mod common;
 use common::{Clusters, build, rng, seed, tid};
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::fold::fold_list;
-use omen_ivf::index::{Index, read_entry};
+use omen_ivf::index::{Index, read_entry, see_list};
 use omen_ivf::insert::insert;
 use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
@@ -46,8 +46,9 @@ fn known_entries_are_left_out() {
         let mut n_known_at_all = 0;
         for round in 0..20 {
             let what = format!("dim {dim}, round {round}");
-            add(&mut rng, 30);
-            let entry = read_entry(&store, &index, 0).unwrap();
+            let n_before = add(&mut rng, 30);
+            let seen = see_list(&store, &index, 0).unwrap();
+            let entry = seen.entry;
             let all = beyond(&store, &index, &AppendedTo::NOTHING);
             let most = rng.random_range(0..all.len() + 10);
             let (mut known_tids, mut n_known) = (Vec::new(), 0);
@@ -57,7 +58,7 @@ fn known_entries_are_left_out() {
                     &store,
                     &index,
                     0,
-                    &entry,
+                    &seen,
                     most,
                     n_rowless,
                     |tid, live, _, row| {
@@ -76,8 +77,15 @@ fn known_entries_are_left_out() {
             let mut both = known_tids.clone();
             both.extend(beyond(&store, &index, &known));
             assert_eq!(both, all, "{what}");
+            // Nothing has changed since, if these are all.
+            assert!(!known.is_all(&store, 0) || known_tids == all, "{what}");
+            assert!(
+                known.is_all(&store, 0) || n_known < all.len() + dead(&store, &index),
+                "{what}"
+            );
 
-            add(&mut rng, 30);
+            let is_more = add(&mut rng, 30) > n_before;
+            assert!(!is_more || !known.is_all(&store, 0), "{what}: unseen");
             if read_entry(&store, &index, 0).unwrap().layout_gen != entry.layout_gen {
                 // An insert has folded the list.
                 continue;

@@ -32,7 +32,15 @@ fn by_slot(store: &MemStore, index: &Index, list: u32) -> Vec<Tid> {
     assert_eq!(visit.unwrap(), Visit::Done);
     let push = |tid: Tid, _, _, _: &[half::f16]| tids.push(tid);
     reader
-        .appended_up_to(store, index, list, &entry, usize::MAX, usize::MAX, push)
+        .appended_up_to(
+            store,
+            index,
+            list,
+            &entry.into(),
+            usize::MAX,
+            usize::MAX,
+            push,
+        )
         .unwrap()
         .expect("nobody rewrites it");
     tids

@@ -14,7 +14,7 @@
 //! | `indexes` | figures of each index, and whether its tier goes last |
 //! | `load` | a tier of the server is loaded by another process |
 
-pub mod appends;
+pub mod changes;
 pub mod client;
 pub mod indexes;
 pub mod load;

@@ -10,9 +10,9 @@ use omen_gpu::memory::Parts;
 use omen_gpu::{Copiers, Gpu, GpuError, NearSlot, Tier, TierList};
 use omen_ivf::Metric;
 use omen_ivf::bulk_delete::bulk_delete;
-use omen_ivf::index::{Index, read_entries, read_entry};
+use omen_ivf::index::{Index, read_entry, see_lists};
 use omen_ivf::insert::insert;
-use omen_ivf::list_reader::ListReader;
+use omen_ivf::list_reader::{AppendedTo, ListReader};
 use omen_service::load::{HostOptions, Loaded, begin, begin_refresh, export, finish};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -59,16 +59,21 @@ fn tier_with_room(gpu: &Gpu, world: &World, parts: Parts) -> Tier {
 fn stale(lists: &[Option<TierList>], world: &World, parts: Parts) -> Vec<u32> {
     let all: Vec<u32> = (0..world.index.n_lists()).collect();
     let (store, index) = (&world.store, &world.index);
-    let entries = read_entries(store, index, &all).unwrap();
+    let all_seen = see_lists(store, index, &all).unwrap();
     let is_stale = |&list: &u32| {
-        let entry = &entries[list as usize];
+        let seen = &all_seen[list as usize];
         let Some(here) = &lists[list as usize] else {
             return true;
         };
         let most = if parts.rows() { usize::MAX } else { 0 };
         let mut reader = ListReader::new();
-        let appended = reader.appended_up_to(store, index, list, entry, most, 0, |_, _, _, _| ());
-        !here.is_current(entry) || appended.unwrap() != Some(here.appended)
+        let appended = reader.appended_up_to(store, index, list, seen, most, 0, |_, _, _, _| ());
+        let without_version = |appended| AppendedTo {
+            version: 0,
+            ..appended
+        };
+        let appended = appended.unwrap().map(without_version);
+        !here.is_current(&seen.entry) || appended != Some(without_version(here.appended))
     };
     all.into_iter().filter(is_stale).collect()
 }
@@ -121,9 +126,15 @@ fn check_known(tier: &Tier, world: &World, what: &str) {
         };
         let mut n = 0;
         let all = usize::MAX;
-        let known =
-            ListReader::new()
-                .appended_up_to(store, index, list, &entry, all, 0, |_, _, _, _| n += 1);
+        let known = ListReader::new().appended_up_to(
+            store,
+            index,
+            list,
+            &entry.into(),
+            all,
+            0,
+            |_, _, _, _| n += 1,
+        );
         assert!(known.unwrap().is_some(), "{what}");
         let n_here = here.n_slots - entry.frozen_count;
         let may_lack = here.appended.may_lack(store, index, list, &entry);
@@ -173,10 +184,10 @@ fn refreshed_lists_are_those_of_the_index() {
                     if is_disturbed {
                         disturb(&world, rng.random());
                     }
-                    let entries = read_entries(store, index, &wanted).unwrap();
-                    let with_entries = wanted.iter().copied().zip(entries);
+                    let seen = see_lists(store, index, &wanted).unwrap();
+                    let as_seen = wanted.iter().copied().zip(seen);
                     let left = builder
-                        .renew_lists(store, index, with_entries, pool.as_ref())
+                        .renew_lists(store, index, as_seen, pool.as_ref())
                         .unwrap();
                     store.clear_hook();
                     n_renewed += wanted.len() - left.len();

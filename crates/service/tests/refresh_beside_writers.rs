@@ -12,7 +12,7 @@ use omen_gpu::memory::{Parts, with_room};
 use omen_gpu::{Copiers, Tier, TierList};
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::fold::fold_list;
-use omen_ivf::index::{Index, read_entries, read_entry};
+use omen_ivf::index::{Index, read_entry, see_lists};
 use omen_ivf::insert::insert;
 use omen_ivf::layout::group::Filter;
 use omen_ivf::list_reader::{ListReader, Visit};
@@ -68,7 +68,7 @@ fn by_slot(store: &MemStore, index: &Index, list: u32) -> Vec<(Tid, bool, Vec<f1
     assert_eq!(visit.unwrap(), Visit::Done);
     let push = |tid, live, _, row: &[f16]| entries.push((tid, live, row.to_vec()));
     let all = usize::MAX;
-    let known = reader.appended_up_to(store, index, list, &entry, all, 0, push);
+    let known = reader.appended_up_to(store, index, list, &entry.into(), all, 0, push);
     assert!(known.unwrap().is_some());
     entries
 }
@@ -76,6 +76,7 @@ fn by_slot(store: &MemStore, index: &Index, list: u32) -> Vec<(Tid, bool, Vec<f1
 /// What was compared.
 #[derive(Debug, Default)]
 struct Compared {
+    unchanged: usize,
     current: usize,
     thinned: usize,
     rewritten: usize,
@@ -99,6 +100,13 @@ fn check(tier: &Tier, world: &World, compared: &mut Compared, what: &str) {
         let entries = by_slot(store, index, list);
         assert!(here.slots().len() <= entries.len(), "{what}");
         let is_current = here.is_current(&entry);
+        // As it was loaded, by its version alone.
+        let is_unchanged = here.appended.is_all(store, list);
+        assert!(
+            !is_unchanged || is_current && here.slots().len() == entries.len(),
+            "{what}: has changed unseen"
+        );
+        compared.unchanged += usize::from(is_unchanged);
         compared.current += usize::from(is_current);
         compared.thinned += usize::from(!is_current);
         for (slot, (tid, is_live, row)) in here.slots().zip(&entries) {
@@ -189,9 +197,9 @@ fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
             }
             let written = (|| {
                 let all: Vec<u32> = (0..index.n_lists()).collect();
-                let entries = read_entries(store, index, &all)?;
-                let with_entries = all.into_iter().zip(entries);
-                let left = builder.renew_lists(store, index, with_entries, pool.as_ref())?;
+                let seen = see_lists(store, index, &all)?;
+                let as_seen = all.into_iter().zip(seen);
+                let left = builder.renew_lists(store, index, as_seen, pool.as_ref())?;
                 builder.load_lists(store, index, &left)
             })();
             store.clear_hook();
@@ -222,7 +230,10 @@ fn a_tier_holds_what_it_says_whatever_becomes_of_a_refresh() {
             check(tier, &world, &mut compared, &what);
         }
     }
-    let is_all = compared.current > 0 && compared.thinned > 0 && compared.rewritten > 0;
+    let is_all = compared.unchanged > 0
+        && compared.current > 0
+        && compared.thinned > 0
+        && compared.rewritten > 0;
     assert!(is_all && compared.appended > 0, "{compared:?}");
     assert!(ends.iter().all(|&n| n > 0), "{ends:?}");
 }

@@ -15,10 +15,11 @@ use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::query::Query;
 
-use super::settle::{Asked, settle};
+use super::settle::{Asked, LookedUp, settle};
 use super::{Nearest, NearestRequest};
 use crate::engine::answer::OnDevice;
 use crate::engine::gpu::{lists_for, n_slots_of, note_lists, uninterrupted};
+use crate::engine::lists::entries_of;
 use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
 use crate::engine::tiers::{LoadedTier, Stop};
@@ -76,12 +77,19 @@ fn current(
     if those(true).next().is_none() {
         return Ok(None);
     }
+    let n_slots = n_slots_of(loaded, those(true));
+    let (n_entries, both) = (entries_of(&entries), entries.into_iter().zip(searched));
+    let looked_up = |(&list, (entry, searched)): (&u32, _)| LookedUp {
+        list,
+        entry,
+        searched,
+    };
     Ok(Some(Asked {
         found: OnDevice::of_tier(&loaded.tier, found, 0)?,
-        n_slots: n_slots_of(loaded, those(true)),
         checked: Duration::ZERO,
-        searched,
-        entries,
+        looked_up: lists.iter().zip(both).map(looked_up).collect(),
+        n_slots,
+        n_entries,
         lists,
     }))
 }

@@ -11,7 +11,6 @@ use omen_ivf::topk::Candidates;
 
 use super::Nearest;
 use crate::engine::answer::{EXACT_BY_CODES, Lists, OnDevice, Round, complete};
-use crate::engine::lists::entries_of;
 use crate::engine::pages::unranked;
 use crate::engine::refresh::Behind;
 use crate::engine::stats::ScanRecord;
@@ -28,14 +27,23 @@ pub(in crate::engine) struct Asked {
     pub(in crate::engine) found: OnDevice,
     /// The lists visited.
     pub(in crate::engine) lists: Vec<u32>,
-    /// Their directory entries, read after the device has searched. Those of lists that it has searched are as its tier has them.
-    pub(in crate::engine) entries: Vec<ListEntry>,
-    /// If it has searched a list, what its tier has of the entries appended to it.
-    pub(in crate::engine) searched: Vec<Option<AppendedTo>>,
+    /// Those of them of which pages may hold what the device has not searched, or all if it has codes alone.
+    pub(in crate::engine) looked_up: Vec<LookedUp>,
     /// Entries that it has looked at.
     pub(in crate::engine) n_slots: u64,
+    /// Live frozen entries of the lists, about.
+    pub(in crate::engine) n_entries: u64,
     /// How long it took to leave out what has died since.
     pub(in crate::engine) checked: Duration,
+}
+
+/// A list by its directory entry, read after the device has searched.
+pub(in crate::engine) struct LookedUp {
+    pub(in crate::engine) list: u32,
+    /// Of a list that the device has searched as its tier has it.
+    pub(in crate::engine) entry: ListEntry,
+    /// If the device has searched it, what its tier has of the entries appended to it.
+    pub(in crate::engine) searched: Option<AppendedTo>,
 }
 
 /// Asks a device for so many candidates. `None`: the answer is out of date.
@@ -101,8 +109,13 @@ fn answer(
         return Err(GpuError::Unsupported(what.into()).into());
     }
     let mut lists = Lists::default();
-    let with_entries = asked.lists.iter().copied().zip(&asked.entries);
-    for ((list, entry), searched) in with_entries.zip(&asked.searched) {
+    for LookedUp {
+        list,
+        entry,
+        searched,
+    } in &asked.looked_up
+    {
+        let list = *list;
         match *searched {
             Some(appended) => lists.searched.push(Served {
                 list,
@@ -123,7 +136,7 @@ fn answer(
     let found = completed.found;
     let is_settled = !is_named || !is_open(&found, round.k);
     let nearest = Nearest {
-        n_entries: entries_of(&asked.entries),
+        n_entries: asked.n_entries,
         lists: asked.lists.into_iter().map(unranked).collect(),
         is_ranked: false,
         behind: Behind {

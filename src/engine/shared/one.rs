@@ -6,7 +6,7 @@ use omen_gpu::GpuError;
 use omen_gpu::params::QueryBound;
 use omen_ivf::coarse::Probe;
 use omen_ivf::index::read_entries;
-use omen_ivf::list_reader::AppendedTo;
+use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::probes::Reach;
 use omen_ivf::query::Query;
 use omen_service::message::{ChosenList, Request, SlotPlaces, StaleList};
@@ -17,7 +17,8 @@ use crate::engine::answer::Round;
 use crate::engine::choice;
 use crate::engine::fallback::Attempt;
 use crate::engine::gpu::GIVEN_TO_CODES;
-use crate::engine::nearest::settle::{Asked, settle};
+use crate::engine::lists::entries_of;
+use crate::engine::nearest::settle::{Asked, LookedUp, settle};
 use crate::engine::nearest::{Nearest, takes_lists};
 use crate::engine::refresh::Behind;
 use crate::engine::service_tiers::Lacks;
@@ -144,11 +145,16 @@ fn current(
         return Err(GpuError::Other("no answer to a query".into()).into());
     };
     check_lists(&chosen, index)?;
-    let lists: Vec<u32> = chosen.iter().map(|chosen| chosen.list).collect();
-    // Not before the device has searched.
-    let entries = read_entries(pages, index, &lists)?;
+    // Not before the device has searched. Of a list that has not changed since it was loaded, no page need be looked at, unless its rows are there alone.
+    let has_rows = matches!(query.told, Told::Entries { .. });
+    let is_unchanged = |chosen: &&ChosenList| {
+        has_rows && is_searched(chosen) && chosen.appended.is_all(pages, chosen.list)
+    };
+    let (unchanged, rest): (Vec<&ChosenList>, Vec<_>) = chosen.iter().partition(is_unchanged);
+    let numbers: Vec<u32> = rest.iter().map(|chosen| chosen.list).collect();
+    let entries = read_entries(pages, index, &numbers)?;
     let began = Instant::now();
-    let both = || chosen.iter().zip(&entries);
+    let both = || rest.iter().copied().zip(&entries);
     let outdated = both().filter_map(|(chosen, entry)| out_of_date(chosen, entry));
     *stale = outdated.collect();
     let mut n_thinned = 0;
@@ -164,21 +170,26 @@ fn current(
         stale.clear();
     }
     let checked = began.elapsed();
-    let here = |chosen: &ChosenList| is_searched(chosen).then_some(chosen.appended);
-    let searched: Vec<Option<AppendedTo>> = chosen.iter().map(here).collect();
     let n_stale = chosen.iter().filter(|c| is_known_stale(c)).count();
     *lacks = Lacks {
         n_stale,
-        n_absent: searched.iter().filter(|here| here.is_none()).count() - n_stale,
+        n_absent: chosen.iter().filter(|c| !is_searched(c)).count() - n_stale,
         n_thinned,
         behind: Behind::default(),
     };
+    let looked_up = |(chosen, entry): (&ChosenList, &ListEntry)| LookedUp {
+        list: chosen.list,
+        entry: *entry,
+        searched: is_searched(chosen).then_some(chosen.appended),
+    };
+    let n_slots = |chosen: &ChosenList| u64::from(chosen.n_slots);
+    let n_unchanged: u64 = unchanged.iter().map(|chosen| n_slots(chosen)).sum();
     Ok(Some(Asked {
         found: query.on_device(&SlotPlaces::new(&chosen))?,
-        n_slots: chosen.iter().map(|l| u64::from(l.n_slots)).sum(),
+        n_slots: chosen.iter().map(n_slots).sum(),
+        n_entries: n_unchanged + entries_of(&entries),
+        looked_up: both().map(looked_up).collect(),
+        lists: chosen.iter().map(|chosen| chosen.list).collect(),
         checked,
-        searched,
-        entries,
-        lists,
     }))
 }

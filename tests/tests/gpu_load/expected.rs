@@ -87,19 +87,27 @@ fn appended(store: &MemStore, index: &Index, list: u32, words: usize) -> Vec<Exp
     let mut entries = Vec::new();
     let mut reader = ListReader::new();
     let all = usize::MAX;
-    let known = reader.appended_up_to(store, index, list, &entry, all, 0, |tid, live, err, row| {
-        let mut group = vec![0; shape.bytes()];
-        encoder.encode_group(&[row], &[err], &[tid], &mut group);
-        let (header, codes) = group.split_at(size_of::<GroupHeader>());
-        let groups = Groups {
-            headers: vec![bytemuck::pod_read_unaligned(header)],
-            codes: codes.to_vec(),
-        };
-        let mut of_one = of_groups(&groups, 1, words);
-        of_one[0].row = row.to_vec();
-        of_one[0].live = live;
-        entries.append(&mut of_one);
-    });
+    let known = reader.appended_up_to(
+        store,
+        index,
+        list,
+        &entry.into(),
+        all,
+        0,
+        |tid, live, err, row| {
+            let mut group = vec![0; shape.bytes()];
+            encoder.encode_group(&[row], &[err], &[tid], &mut group);
+            let (header, codes) = group.split_at(size_of::<GroupHeader>());
+            let groups = Groups {
+                headers: vec![bytemuck::pod_read_unaligned(header)],
+                codes: codes.to_vec(),
+            };
+            let mut of_one = of_groups(&groups, 1, words);
+            of_one[0].row = row.to_vec();
+            of_one[0].live = live;
+            entries.append(&mut of_one);
+        },
+    );
     assert!(known.unwrap().is_some(), "nobody rewrites the list");
     entries
 }

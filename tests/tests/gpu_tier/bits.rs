@@ -12,7 +12,7 @@ use omen_ivf::Tid;
 use omen_ivf::bulk_delete::bulk_delete;
 use omen_ivf::coarse::select_lists;
 use omen_ivf::export::export_list;
-use omen_ivf::index::{Index, read_entries, read_entry};
+use omen_ivf::index::{Index, read_entry, see_list, see_lists};
 use omen_ivf::insert::insert;
 use omen_ivf::list_reader::ListReader;
 use omen_ivf::mem_store::MemStore;
@@ -42,18 +42,16 @@ fn refresh(tier: &mut Tier, store: &MemStore, index: &Index) {
     let begun = tier.begin_refresh().unwrap();
     let mut builder = TierBuilder::refresh(begun, Copiers::none()).unwrap();
     let lists: Vec<u32> = (0..index.n_lists()).collect();
-    let entries = read_entries(store, index, &lists).unwrap();
-    let with_entries = lists.iter().copied().zip(entries);
-    let left = builder
-        .renew_lists(store, index, with_entries, None)
-        .unwrap();
+    let seen = see_lists(store, index, &lists).unwrap();
+    let as_seen = lists.iter().copied().zip(seen);
+    let left = builder.renew_lists(store, index, as_seen, None).unwrap();
     builder.load_lists(store, index, &left).unwrap();
     // Where there was no room in place for all that was appended.
     let lacks = |&list: &u32| {
-        let entry = read_entry(store, index, list).unwrap();
+        let seen = see_list(store, index, list).unwrap();
         let here = builder.lists()[list as usize].expect("all lists are there");
         let mut reader = ListReader::new();
-        let all = reader.appended_up_to(store, index, list, &entry, usize::MAX, 0, |_, _, _, _| ());
+        let all = reader.appended_up_to(store, index, list, &seen, usize::MAX, 0, |_, _, _, _| ());
         all.unwrap() != Some(here.appended)
     };
     let behind: Vec<u32> = lists.iter().copied().filter(lacks).collect();
@@ -161,7 +159,7 @@ fn of_lists(store: &MemStore, index: &Index, model: &Model, lists: &[u32]) -> Mo
                 store,
                 index,
                 list,
-                &entry,
+                &entry.into(),
                 usize::MAX,
                 0,
                 |tid, live, _, _| {

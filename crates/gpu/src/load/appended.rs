@@ -7,7 +7,7 @@ use crate::engine::TierWriter;
 use crate::tier_builder::entries::Entries;
 use omen_ivf::export::ListPages;
 use omen_ivf::list_reader::{AppendedTo, ListReader};
-use omen_ivf::store::{NO_BLOCK, PinStore};
+use omen_ivf::store::PinStore;
 
 /// So many bytes of rows of a list are taken, or a page more; the rest is left to its pages.
 const MOST_BYTES: usize = 16 << 20;
@@ -25,15 +25,15 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
     /// list was rewritten meanwhile.
     pub(super) fn appended(&self, pages: &ListPages) -> Result<Option<Appended>, LoadError> {
         let mut appended = Appended::default();
-        if !self.builder.parts().rows() || pages.entry.append_head == NO_BLOCK {
-            return Ok(Some(appended));
-        }
-        let most = MOST_BYTES / (2 * self.index.entry_words());
+        let most = match self.builder.parts().rows() {
+            true => MOST_BYTES / (2 * self.index.entry_words()),
+            false => 0,
+        };
         let to = ListReader::new().appended_up_to(
             self.s,
             self.index,
             pages.list,
-            &pages.entry,
+            &pages.seen(),
             most,
             0,
             |tid, live, err, row| appended.entries.push(tid, live, err, row),

@@ -12,7 +12,7 @@ use crate::tier_builder::TierBuilder;
 use crate::tier_builder::entries::Entries;
 use half::f16;
 use omen_ivf::Tid;
-use omen_ivf::index::Index;
+use omen_ivf::index::{Index, SeenList};
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::layout::group::GROUP;
 use omen_ivf::layout::streams;
@@ -44,23 +44,23 @@ enum Renewal {
 }
 
 impl<W: TierWriter + ?Sized> TierBuilder<W> {
-    /// Takes over which entries of `lists`, each with its directory entry, have died since they were loaded, and what was appended, as far as there is
+    /// Takes over which entries of `lists`, each as just seen, have died since they were loaded, and what was appended, as far as there is
     /// room in place; for a refresh. Codes of what is new are made by the threads of `pool` too, if there is one. Returns those lists that must be loaded
     /// instead: they were rewritten, or share words of live bits with others.
     pub fn renew_lists<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
-        lists: impl IntoIterator<Item = (u32, ListEntry)>,
+        lists: impl IntoIterator<Item = (u32, SeenList)>,
         pool: Option<&ThreadPool>,
     ) -> Result<Vec<u32>, LoadError> {
         let maker = GroupMaker::new(self, index);
         let mut reader = ListReader::new();
         let mut left = Vec::new();
         Making::with(maker, pool, |mut making| {
-            for (list, entry) in lists {
+            for (list, seen) in lists {
                 s.check_interrupts()?;
-                let (slot, entries) = match self.renew(s, index, &mut reader, list, &entry)? {
+                let (slot, entries) = match self.renew(s, index, &mut reader, list, &seen)? {
                     Renewal::Refused => {
                         left.push(list);
                         continue;
@@ -96,14 +96,27 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         index: &Index,
         reader: &mut ListReader,
         list: u32,
-        entry: &ListEntry,
+        seen: &SeenList,
     ) -> Result<Renewal, LoadError> {
-        let at = list as usize;
+        let (at, entry) = (list as usize, &seen.entry);
         let Some(here) = self.lists[at] else {
             return Ok(Renewal::Refused);
         };
+        let nothing_died = here.is_current(entry);
+        let may_lack = here.appended.may_lack(s, index, list, entry);
+        if nothing_died && !may_lack {
+            let as_seen = AppendedTo {
+                version: seen.version,
+                ..here.appended
+            };
+            self.lists[at] = Some(TierList {
+                appended: as_seen,
+                ..here
+            });
+            return Ok(Renewal::Done);
+        }
         let Some(words) = self.own_words[at].clone() else {
-            return Ok(match here.is_current(entry) {
+            return Ok(match nothing_died {
                 true => Renewal::Done,
                 false => Renewal::Refused,
             });
@@ -119,10 +132,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             true => (words.len() * GROUP).min(self.n_slots() - here.first_slot as usize),
             false => here.n_slots as usize,
         };
-        let nothing_died = here.is_current(entry);
-        let may_take =
-            || room > here.n_slots as usize && here.appended.may_lack(s, index, list, entry);
-        if nothing_died && !may_take() {
+        if nothing_died && room <= here.n_slots as usize {
             return Ok(Renewal::Done);
         }
         // Entries that have not died have the live bits that they had.
@@ -136,8 +146,8 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
             room,
         };
         let renewed = match nothing_died && known.has_last_word(n_frozen) {
-            true => read_new(s, index, reader, list, entry, &known)?,
-            false => read_again(s, index, reader, list, entry, &known)?,
+            true => read_new(s, index, reader, list, seen, &known)?,
+            false => read_again(s, index, reader, list, seen, &known)?,
         };
         let Some(renewed) = renewed else {
             return Ok(Renewal::Refused);
@@ -252,9 +262,10 @@ fn read_new<S: PageStore>(
     index: &Index,
     reader: &mut ListReader,
     list: u32,
-    entry: &ListEntry,
+    seen: &SeenList,
     known: &Known<'_>,
 ) -> Result<Option<Renewed>, LoadError> {
+    let entry = &seen.entry;
     let n_here = known.here.n_slots as usize;
     let mut reading = Reading::new(known, n_here);
     if !n_here.is_multiple_of(GROUP) {
@@ -262,7 +273,7 @@ fn read_new<S: PageStore>(
     }
     let (here, most) = (known.here.appended, known.room - n_here);
     let take = |tid, is_live, err, row: &[f16]| reading.take(tid, is_live, err, row);
-    let to = reader.appended_beyond(s, index, list, entry, here, most, 0, take)?;
+    let to = reader.appended_beyond(s, index, list, seen, here, most, 0, take)?;
     Ok(to.map(|to| reading.end(entry, to)))
 }
 
@@ -272,9 +283,10 @@ fn read_again<S: PageStore>(
     index: &Index,
     reader: &mut ListReader,
     list: u32,
-    entry: &ListEntry,
+    seen: &SeenList,
     known: &Known<'_>,
 ) -> Result<Option<Renewed>, LoadError> {
+    let entry = &seen.entry;
     let (n_frozen, n_here) = (entry.frozen_count as usize, known.here.n_slots as usize);
     let mut reading = Reading::new(known, n_frozen);
     let groups = known.first_word as u32..streams::n_groups(entry.frozen_count);
@@ -292,7 +304,7 @@ fn read_again<S: PageStore>(
     }
     let (most, n_known) = (known.room - n_frozen, n_here - n_frozen);
     let take = |tid, is_live, err, row: &[f16]| reading.take(tid, is_live, err, row);
-    let to = reader.appended_up_to(s, index, list, entry, most, n_known, take)?;
+    let to = reader.appended_up_to(s, index, list, seen, most, n_known, take)?;
     let to = to.filter(|_| reading.slot >= n_here);
     Ok(to.map(|to| reading.end(entry, to)))
 }

@@ -8,7 +8,7 @@
 use half::f16;
 
 use crate::centroids::unchanged;
-use crate::index::{Index, read_entry, reread_entry};
+use crate::index::{Index, SeenList, reread_entry, see_list};
 use crate::layout::directory::ListEntry;
 use crate::layout::page::{self, PageKind, ROOT_LIST};
 use crate::list_reader::{ListReader, Visit};
@@ -33,6 +33,8 @@ pub struct ListPages {
     pub list: u32,
     /// Its directory entry, as read before any of the pages.
     pub entry: ListEntry,
+    /// Its version before the entry was read.
+    pub version: u32,
     /// Blocks of the code stream.
     pub code: Vec<u32>,
     /// Blocks of the vector stream.
@@ -42,32 +44,39 @@ pub struct ListPages {
 impl ListPages {
     /// Finds out where the list is now.
     pub fn read<S: PageStore>(s: &S, index: &Index, list: u32) -> Result<Self> {
-        let entry = read_entry(s, index, list)?;
-        Self::from_entry(s, index, list, entry)
+        Self::from_entry(s, index, list, see_list(s, index, list)?)
     }
 
     /// As [`ListPages::read`], after a page was not one of these. Errors: `Corrupt` if the list was not rewritten meanwhile.
     pub fn read_again<S: PageStore>(&self, s: &S, index: &Index) -> Result<Self> {
+        let version = s.list_version(self.list);
         let entry = reread_entry(s, index, self.list, &self.entry)?;
-        Self::from_entry(s, index, self.list, entry)
+        Self::from_entry(s, index, self.list, SeenList { entry, version })
     }
 
-    fn from_entry<S: PageStore>(
-        s: &S,
-        index: &Index,
-        list: u32,
-        mut entry: ListEntry,
-    ) -> Result<Self> {
+    /// The list as it was then.
+    pub fn seen(&self) -> SeenList {
+        let (entry, version) = (self.entry, self.version);
+        SeenList { entry, version }
+    }
+
+    fn from_entry<S: PageStore>(s: &S, index: &Index, list: u32, seen: SeenList) -> Result<Self> {
+        let SeenList {
+            mut entry,
+            mut version,
+        } = seen;
         let mut reader = ListReader::new();
         for _ in 0..MAX_RESTARTS {
             if reader.map.resolve(s, index, list, &entry)? == Visit::Done {
                 return Ok(Self {
                     list,
                     entry,
+                    version,
                     code: reader.map.code.blocks().collect(),
                     vector: reader.map.vector.blocks().collect(),
                 });
             }
+            version = s.list_version(list);
             entry = reread_entry(s, index, list, &entry)?;
         }
         Err(IvfError::corrupt(

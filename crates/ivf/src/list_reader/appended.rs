@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use super::{ListReader, Visit, emit_row};
-use crate::index::Index;
+use crate::index::{Index, SeenList};
 use crate::layout::append::{self, AppendHeader};
 use crate::layout::directory::ListEntry;
 use crate::layout::page::{self, CONTENT_BYTES, PageKind, PageTail};
@@ -36,37 +36,36 @@ impl ListReader {
 
     /// Calls `f(tid, live, err, row)` for the entries of the appendable part, dead ones included, in insertion order, until `f` has been given
     /// `most`, or a few more; the first `n_rowless` of them without a row. Returns up to where that is; `None` if the list was rewritten meanwhile.
-    /// `entry` was read before: what is deleted later raises its generations.
+    /// `seen` was read before: what is deleted later raises its generations.
     #[allow(clippy::too_many_arguments)]
     pub fn appended_up_to<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
         list: u32,
-        entry: &ListEntry,
+        seen: &SeenList,
         most: usize,
         n_rowless: usize,
         f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
         let nothing = AppendedTo::NOTHING;
-        self.appended_beyond(s, index, list, entry, nothing, most, n_rowless, f)
+        self.appended_beyond(s, index, list, seen, nothing, most, n_rowless, f)
     }
 
-    /// As [`Self::appended_up_to`], for the entries beyond `known`, which is of the layout of `entry`, and of which none was deleted since.
+    /// As [`Self::appended_up_to`], for the entries beyond `known`, which is of the layout of `seen`, and of which none was deleted since.
     #[allow(clippy::too_many_arguments)]
     pub fn appended_beyond<S: PageStore>(
         &mut self,
         s: &S,
         index: &Index,
         list: u32,
-        entry: &ListEntry,
+        seen: &SeenList,
         mut known: AppendedTo,
         most: usize,
         n_rowless: usize,
         mut f: impl FnMut(Tid, bool, f32, &[f16]),
     ) -> Result<Option<AppendedTo>> {
-        // Before any of the pages.
-        let version = s.append_version(list);
+        let entry = &seen.entry;
         let mut n = 0;
         let mut place = known.next_place(entry);
         while let Some(at) = place.filter(|_| n < most) {
@@ -90,9 +89,8 @@ impl ListReader {
             };
             place = next;
         }
-        // The first append of all shows in the entry alone, which was read before the version.
-        if place.is_none() && entry.append_head != NO_BLOCK {
-            known.version = version;
+        if place.is_none() {
+            known.version = seen.version;
         }
         Ok(Some(known))
     }
@@ -228,7 +226,7 @@ pub struct AppendedTo {
     pub n_records: u32,
     /// [`ListEntry::append_delete_gen`] before the first of them was read.
     pub delete_gen: u32,
-    /// [`PageStore::append_version`] before the first of them was read, if these are all; else 0.
+    /// The list's version ([`SeenList::version`]), if these are all that it had then; else 0.
     pub version: u32,
 }
 
@@ -241,6 +239,11 @@ impl AppendedTo {
         delete_gen: 0,
         version: 0,
     };
+
+    /// Whether nothing of `list` has changed since it was read up to there.
+    pub fn is_all<S: PageStore>(&self, s: &S, list: u32) -> bool {
+        self.version != 0 && self.version == s.list_version(list)
+    }
 
     /// Whether none of these entries was deleted since, by the directory entry as just read.
     pub fn is_current(&self, entry: &ListEntry) -> bool {
@@ -255,7 +258,7 @@ impl AppendedTo {
         list: u32,
         entry: &ListEntry,
     ) -> bool {
-        if self.version != 0 && self.version == s.append_version(list) {
+        if self.is_all(s, list) {
             return false;
         }
         let is_full = self.n_records == append::records_per_page(index.form.row_words());

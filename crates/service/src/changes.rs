@@ -1,9 +1,16 @@
-//! Counts of what is appended to lists, in memory that all processes of a server share: a tier that was loaded at a list's count, and finds it
-//! unchanged, lacks nothing that was appended, and no page need be looked at to know.
+//! Counts of what is changed of lists, in memory that all processes of a server share: a tier that was loaded at a list's count, and finds it
+//! unchanged, has the list as it is, and no page need be looked at to know.
 //!
-//! Whoever appends counts after the entry is on its page, and before its transaction ends. Whoever loads reads the count before the pages; whoever
-//! searches, after its snapshot was taken. So a row that a search may see is in the tier, or was counted since. Lists share counts: then pages are
-//! looked at in vain. Rows that a standby replays are not counted.
+//! | who | counts, or reads the count |
+//! |---|---|
+//! | appends an entry | after it is on its page, before its transaction ends |
+//! | marks entries dead | after that is on their pages, before their tids may be used again |
+//! | rewrites a list | after the directory has the new one |
+//! | loads a list | before its directory entry |
+//! | searches | after its snapshot was taken, and after the device has searched |
+//!
+//! So a row that a search may see is in the tier, or was counted since; and a tid that a search finds there is that of the row it was loaded with, or
+//! was counted since. Lists share counts: then pages are looked at in vain. What a standby replays is not counted.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,12 +19,12 @@ const N_COUNTS: usize = 1 << 16;
 
 /// All zero at first; even numbers, which wrap around.
 #[repr(C)]
-pub struct AppendCounts {
+pub struct ChangeCounts {
     counts: [AtomicU32; N_COUNTS],
 }
 
-impl AppendCounts {
-    /// An entry of a list of the index with this file was appended.
+impl ChangeCounts {
+    /// A list of the index with this file was changed.
     pub fn note(&self, file: u64, list: u32) {
         self.count_of(file, list).fetch_add(2, Ordering::Release);
     }
@@ -41,7 +48,7 @@ mod tests {
 
     #[test]
     fn lists_have_counts_of_their_own_mostly() {
-        let counts: Box<AppendCounts> = Box::new(AppendCounts {
+        let counts: Box<ChangeCounts> = Box::new(ChangeCounts {
             counts: [const { AtomicU32::new(0) }; N_COUNTS],
         });
         for file in [16_384u64, 5 << 32 | 16_385, u64::MAX] {
