@@ -295,9 +295,14 @@ pub(super) fn ahead_bytes(work_bytes: usize) -> usize {
 
 /// Bytes of `maintenance_work_mem` for the entries that are sorted, in a build with so many workers, and with a GPU or without.
 pub(super) fn sort_bytes(work_bytes: usize, n_workers: usize, has_device: bool) -> usize {
-    let driver = if has_device { DRIVER_BYTES } else { 0 };
-    let own = n_workers * WORKER_BYTES + driver;
+    let own = own_bytes(n_workers, has_device);
     work_bytes - ahead_bytes(work_bytes) - own.min(work_bytes / OWN_SHARE)
+}
+
+/// Bytes that so many workers have, and the GPU's driver.
+pub(super) fn own_bytes(n_workers: usize, has_device: bool) -> usize {
+    let driver = if has_device { DRIVER_BYTES } else { 0 };
+    n_workers * WORKER_BYTES + driver
 }
 
 /// What the build of an index will have to assign, by the size of the table alone.

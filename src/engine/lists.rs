@@ -131,8 +131,7 @@ pub(crate) fn recall_wanted(recall: f32, filtered: bool) -> f32 {
 
 /// Live frozen entries of lists.
 pub(crate) fn entries_of(lists: &[ListEntry]) -> u64 {
-    let live = |entry: &ListEntry| entry.frozen_count.saturating_sub(entry.frozen_dead);
-    lists.iter().map(|entry| u64::from(live(entry))).sum()
+    lists.iter().map(|entry| u64::from(entry.n_live())).sum()
 }
 
 /// Rows that the lists are chosen for when about `depth` are wanted: a step of 10, 16, 25, 40, 63, 100, ..., and up to a seventh

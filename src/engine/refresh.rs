@@ -38,6 +38,8 @@ pub(crate) struct Round {
     pub(crate) n_extended: usize,
     /// Whether lists were brought up to date in place.
     pub(crate) is_renewed: bool,
+    /// Whether it is known of lists that they have not changed, or of more than before.
+    pub(crate) is_known: bool,
     /// Lists with entries that are not in the tier.
     pub(crate) n_absent: usize,
 }
@@ -151,6 +153,10 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
             .iter()
             .filter(|list| builder.lists()[**list as usize] != extended[**list as usize])
             .count(),
-        is_renewed: extended != before,
+        is_renewed: extended.iter().zip(&before).any(|lists| match lists {
+            (Some(now), Some(before)) => !now.has_same(before),
+            (now, before) => now != before,
+        }),
+        is_known: extended != before,
     })
 }

@@ -236,7 +236,7 @@ pub(crate) fn refresh(
             Err(LoadError::Gpu(GpuError::OutOfMemory { .. })) => return Ok(Refreshed::Not),
             round => round?,
         };
-        if round.has_written() {
+        if round.has_written() || round.is_known {
             match finish(builder) {
                 Err(GpuError::OutOfMemory { .. }) => return Ok(Refreshed::Not),
                 finished => drop(finished?),

@@ -237,6 +237,7 @@ fn answer(rng: &mut ChaCha8Rng) -> Vec<u8> {
             list,
             layout_gen: 1,
             delete_gen: 0,
+            n_live: 0,
             n_slots: rng.random_range(0..9),
             first_slot: 10 * list,
             appended: AppendedTo::NOTHING,

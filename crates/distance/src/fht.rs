@@ -41,6 +41,7 @@ pub(crate) fn passes(x: &mut [f32], first: usize) {
 }
 
 /// The same for registers of `LANES` numbers, of which `first` is a multiple; three passes in one sweep where possible.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn wide_passes<const LANES: usize>(x: &mut [f32], first: usize) {
     let (x, _) = x.as_chunks_mut::<LANES>();
@@ -57,6 +58,7 @@ pub(crate) fn wide_passes<const LANES: usize>(x: &mut [f32], first: usize) {
 }
 
 /// The passes `h, 2 h, …` up to half of `R h` (in registers), with `R` of them in hand.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn sweep<const LANES: usize, const R: usize>(x: &mut [[f32; LANES]], h: usize) {
     for part in x.chunks_exact_mut(R * h) {

@@ -166,6 +166,7 @@ mod tests {
         Some(TierList {
             first_slot: first_slot as u32,
             n_slots: n_slots as u32,
+            n_live: n_slots as u32,
             n_room: n_slots as u32,
             layout_gen: 1,
             delete_gen: 1,

@@ -316,6 +316,7 @@ impl Reading {
         TierList {
             first_slot: self.first_slot as u32,
             n_slots: self.n_slots as u32,
+            n_live: self.pages.entry.n_live(),
             n_room: self.n_room as u32,
             layout_gen: self.pages.entry.layout_gen,
             delete_gen: self.pages.entry.delete_gen,

@@ -79,6 +79,8 @@ pub struct TierList {
     pub first_slot: u32,
     /// Slots, dead entries included.
     pub n_slots: u32,
+    /// Live entries of the frozen part when the list was read.
+    pub n_live: u32,
     /// Slots that are its own from the first one on, at least as many: what is appended to it goes there.
     pub n_room: u32,
     /// `ListEntry::layout_gen` when the list was read.
@@ -102,6 +104,18 @@ impl TierList {
     pub fn room(&self) -> Range<usize> {
         let first = self.first_slot as usize;
         first..first + self.n_room.max(self.n_slots) as usize
+    }
+
+    /// Whether the same is here, whatever is known of later changes to the list.
+    pub fn has_same(&self, other: &Self) -> bool {
+        let without_version = |list: &Self| Self {
+            appended: AppendedTo {
+                version: 0,
+                ..list.appended
+            },
+            ..*list
+        };
+        without_version(self) == without_version(other)
     }
 
     /// Whether what is here of the list is as the index has it now, by the directory entry as just read; more may have been appended to it.

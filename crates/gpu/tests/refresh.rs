@@ -34,6 +34,7 @@ fn lists_that_do_not_fit_are_not_taken_over() {
         lists[list] = Some(TierList {
             first_slot,
             n_slots,
+            n_live: n_slots,
             n_room: n_slots,
             layout_gen: 2,
             delete_gen: 2,

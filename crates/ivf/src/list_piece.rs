@@ -52,7 +52,8 @@ pub(crate) struct Job {
 impl Job {
     /// Bytes of memory that it and its piece take, roughly.
     pub(crate) fn n_bytes(&self, words: usize) -> usize {
-        2 * self.block.len() * row_bytes(words as u32) + 2 * PAGE_BYTES
+        let rows = self.block.len() * row_bytes(words as u32);
+        rows + rows.max(self.memory.capacity()) + 2 * PAGE_BYTES
     }
 }
 

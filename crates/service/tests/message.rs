@@ -95,6 +95,7 @@ fn chosen(list: u32, rng: &mut ChaCha8Rng) -> ChosenList {
         list,
         layout_gen: rng.random(),
         delete_gen: rng.random(),
+        n_live: rng.random(),
         n_slots: rng.random(),
         first_slot: rng.random(),
         appended: AppendedTo {
@@ -239,6 +240,7 @@ fn slots_have_places_in_lists_that_were_searched() {
         list,
         layout_gen: 1,
         delete_gen: 0,
+        n_live: n_slots,
         n_slots,
         first_slot,
         appended: AppendedTo::NOTHING,

@@ -106,6 +106,7 @@ fn check(tier: &Tier, world: &World, compared: &mut Compared, what: &str) {
             !is_unchanged || is_current && here.slots().len() == entries.len(),
             "{what}: has changed unseen"
         );
+        assert!(!is_current || here.n_live == entry.n_live(), "{what}");
         compared.unchanged += usize::from(is_unchanged);
         compared.current += usize::from(is_current);
         compared.thinned += usize::from(!is_current);

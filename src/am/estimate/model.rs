@@ -13,9 +13,8 @@ use crate::threads;
 
 /// Iterations of k-means, as training makes them mostly; at most ten.
 const ITERATIONS: f64 = 8.0;
-/// What a build keeps beside what is counted here: buffers of batches, queues of workers, the process itself.
+/// What a build keeps beside what is counted here: buffers of batches, the process itself.
 const OTHER_BYTES: u64 = 48 << 20;
-const WORKER_BYTES: u64 = 8 << 20;
 /// What the calibration keeps of pages.
 const CALIBRATION_BYTES: u64 = 32 << 20;
 /// Bytes of an entry beside its vector while entries are sorted.
@@ -172,8 +171,8 @@ impl Build {
         let entries = self.n_rows * (bytes_of(self.row_words) / 2 + ENTRY_BYTES);
         let ahead = self.ahead_bytes();
         let sorting = entries.min(self.sort_bytes()) + ahead + centroids;
-        let workers = self.workers as u64 * WORKER_BYTES;
+        let own = build::own_bytes(self.workers, self.has_gpu) as u64;
         let calibrating = CALIBRATION_BYTES + sample::MAX_QUERIES as u64 * (input + coarse);
-        OTHER_BYTES + training.max(sorting + workers).max(calibrating)
+        OTHER_BYTES + training.max(sorting + own).max(calibrating)
     }
 }

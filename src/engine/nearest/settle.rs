@@ -31,7 +31,7 @@ pub(in crate::engine) struct Asked {
     pub(in crate::engine) looked_up: Vec<LookedUp>,
     /// Entries that it has looked at.
     pub(in crate::engine) n_slots: u64,
-    /// Live frozen entries of the lists, about.
+    /// Live frozen entries of the lists.
     pub(in crate::engine) n_entries: u64,
     /// How long it took to leave out what has died since.
     pub(in crate::engine) checked: Duration,

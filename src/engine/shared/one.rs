@@ -183,7 +183,7 @@ fn current(
         searched: is_searched(chosen).then_some(chosen.appended),
     };
     let n_slots = |chosen: &ChosenList| u64::from(chosen.n_slots);
-    let n_unchanged: u64 = unchanged.iter().map(|chosen| n_slots(chosen)).sum();
+    let n_unchanged: u64 = unchanged.iter().map(|l| u64::from(l.n_live)).sum();
     Ok(Some(Asked {
         found: query.on_device(&SlotPlaces::new(&chosen))?,
         n_slots: chosen.iter().map(n_slots).sum(),

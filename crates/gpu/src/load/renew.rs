@@ -244,6 +244,7 @@ impl<'a> Reading<'a> {
         Renewed {
             list: TierList {
                 n_slots: n_slots as u32,
+                n_live: entry.n_live(),
                 n_room: self.known.here.n_room.max(n_slots as u32),
                 delete_gen: entry.delete_gen,
                 last_live,

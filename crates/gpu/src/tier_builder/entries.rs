@@ -167,6 +167,7 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         self.lists[open.list as usize] = Some(TierList {
             first_slot: taken.start as u32,
             n_slots,
+            n_live: open.entries.live.iter().map(|&live| u32::from(live)).sum(),
             n_room: taken.len() as u32,
             layout_gen,
             delete_gen,

@@ -49,6 +49,11 @@ pub struct ListEntry {
 }
 
 impl ListEntry {
+    /// Live entries in the frozen part.
+    pub fn n_live(&self) -> u32 {
+        self.frozen_count.saturating_sub(self.frozen_dead)
+    }
+
     /// The entry of a list without entries.
     pub fn empty(layout_gen: u32) -> Self {
         Self {

@@ -300,6 +300,7 @@ mod tests {
         let list = TierList {
             first_slot: 1,
             n_slots: 2,
+            n_live: 11,
             n_room: 6,
             layout_gen: 3,
             delete_gen: 4,

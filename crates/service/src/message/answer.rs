@@ -69,6 +69,8 @@ pub struct ChosenList {
     pub delete_gen: u32,
     /// Entries of the list that were searched, dead ones included.
     pub n_slots: u32,
+    /// Live ones of its frozen part when the list was loaded.
+    pub n_live: u32,
     /// The first of their slots in the tier.
     pub first_slot: u32,
     /// The entries appended to the list that were searched too.

@@ -94,7 +94,11 @@ impl Hosted {
         self.number = number;
         let mut n_new = 0;
         for (at, (old, new)) in before.iter().zip(self.tier.lists()).enumerate() {
-            if old != new {
+            let is_same = match (old, new) {
+                (Some(old), Some(new)) => new.has_same(old),
+                (old, new) => old == new,
+            };
+            if !is_same {
                 n_new += 1;
                 self.is_stale[at] = false;
             }
@@ -201,6 +205,7 @@ impl Hosted {
                 layout_gen: l.layout_gen,
                 delete_gen: l.delete_gen,
                 n_slots: l.n_slots,
+                n_live: l.n_live,
                 first_slot: l.first_slot,
                 appended: l.appended,
             },
