@@ -109,12 +109,10 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
 ) -> Result<Round, LoadError> {
     let numbers: Vec<u32> = (0..index.n_lists()).collect();
     let seen = see_lists(pages, index, &numbers)?;
-    let entries: Vec<ListEntry> = seen.iter().map(|seen| seen.entry).collect();
+    let entry_of = |list: u32| &seen[list as usize].entry;
     let before = builder.lists().to_vec();
-    let is_stale = |&list: &u32| {
-        let entry = &entries[list as usize];
-        before[list as usize].is_some_and(|here| !here.is_current(entry))
-    };
+    let is_stale =
+        |&list: &u32| before[list as usize].is_some_and(|here| !here.is_current(entry_of(list)));
     let by_slot = |lists: &mut Vec<u32>| {
         lists.sort_by_key(|&list| before[list as usize].map(|l| l.first_slot));
     };
@@ -129,7 +127,7 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
     let rewritten: HashSet<u32> = rewritten.into_iter().collect();
     let mut behind = here;
     behind.retain(|list| {
-        let (now, entry) = (builder.lists()[*list as usize], &entries[*list as usize]);
+        let (now, entry) = (builder.lists()[*list as usize], entry_of(*list));
         !rewritten.contains(list) && now.is_some_and(|now| lacks_many(&now, index, entry))
     });
     // Of a tier of codes alone nobody reads appended ones.
@@ -142,8 +140,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
         let at = **list as usize;
         builder.lists()[at] != before[at]
     };
-    let both = before.iter().zip(&entries);
-    let absent = both.filter(|(list, entry)| list.is_none() && entry.frozen_count > 0);
+    let both = before.iter().zip(&seen);
+    let absent = both.filter(|(list, seen)| list.is_none() && seen.entry.frozen_count > 0);
     Ok(Round {
         n_absent: absent.count(),
         n_stale: stale.len(),
@@ -153,9 +151,8 @@ pub(crate) fn write_stale<W: TierWriter + ?Sized>(
             .iter()
             .filter(|list| builder.lists()[**list as usize] != extended[**list as usize])
             .count(),
-        is_renewed: extended.iter().zip(&before).any(|lists| match lists {
-            (Some(now), Some(before)) => !now.has_same(before),
-            (now, before) => now != before,
+        is_renewed: extended.iter().zip(&before).any(|(now, before)| {
+            now.map(TierList::without_version) != before.map(TierList::without_version)
         }),
         is_known: extended != before,
     })

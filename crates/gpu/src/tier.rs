@@ -106,16 +106,12 @@ impl TierList {
         first..first + self.n_room.max(self.n_slots) as usize
     }
 
-    /// Whether the same is here, whatever is known of later changes to the list.
-    pub fn has_same(&self, other: &Self) -> bool {
-        let without_version = |list: &Self| Self {
-            appended: AppendedTo {
-                version: 0,
-                ..list.appended
-            },
-            ..*list
-        };
-        without_version(self) == without_version(other)
+    /// What is here of the list, whatever is known of later changes to it.
+    pub fn without_version(self) -> Self {
+        Self {
+            appended: self.appended.without_version(),
+            ..self
+        }
     }
 
     /// Whether what is here of the list is as the index has it now, by the directory entry as just read; more may have been appended to it.

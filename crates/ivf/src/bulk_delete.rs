@@ -42,8 +42,7 @@ pub fn bulk_delete<S: PageStoreMut>(
             let entry = read_entry(s, index, list)?;
             let dead = delete_frozen(s, index, &mut reader, list, &entry, is_dead)?;
             stats.removed += u64::from(dead);
-            stats.remaining +=
-                u64::from(entry.frozen_count - entry.frozen_dead).saturating_sub(u64::from(dead));
+            stats.remaining += u64::from(entry.n_live()).saturating_sub(u64::from(dead));
             delete_appended(s, index, list, &entry, is_dead, &mut stats)
         })?;
     }
@@ -149,10 +148,7 @@ fn clear_live<S: PageStoreMut>(
                 }
             }
             let mut now = get_entry(head[0], offset);
-            if checked.is_ok()
-                && (now.layout_gen != entry.layout_gen
-                    || cleared > now.frozen_count.saturating_sub(now.frozen_dead))
-            {
+            if checked.is_ok() && (now.layout_gen != entry.layout_gen || cleared > now.n_live()) {
                 checked = Err(IvfError::corrupt(
                     directory,
                     format!("counts of list {list} are wrong"),

@@ -40,7 +40,7 @@ pub fn count<S: PageStore>(s: &S, index: &Index) -> Result<Counts> {
             }
             entry = reread_entry(s, index, list, &entry)?;
         };
-        counts.frozen += u64::from(entry.frozen_count - entry.frozen_dead);
+        counts.frozen += u64::from(entry.n_live());
         counts.frozen_dead += u64::from(entry.frozen_dead);
         counts.appended += appended;
         counts.append_pages += u64::from(entry.append_pages);

@@ -88,7 +88,7 @@ pub(crate) fn fold_if_long<S: PageStoreMut>(
         let overflow_pages = full_pages * per_page * append::overflow_pages(words) as u64;
         let appended_pages = u64::from(entry.append_pages) + overflow_pages;
         let frozen_pages = frozen_pages(index, list, entry);
-        let frozen = u64::from(entry.frozen_count - entry.frozen_dead);
+        let frozen = u64::from(entry.n_live());
         full_pages * per_page >= INSERT_FOLD_APPENDED.max(frozen / INSERT_FOLD_SHARE)
             && appended_pages + frozen_pages <= FOLD_MOST_PAGES
     };

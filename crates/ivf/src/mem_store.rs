@@ -54,7 +54,7 @@ pub struct MemStore {
     n_pins: AtomicU64,
     most_pins: Option<u64>,
     accesses: Mutex<Option<Vec<Access>>>,
-    /// Entries appended to each list, by those who tell.
+    /// Changes of each list, by those who tell.
     changes: Mutex<HashMap<u32, u32>>,
 }
 

@@ -68,12 +68,8 @@ fn stale(lists: &[Option<TierList>], world: &World, parts: Parts) -> Vec<u32> {
         let most = if parts.rows() { usize::MAX } else { 0 };
         let mut reader = ListReader::new();
         let appended = reader.appended_up_to(store, index, list, seen, most, 0, |_, _, _, _| ());
-        let without_version = |appended| AppendedTo {
-            version: 0,
-            ..appended
-        };
-        let appended = appended.unwrap().map(without_version);
-        !here.is_current(&seen.entry) || appended != Some(without_version(here.appended))
+        let appended = appended.unwrap().map(AppendedTo::without_version);
+        !here.is_current(&seen.entry) || appended != Some(here.appended.without_version())
     };
     all.into_iter().filter(is_stale).collect()
 }

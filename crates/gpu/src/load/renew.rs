@@ -105,14 +105,9 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         let nothing_died = here.is_current(entry);
         let may_lack = here.appended.may_lack(s, index, list, entry);
         if nothing_died && !may_lack {
-            let as_seen = AppendedTo {
-                version: seen.version,
-                ..here.appended
-            };
-            self.lists[at] = Some(TierList {
-                appended: as_seen,
-                ..here
-            });
+            let mut as_seen = here;
+            as_seen.appended.version = seen.version;
+            self.lists[at] = Some(as_seen);
             return Ok(Renewal::Done);
         }
         let Some(words) = self.own_words[at].clone() else {

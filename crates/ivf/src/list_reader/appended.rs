@@ -240,6 +240,11 @@ impl AppendedTo {
         version: 0,
     };
 
+    /// The same, of whatever version.
+    pub fn without_version(self) -> Self {
+        Self { version: 0, ..self }
+    }
+
     /// Whether nothing of `list` has changed since it was read up to there.
     pub fn is_all<S: PageStore>(&self, s: &S, list: u32) -> bool {
         self.version != 0 && self.version == s.list_version(list)

@@ -94,11 +94,7 @@ impl Hosted {
         self.number = number;
         let mut n_new = 0;
         for (at, (old, new)) in before.iter().zip(self.tier.lists()).enumerate() {
-            let is_same = match (old, new) {
-                (Some(old), Some(new)) => new.has_same(old),
-                (old, new) => old == new,
-            };
-            if !is_same {
+            if old.map(TierList::without_version) != new.map(TierList::without_version) {
                 n_new += 1;
                 self.is_stale[at] = false;
             }

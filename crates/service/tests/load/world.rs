@@ -262,7 +262,6 @@ pub fn search_for(tier: &Tier, queries: &[Vec<f32>], lists: Lists) -> Result<Bat
 }
 
 /// A pool of `n` threads that help with a refresh; none of none.
-#[allow(dead_code)]
 pub fn helpers(n: usize) -> Option<rayon::ThreadPool> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build();
     (n > 0).then(|| pool.unwrap())
