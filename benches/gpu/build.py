@@ -1,13 +1,14 @@
 """CREATE INDEX on the table that `sql.py` made, beside its floors: a server that libpq's environment names, on this machine.
 
   build.py DIR [--limit 200] [--lists N] [--workers 0,2,8,14] [--memory 64MB,512MB,4GB] [--settings NAME=VALUE ...]
-  build.py DIR --load [--loaders 12] [--storage plain] [--parts gpu] [--seconds 100] ...     makes the table too, of data that memory does not hold twice
+  build.py DIR --load [--loaders 12] [--storage plain] [--files] [--parts gpu] [--seconds 100] ...     makes the table too, of data that memory does not hold twice
 
 Each build: seconds, the NOTICE (seconds of each phase), the most private memory that its processes had together (RssAnon, looked at every
 10 ms; the queues of the workers, at most 16 MB, are shared memory and not in it), recall of 300 searches of the CPU at fixed lists, and what
 `omen_estimate_build()` said before. With the most workers and memory also by the CPU alone.
 --load: the table is loaded first, by several connections, and DIR's rows are deleted then. --storage: of its vectors; out of line
-(external, the type's default) several connections wait for each other in TOAST's index. --parts: some of gpu (whatever `omen.engine = auto` takes), cpu,
+(external, the type's default) several connections wait for each other in TOAST's index. --files: its files are written without the
+server (heap_file.py), vectors in line. --parts: some of gpu (whatever `omen.engine = auto` takes), cpu,
 floors. --seconds: what a build is expected to take at most; one for which less is left is not begun.
 The floors: a parallel scan that detoasts every vector, and the same number of logged pages written (ALTER INDEX SET TABLESPACE copies
 them page by page and logs each). Prints JSON lines.
@@ -63,9 +64,9 @@ class Builds(Bench):
     def table(self):
         """Loads the table, and gives the room of the data's rows back."""
         with connect() as conn:
-            seconds = {"copy_s": time.perf_counter()}
+            began = time.perf_counter()
             self.load(conn)
-            seconds["copy_s"] = time.perf_counter() - seconds["copy_s"]
+            seconds = {"load_s": time.perf_counter() - began}
             self.data.rows = None
             (self.data.path / "rows.f16").unlink()
             seconds["analyze_s"] = self.timed(conn, "ANALYZE bench")
@@ -130,10 +131,13 @@ def main():
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--loaders", type=int, default=12)
     parser.add_argument("--storage", default="external")
+    parser.add_argument("--files", action="store_true")
     parser.add_argument("--parts", default="gpu,cpu,floors")
     parser.add_argument("--seconds", type=float, default=25)
     parser.add_argument("--settings", nargs="*", default=[], metavar="NAME=VALUE")
     args = parser.parse_args()
+    if args.files:
+        args.storage = "plain"
     builds = Builds(Folder(args.folder), args)
     parts = args.parts.split(",")
     if args.load:

@@ -153,7 +153,7 @@ def build_table(s: dict) -> list[str]:
         told += [f"{name}: {notice}" for notice in line["notices"]]
     out = table(["CREATE INDEX", "seconds", "estimated", "private MB", "WAL MB", "lists", "recall, 1/32 of the lists"], rows) if rows else []
     for line in s.get("build_table", []):
-        told.append(f"table: {number(line['rows'])} rows, vectors {line['storage']}, {line['bytes'] / 1e9:,.1f} GB; COPY {line['copy_s']:.0f} s")
+        told.append(f"table: {number(line['rows'])} rows, vectors {line['storage']}, {line['bytes'] / 1e9:,.1f} GB; loaded in {line['load_s']:.0f} s")
     for line in s.get("build_floor", []):
         more = f"{line['workers']} workers" if "workers" in line else f"{line['bytes'] / 1e6:,.0f} MB, wal_level {line['wal_level']}"
         told.append(f"floor, {line['what']} ({more}): {min(line['seconds']):.2f} s")

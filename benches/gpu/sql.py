@@ -20,6 +20,7 @@ import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import ExecStatus, Format
 
+import heap_file
 from folder import Folder, recall
 
 K = 10
@@ -119,6 +120,8 @@ class Bench:
         conn.execute(f"DROP TABLE IF EXISTS bench; CREATE TABLE bench (id int, embedding vector({data.dim}))")
         if storage := getattr(self.args, "storage", None):
             conn.execute(f"ALTER TABLE bench ALTER embedding SET STORAGE {storage}")
+        if getattr(self.args, "files", False):
+            return heap_file.fill(conn, "bench", data, self.args.loaders)
         edges = np.linspace(0, data.n, self.args.loaders + 1).astype(int)
         with get_context("fork").Pool(self.args.loaders) as pool:
             pool.map(load_part, [(str(data.path), a, b) for a, b in zip(edges, edges[1:])], chunksize=1)
