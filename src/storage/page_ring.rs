@@ -1,9 +1,10 @@
 //! [`PageRing`]: pages of a new index on their way, in shared memory, from the process that builds it to parallel workers, which write and log them.
 //!
 //! The process that builds hands over batches of pages one after the other, so that the number of a batch tells its blocks. Whichever worker is free takes the
-//! next, sees to it that the file is long enough, and puts the pages into buffers. Logging them waits while there are others to be put, so that the
-//! process that builds can go on; only a share of the buffers may wait, because what leaves them has to be read again. A page is logged after it has been
-//! written and before its transaction ends, as in a build by one process; when a checkpoint comes in between does not matter.
+//! next whose blocks the file has, and puts the pages into buffers. One worker at a time makes the file longer, before the others need it. Logging
+//! waits while there are pages to be put, so that the process that builds can go on; only a share of the buffers may wait, because what leaves them has to
+//! be read again. A page is logged after it has been written and before its transaction ends, as in a build by one process; when a checkpoint comes in
+//! between does not matter.
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
@@ -25,8 +26,9 @@ pub(super) const BATCH_PAGES: usize = 64;
 /// Batches that a worker may have before it, and all of them: the queues of the workers that read the table take as much memory.
 const SLOTS_A_WORKER: usize = 4;
 const MAX_SLOTS: usize = 32;
-/// Pages by which the file grows at a time, at least, as far as there are pages to be written.
-const EXTEND_PAGES: u32 = 512;
+/// Pages by which the file grows at a time, at most; and the pages in it that no worker has taken yet below which that is due.
+const EXTEND_PAGES: u32 = 256;
+const EXTEND_BELOW: u32 = 1024;
 /// One in so many buffers may hold pages that are not logged yet.
 const SHARE: usize = 8;
 /// Who waits is woken; it looks so often by itself.
@@ -54,6 +56,8 @@ pub(crate) struct PageRing {
     /// Blocks there will be when all that is handed over is written, and those that the file has.
     n_handed: AtomicU32,
     n_extended: AtomicU32,
+    /// A worker makes it longer now. Nobody else does: others do not know of the index.
+    is_extending: AtomicBool,
     /// Batches handed over, taken by workers, and put into buffers.
     n_filled: AtomicU64,
     n_taken: AtomicU64,
@@ -101,6 +105,7 @@ impl PageRing {
                 first_block: AtomicU32::new(0),
                 n_handed: AtomicU32::new(0),
                 n_extended: AtomicU32::new(0),
+                is_extending: AtomicBool::new(false),
                 n_filled: AtomicU64::new(0),
                 n_taken: AtomicU64::new(0),
                 n_put: AtomicU64::new(0),
@@ -171,7 +176,8 @@ impl PageRing {
     pub(super) fn hand_over(&self, batch: u64, n_pages: usize, n_blocks: u32) {
         let slot = self.slot(batch);
         slot.n_pages.store(n_pages as u32, Ordering::Relaxed);
-        self.n_handed.store(n_blocks, Ordering::Relaxed);
+        // After what `begin` has said.
+        self.n_handed.store(n_blocks, Ordering::Release);
         self.n_filled.store(batch + 1, Ordering::Release);
         // SAFETY: initialised by `init`.
         unsafe { pg_sys::ConditionVariableSignal(self.filled.get()) };
@@ -205,11 +211,50 @@ impl PageRing {
         self.spent[on as usize].fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// The next batch, if one is there.
+    /// The next batch, if one is there for which the file is long enough.
     fn take(&self) -> Option<u64> {
-        let has_one = |taken| (taken < self.n_filled.load(Ordering::Acquire)).then_some(taken + 1);
+        let has_one = |taken| self.is_ready(taken).then_some(taken + 1);
         let order = Ordering::Relaxed;
         self.n_taken.fetch_update(order, order, has_one).ok()
+    }
+
+    /// Whether a batch was handed over, and the file has its blocks.
+    fn is_ready(&self, batch: u64) -> bool {
+        batch < self.n_filled.load(Ordering::Acquire)
+            && self.n_extended.load(Ordering::Acquire) >= self.end_of(batch)
+    }
+
+    /// End of the blocks of a batch that was handed over.
+    fn end_of(&self, batch: u64) -> u32 {
+        let full = (batch + 1) * BATCH_PAGES as u64;
+        let end = self.first_block.load(Ordering::Relaxed) + full as u32;
+        // The last one need not be full.
+        end.min(self.n_handed.load(Ordering::Relaxed))
+    }
+
+    /// Pages by which the file is to be made longer now: as many as have been handed over at most. 0 if it is long enough for a while, or a worker is at it.
+    fn n_to_extend(&self) -> u32 {
+        if self.is_extending.load(Ordering::Acquire) {
+            return 0;
+        }
+        self.n_lacking()
+    }
+
+    fn n_lacking(&self) -> u32 {
+        let n_handed = self.n_handed.load(Ordering::Acquire);
+        let n_extended = self.n_extended.load(Ordering::Acquire);
+        let n_taken = self.n_taken.load(Ordering::Relaxed) * BATCH_PAGES as u64;
+        let taken = self.first_block.load(Ordering::Relaxed) + n_taken as u32;
+        if n_extended.saturating_sub(taken) >= EXTEND_BELOW {
+            return 0;
+        }
+        n_handed.saturating_sub(n_extended).min(EXTEND_PAGES)
+    }
+
+    /// Whether all that was handed over is taken, and no more will come.
+    fn is_over(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+            && self.n_taken.load(Ordering::Relaxed) == self.n_filled.load(Ordering::Acquire)
     }
 }
 
@@ -232,8 +277,8 @@ pub(crate) unsafe fn empty_ring(ring: &PageRing, rel: pg_sys::Relation) -> Resul
     let mut later: Vec<(u32, u32)> = Vec::new();
     loop {
         pgrx::check_for_interrupts!();
-        // Looked at before the last batch may be taken.
-        let is_closed = ring.is_closed.load(Ordering::Acquire);
+        // SAFETY: by this function's contract.
+        unsafe { extend(ring, rel) };
         let next = (later.len() <= most).then(|| ring.take()).flatten();
         if let Some(batch) = next {
             // SAFETY: by this function's contract; the batch is this worker's.
@@ -249,12 +294,12 @@ pub(crate) unsafe fn empty_ring(ring: &PageRing, rel: pg_sys::Relation) -> Resul
             // SAFETY: by this function's contract; the pages were put by `put`.
             unsafe { log_range(rel, MAIN, start, end) };
             ring.spend(Spent::Logging, began);
-        } else if is_closed {
+        } else if ring.is_over() {
             return Ok(());
         } else {
             PageRing::wait(&ring.filled, || {
-                ring.is_closed.load(Ordering::Acquire)
-                    || ring.n_taken.load(Ordering::Relaxed) < ring.n_filled.load(Ordering::Acquire)
+                let next = ring.n_taken.load(Ordering::Relaxed);
+                ring.is_over() || ring.is_ready(next) || ring.n_to_extend() > 0
             });
         }
     }
@@ -280,10 +325,6 @@ unsafe fn put(ring: &PageRing, rel: pg_sys::Relation, batch: u64) -> (u32, u32) 
     let start = ring.first_block.load(Ordering::Relaxed) + batch as u32 * BATCH_PAGES as u32;
     let end = start + n_pages;
     let began = Instant::now();
-    // SAFETY: by this function's contract.
-    unsafe { extend(ring, rel, end) };
-    ring.spend(Spent::Extending, began);
-    let began = Instant::now();
     // SAFETY: full slots are not written to; the blocks are in the file, and no other process has their pages.
     unsafe {
         let pages = &(&*slot.pages.get())[..n_pages as usize];
@@ -302,26 +343,31 @@ unsafe fn put(ring: &PageRing, rel: pg_sys::Relation, batch: u64) -> (u32, u32) 
     (start, end)
 }
 
-/// Makes the file so many blocks long at least, as long as there are pages for at most.
+/// Makes the file longer if that is due and no other worker does it: they have blocks left meanwhile, or pages to log.
 ///
 /// # Safety
 /// As for [`empty_ring`].
-unsafe fn extend(ring: &PageRing, rel: pg_sys::Relation, end: u32) {
-    let is_long_enough = || ring.n_extended.load(Ordering::Acquire) >= end;
-    if is_long_enough() {
+unsafe fn extend(ring: &PageRing, rel: pg_sys::Relation) {
+    let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
+    let is_free = || {
+        ring.is_extending
+            .compare_exchange(false, true, acquire, relaxed)
+    };
+    if ring.n_to_extend() == 0 || is_free().is_err() {
         return;
     }
-    let lock = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
-    // SAFETY: by this function's contract; the lock keeps other workers from extending it.
-    unsafe {
-        pg_sys::LockRelationForExtension(rel, lock);
-        if !is_long_enough() {
-            let first = ring.n_extended.load(Ordering::Relaxed);
-            let wanted = end.max(first.saturating_add(EXTEND_PAGES));
-            let wanted = wanted.min(ring.n_handed.load(Ordering::Relaxed));
-            compat::extend_file(rel, MAIN, first, wanted - first);
-            ring.n_extended.store(wanted, Ordering::Release);
-        }
-        pg_sys::UnlockRelationForExtension(rel, lock);
+    let began = Instant::now();
+    let n = ring.n_lacking();
+    if n > 0 {
+        let first = ring.n_extended.load(Ordering::Relaxed);
+        // If this raises an error, the build ends, and nobody extends the file any more.
+        // SAFETY: by this function's contract; no other process extends it.
+        unsafe { compat::extend_file(rel, MAIN, first, n) };
+        ring.n_extended.store(first + n, Ordering::Release);
     }
+    ring.is_extending.store(false, Ordering::Release);
+    ring.spend(Spent::Extending, began);
+    // Others may have waited for blocks.
+    // SAFETY: initialised by `PageRing::init`.
+    unsafe { pg_sys::ConditionVariableBroadcast(ring.filled.get()) };
 }
