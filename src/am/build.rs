@@ -15,7 +15,7 @@ use omen_ivf::kmeans::{OnThreads, train_by};
 use omen_ivf::layout::group::{Filter, GroupShape};
 use omen_ivf::layout::size::index_size;
 use omen_ivf::store::BulkWriter;
-use omen_ivf::write_index::{IndexSpec, write_index, write_index_from};
+use omen_ivf::write_index::{Follower, IndexSpec, Piece, write_index, write_index_from};
 use pgrx::prelude::*;
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
@@ -28,6 +28,7 @@ use super::progress::{self, Clock, Phase};
 use super::random::Random;
 use super::sample::Values;
 use super::{build_workers, calibration, column_dim, parallel_read, sample};
+use crate::engine::build_tier::BuildTier;
 use crate::engine::building::{self, Leftovers, Opening, Work};
 use crate::error::{PgError, Result};
 use crate::storage::{BulkPages, IndexPages, forget_index};
@@ -186,12 +187,12 @@ unsafe fn build(
     // SAFETY: by this function's contract.
     let n_workers = unsafe { build_workers::planned_workers(&rows) };
     let sort_bytes = sort_bytes(work_bytes, n_workers, has_device);
-    let sort = EntrySort::new(row_words, sort_bytes, &pool);
+    let sort = EntrySort::new(row_words, lists, sort_bytes, &pool);
     let mut sink = EntrySink::new(form, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
     let sort = sink.finish()?;
-    let n_entries = sort.n_entries();
+    let (n_entries, sizes) = (sort.n_entries(), sort.sizes().to_vec());
     let filter = filter_of(opclass, dim);
     let shape = GroupShape::new(filter, coarse_dim as u32);
     let size = index_size(n_entries, lists, row_words as u32, coarse_dim as u32, shape);
@@ -215,6 +216,11 @@ unsafe fn build(
         centroids,
         built_at: now_micros(),
     };
+    let calibrates = lists > 1 && !queries.1.is_empty();
+    let mut tier = match calibrates && has_device && failure.get().is_none() {
+        true => BuildTier::begin(&spec, &sizes, &failure),
+        false => BuildTier::none(),
+    };
     // SAFETY: `index` is open, by this function's contract.
     let pages = unsafe { BulkPages::new(index, false) };
     // Half, because merging has buffers of its own.
@@ -222,16 +228,15 @@ unsafe fn build(
     // The first pages are logged before the calibration changes the metapage: its record may be a difference to the page as logged here.
     match &writers {
         Some(writers) => {
-            let pages = write(writers.pages(pages), &spec, ahead, &mut sorted)?;
+            let pages = write(writers.pages(pages), &spec, ahead, &mut sorted, &mut tier)?;
             pages.finish();
         }
-        None => write(pages, &spec, ahead, &mut sorted)?.finish(),
+        None => write(pages, &spec, ahead, &mut sorted, &mut tier)?.finish(),
     }
     sorted.close();
     // SAFETY: `index` is open, by this function's contract.
     unsafe {
-        let device = (has_device && failure.get().is_none()).then_some(&failure);
-        calibration::run(index, &queries, n_entries, device, &mut clock, &pool)?;
+        calibration::run(index, &queries, n_entries, tier, &mut clock, &pool)?;
         leftovers.end(&IndexPages::new(index), &failure);
     }
     let n_writers = match writers {
@@ -259,15 +264,26 @@ unsafe fn build(
     Ok((heap_tuples, n_entries))
 }
 
-/// Writes all pages, and gives the writer back.
+/// Writes all pages, fills the tier with them, and gives the writer back.
 fn write<W: BulkWriter>(
     mut pages: W,
     spec: &IndexSpec,
     ahead: (&rayon::ThreadPool, usize),
     sorted: &mut SortedEntries,
+    tier: &mut BuildTier,
 ) -> Result<W> {
-    write_index_from(&mut pages, spec, Some(ahead), sorted, &mut progress::done)?;
+    write_index_from(&mut pages, spec, Some(ahead), sorted, tier)?;
     Ok(pages)
+}
+
+impl Follower for BuildTier {
+    fn written(&mut self, n_entries: u64) {
+        progress::done(n_entries);
+    }
+
+    fn piece(&mut self, piece: &Piece) {
+        self.put(piece);
+    }
 }
 
 /// What codes the entries of an index get.

@@ -1,14 +1,13 @@
 //! Last step of a build: measures how many lists a search must visit for which recall, and stores the curve.
 #![allow(unsafe_code)]
 
-use omen_gpu::assign::Failure;
 use omen_ivf::calibrate::{Curve, NEIGHBOURS, calibrate, store_calibration};
 use omen_ivf::layout::group::Filter;
 use omen_ivf::{Tid, VectorKind};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 
 use super::progress::{Clock, Phase};
-use crate::engine::building;
+use crate::engine::build_tier::BuildTier;
 use crate::error::{PgError, Result};
 use crate::guc;
 use crate::storage::{IndexPages, forget_index, open_index};
@@ -57,8 +56,8 @@ pub(super) fn row_seconds(kind: VectorKind, words: u32) -> f64 {
     8e-9 + of_word * f64::from(words)
 }
 
-/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: inputs `[n, input_words]` and their tids. The session's GPU finds their
-/// neighbours if `device` is given, which notes its failure, else the threads of `pool`.
+/// Calibrates `index`, which has `n_entries`, with rows of the table as queries: inputs `[n, input_words]` and their tids. Their neighbours are found by
+/// `tier`, if there is one, else by the threads of `pool`.
 ///
 /// # Safety
 /// `index` is open, complete and not yet visible to others.
@@ -66,7 +65,7 @@ pub(super) unsafe fn run(
     index: pg_sys::Relation,
     queries: &(Vec<f32>, Vec<Tid>),
     n_entries: u64,
-    device: Option<&Failure>,
+    tier: BuildTier,
     clock: &mut Clock,
     pool: &rayon::ThreadPool,
 ) -> Result<()> {
@@ -80,13 +79,8 @@ pub(super) unsafe fn run(
         let n = affordable(tids.len(), n_entries, form.kind(), form.row_words(), filter);
         let words = open.form.input_words();
         let (rows, tids) = (&rows[..n * words], &tids[..n]);
-        let nearest = match device {
-            Some(failure) => {
-                let vectors: Vec<&[f32]> = rows.chunks_exact(words).collect();
-                building::neighbours(&pages, &open, &vectors, NEIGHBOURS, failure)?
-            }
-            None => None,
-        };
+        let vectors: Vec<&[f32]> = rows.chunks_exact(words).collect();
+        let nearest = tier.neighbours(&pages, &open, &vectors, NEIGHBOURS)?;
         let curve = calibrate(&pages, &open, rows, tids, nearest, pool)?;
         store_calibration(&pages, &curve, n as u32)?;
         if n_entries >= MIN_ENTRIES_TO_WARN && open.n_lists() > MIN_LISTS_TO_WARN {

@@ -20,11 +20,18 @@ pub(super) struct EntrySort {
     n_bytes: usize,
     spilled: Option<Spilled<TempFile>>,
     n_entries: u64,
+    /// Of each list.
+    sizes: Vec<u32>,
 }
 
 impl EntrySort {
-    /// A sort of entries of rows of `dim` words that keeps about `max_bytes` in memory. The threads of `pool` sort.
-    pub(super) fn new(dim: usize, max_bytes: usize, pool: &Arc<rayon::ThreadPool>) -> Self {
+    /// A sort of entries of `lists` lists, with rows of `dim` words, that keeps about `max_bytes` in memory. The threads of `pool` sort.
+    pub(super) fn new(
+        dim: usize,
+        lists: u32,
+        max_bytes: usize,
+        pool: &Arc<rayon::ThreadPool>,
+    ) -> Self {
         Self {
             dim,
             max_bytes,
@@ -33,6 +40,7 @@ impl EntrySort {
             n_bytes: 0,
             spilled: None,
             n_entries: 0,
+            sizes: vec![0; lists as usize],
         }
     }
 
@@ -41,8 +49,16 @@ impl EntrySort {
         self.n_entries
     }
 
+    /// Entries of each list that were taken so far.
+    pub(super) fn sizes(&self) -> &[u32] {
+        &self.sizes
+    }
+
     /// Takes entries. Errors: the temporary file.
     pub(super) fn put(&mut self, chunk: Chunk) -> Result<()> {
+        for &list in &chunk.lists {
+            self.sizes[list as usize] += 1;
+        }
         self.n_entries += chunk.lists.len() as u64;
         let n_bytes = chunk.n_bytes();
         if self.n_bytes + n_bytes > self.max_bytes && !self.chunks.is_empty() {

@@ -7,18 +7,11 @@ use std::sync::mpsc::{Receiver, channel};
 
 use omen_gpu::assign::Failure;
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
-use omen_ivf::calibrate::Nearest;
-use omen_ivf::index::Index;
-use omen_ivf::probes::Reach;
-use omen_ivf::topk::Candidates;
 
-use super::batch::BatchRequest;
-use super::load::has_ample_room;
 use super::service_tiers::{Serving, who_serves};
-use super::tiers::{self, Device, LoadedTier, Stop};
-use super::{choice, devices, fallback, gpu_batch};
+use super::tiers::{self, Device};
+use super::{choice, devices, fallback};
 use crate::compat::FileId;
-use crate::error::Result;
 use crate::gpu_service;
 use crate::guc::{self, EngineSetting};
 use crate::options::{self, Hot};
@@ -31,8 +24,6 @@ const CPU_RATE: f64 = 20e9;
 const TRAININGS: f64 = 10.0;
 /// The GPU is to save so many times what opening it takes.
 const WORTH: f64 = 2.0;
-/// Queries of the calibration that the device is asked at a time: each time has its time limit, which is made for searches.
-const QUERIES_AT_A_TIME: usize = 128;
 
 /// What a build has to assign.
 #[derive(Debug, Clone, Copy)]
@@ -182,89 +173,6 @@ fn inject(mut assigner: GpuAssigner) -> GpuAssigner {
         _ => {}
     }
     assigner
-}
-
-/// For each of `vectors`, which the index at `pages` holds, its `k` nearest entries, nearest first, each with its list: by the tier, which is loaded
-/// for that and stays for the session's searches. `None`: the CPU is to find them, also for the reason that `failure` has then.
-///
-/// Errors: a damaged index.
-pub(crate) fn neighbours(
-    pages: &IndexPages,
-    index: &Index,
-    vectors: &[&[f32]],
-    k: usize,
-    failure: &Failure,
-) -> Result<Option<Nearest>> {
-    if index.cpu_only().is_some() {
-        return Ok(None);
-    }
-    let found = tiers::with(|device| {
-        let Some(gpu) = device.gpu.clone() else {
-            return Ok(None);
-        };
-        let file = pages.file();
-        device.drop_orphans();
-        // A tier without all rows would not do, nor is it worth another's place.
-        let room = device.limit(&gpu)?.saturating_sub(device.tier_bytes());
-        if !has_ample_room(index, room)? {
-            return Ok(None);
-        }
-        device.load(pages, index, file)?;
-        device.note_loaded(file);
-        match device.tier(file, index) {
-            Some(loaded) if loaded.is_whole && loaded.tier.parts().rows() => {
-                nearest_of(loaded, pages, index, vectors, k)
-            }
-            _ => Ok(None),
-        }
-    });
-    match found {
-        Ok(found) => Ok(found),
-        Err(Stop::Query(error)) => Err(error),
-        // The device is well, but does not take it.
-        Err(Stop::Gpu(
-            GpuError::Unsupported(_) | GpuError::OutOfMemory { .. } | GpuError::Interrupted,
-        )) => Ok(None),
-        Err(Stop::Gpu(error) | Stop::Paused(error)) => {
-            failure.note(error);
-            Ok(None)
-        }
-    }
-}
-
-fn nearest_of(
-    loaded: &LoadedTier,
-    pages: &IndexPages,
-    index: &Index,
-    vectors: &[&[f32]],
-    k: usize,
-) -> std::result::Result<Option<Nearest>, Stop> {
-    let mut found = Vec::with_capacity(vectors.len());
-    for vectors in vectors.chunks(QUERIES_AT_A_TIME) {
-        let request = BatchRequest {
-            pages,
-            index,
-            vectors,
-            reach: Reach::from(index.n_lists()),
-            k,
-            exact: true,
-        };
-        let Some(answers) = gpu_batch::answer_unnoted(loaded, &request)? else {
-            return Ok(None);
-        };
-        found.extend(answers);
-    }
-    let tids = || found.iter().flat_map(|found| &found.items).map(|c| c.tid);
-    let lists = loaded.tier.lists_of(&tids().collect())?;
-    let named = |found: &Candidates| {
-        let named = found
-            .items
-            .iter()
-            .map(|c| Some((c.tid, *lists.get(&c.tid)?)));
-        // What was inserted meanwhile is in no list of the tier.
-        named.flatten().collect()
-    };
-    Ok(Some(found.iter().map(named).collect()))
 }
 
 /// What a build leaves on the device, until it is dropped, however the build ends.

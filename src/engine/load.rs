@@ -75,10 +75,10 @@ impl Choice {
                 (Parts::of(shape.filter), chosen, n_slots)
             }
         };
-        let plenty = limit.saturating_sub(taken) / ROOMY_SHARE;
+        let left = limit.saturating_sub(taken);
         let roomy = with_room(n_slots, spec.n_lists);
         let (plan, has_room) = match TierPlan::new(&spec, parts, roomy) {
-            Ok(plan) if is_whole && plan.bytes_needed() <= plenty => (plan, true),
+            Ok(plan) if is_whole && is_ample(&plan, left) => (plan, true),
             _ => (TierPlan::new(&spec, parts, with_spare(n_slots))?, false),
         };
         Ok(Self {
@@ -91,13 +91,9 @@ impl Choice {
     }
 }
 
-/// Whether all of an index as it was built, with room for lists to be refreshed, takes no more than its share of `room` bytes.
-pub(super) fn has_ample_room(index: &Index, room: u64) -> std::result::Result<bool, GpuError> {
-    let spec = spec_of(index);
-    let parts = Parts::of(index.meta.shape().filter);
-    let n_slots = with_room(index.meta.built_rows, spec.n_lists);
-    let plan = TierPlan::new(&spec, parts, n_slots)?;
-    Ok(plan.bytes_needed() <= room / ROOMY_SHARE)
+/// Whether a tier takes no more than its share of `room` bytes: then it may have room for lists to be refreshed.
+pub(super) fn is_ample(plan: &TierPlan, room: u64) -> bool {
+    plan.bytes_needed() <= room / ROOMY_SHARE
 }
 
 /// What a tier of an index is for.

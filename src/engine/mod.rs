@@ -25,6 +25,7 @@
 
 mod answer;
 pub(crate) mod batch;
+pub(crate) mod build_tier;
 pub(crate) mod building;
 mod choice;
 pub(crate) mod devices;

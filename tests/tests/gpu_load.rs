@@ -7,6 +7,8 @@ mod expected;
 mod store_world;
 #[path = "gpu_load/unpack.rs"]
 mod unpack;
+#[path = "gpu_load/written.rs"]
+mod written;
 
 use expected::{check_centroids, check_list};
 use half::f16;

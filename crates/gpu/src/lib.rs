@@ -46,7 +46,7 @@ pub use copiers::Copiers;
 pub use device::{DeviceInfo, Gpu, devices};
 pub use error::GpuError;
 pub use export::{Export, MemoryHandle};
-pub use load::{LoadError, LoadTimes};
+pub use load::{LoadError, LoadTimes, WrittenLists};
 pub use query::TierQuery;
 pub use search::{FoundList, SearchTimes, candidates_from};
 pub use tier::{Refresh, Tier, TierList, TierSpec};

@@ -10,6 +10,7 @@ mod batches;
 mod groups;
 mod renew;
 mod times;
+mod written;
 
 use crate::copiers::Piece;
 use crate::engine::TierWriter;
@@ -31,6 +32,7 @@ use std::ops::Range;
 use appended::Appended;
 use batches::{Batch, Pinned};
 pub use times::LoadTimes;
+pub use written::WrittenLists;
 
 /// Lists that were rewritten while they were read are tried again so often.
 const MAX_ROUNDS: usize = 4;

@@ -17,6 +17,7 @@ use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
 use omen_ivf::topk::Candidates;
+use omen_ivf::write_index::IndexSpec;
 use omen_ivf::{Metric, Tid};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -44,6 +45,17 @@ impl TierSpec {
             dim: index.coarse_dim(),
             row_words: index.entry_words(),
             n_lists: index.n_lists() as usize,
+        }
+    }
+
+    /// For an index that is to be written.
+    pub fn of_new(index: &IndexSpec) -> Self {
+        let form = index.form();
+        Self {
+            metric: index.metric,
+            dim: form.coarse_dim() as usize,
+            row_words: form.row_words() as usize,
+            n_lists: index.lists as usize,
         }
     }
 

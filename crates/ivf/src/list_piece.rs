@@ -3,6 +3,8 @@
 //! What a page holds depends on the list and on where in its streams the part lies, not on the block it is written to. A part
 //! begins and ends within pages: whoever writes the parts, in order, joins those ([`Joined`]).
 
+use std::io::{self, Read};
+
 use half::f16;
 
 use crate::build_entries::EntryBlock;
@@ -57,14 +59,74 @@ impl Job {
     }
 }
 
-/// A part of a list.
-pub(crate) struct Piece {
+/// A part of a list, made and not yet written.
+pub struct Piece {
+    /// Its list.
     pub list: u32,
+    /// Entries of the list before it, whole groups.
+    pub first: u64,
+    /// Entries in it.
     pub n_entries: u32,
     /// Of each group, the sum of the squared distances to the centroid.
-    pub sums: Vec<f64>,
-    pub vectors: Part,
-    pub codes: Part,
+    pub(crate) sums: Vec<f64>,
+    pub(crate) vectors: Part,
+    pub(crate) codes: Part,
+}
+
+impl Piece {
+    /// The rows (`[n_entries, row_words]` words of 16 bits), as they lie on pages.
+    pub fn rows(&self) -> Contents<'_> {
+        self.vectors.contents()
+    }
+
+    /// The groups (`[ceil(n_entries / 32), GroupShape::bytes]`), as they lie on pages.
+    pub fn groups(&self) -> Contents<'_> {
+        self.codes.contents()
+    }
+}
+
+/// Reads the bytes of a part of a stream.
+pub struct Contents<'a> {
+    part: &'a Part,
+    /// Pages from here on are to be read, and what is left of the one before.
+    page: usize,
+    rest: &'a [u8],
+}
+
+impl Contents<'_> {
+    /// Leaves out so many bytes, or what is left.
+    pub fn skip(&mut self, mut n: usize) {
+        while n > 0 && self.fill() {
+            let now = n.min(self.rest.len());
+            self.rest = &self.rest[now..];
+            n -= now;
+        }
+    }
+
+    /// Whether there is something left, which is at hand then.
+    fn fill(&mut self) -> bool {
+        while self.rest.is_empty() {
+            let Some(content) = self.part.content(self.page) else {
+                return false;
+            };
+            self.rest = content;
+            self.page += 1;
+        }
+        true
+    }
+}
+
+impl Read for Contents<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if !self.fill() {
+            return Ok(0);
+        }
+        let n = to.len().min(self.rest.len());
+        let (now, later) = self.rest.split_at(n);
+        to[..n].copy_from_slice(now);
+        self.rest = later;
+        Ok(n)
+    }
 }
 
 /// Pages of a part of a stream.
@@ -95,6 +157,27 @@ impl Part {
             start,
             end: CONTENT_BYTES,
         }
+    }
+
+    fn contents(&self) -> Contents<'_> {
+        Contents {
+            part: self,
+            page: 0,
+            rest: &[],
+        }
+    }
+
+    /// What of page number `page` belongs to it.
+    fn content(&self, page: usize) -> Option<&[u8]> {
+        let (images, _) = self.images.as_chunks::<PAGE_BYTES>();
+        let content = page::content(images.get(page)?);
+        let start = if page == 0 { self.start } else { 0 };
+        let end = if page + 1 == images.len() {
+            self.end
+        } else {
+            CONTENT_BYTES
+        };
+        Some(&content[start..end])
     }
 
     fn push(&mut self, mut bytes: &[u8]) {
@@ -182,6 +265,7 @@ impl Maker<'_> {
         }
         Piece {
             list,
+            first,
             n_entries: n as u32,
             sums,
             vectors,

@@ -17,6 +17,7 @@ use crate::layout::group::{Filter, GroupShape};
 use crate::layout::meta::{self, MAGIC, META_BLOCK, MetaPage, VERSION};
 use crate::layout::page::{self, NO_LIST, PageKind};
 use crate::list_piece::Maker;
+pub use crate::list_piece::{Contents, Piece};
 use crate::params::{MAX_LISTS, Metric, Tid, VectorKind};
 use crate::rotation::Rotation;
 use crate::store::{BulkWriter, PAGE_BYTES};
@@ -64,7 +65,7 @@ impl IndexSpec {
     }
 
     /// Shape of its groups.
-    pub(crate) fn shape(&self) -> GroupShape {
+    pub fn shape(&self) -> GroupShape {
         GroupShape::new(self.filter, self.form().coarse_dim())
     }
 }
@@ -82,6 +83,22 @@ pub struct BuildEntry {
     pub row: Vec<f16>,
 }
 
+/// Follows the writing of an index, on the thread that writes.
+pub trait Follower {
+    /// So many entries are written.
+    fn written(&mut self, n_entries: u64);
+
+    /// This piece will be written next: pieces come in the order of lists, and of entries within a list.
+    fn piece(&mut self, _piece: &Piece) {}
+}
+
+/// Who wants to know how far it is.
+impl<F: FnMut(u64)> Follower for F {
+    fn written(&mut self, n_entries: u64) {
+        self(n_entries);
+    }
+}
+
 /// Writes an index with the entries that `entries` returns, in ascending order of lists, until `None`. `progress` gets
 /// the number of entries written so far. Returns the metapage.
 ///
@@ -94,17 +111,17 @@ pub fn write_index<W: BulkWriter>(
     progress: &mut dyn FnMut(u64),
 ) -> Result<MetaPage> {
     let mut source = OneByOne::new(spec.form().row_words() as usize, entries);
-    write_index_from(w, spec, None, &mut source, progress)
+    write_index_from(w, spec, None, &mut source, &mut |n: u64| progress(n))
 }
 
 /// As [`write_index`], from any source. With a pool its threads encode the entries and lay out the pages, up to so many bytes of them ahead.
-/// Everything else, calls of `w`, of `source` and of `progress` included, happens on the calling thread. The bytes written are the same. A thread's panic is an error.
+/// Everything else, calls of `w`, of `source` and of `follower` included, happens on the calling thread. The bytes written are the same. A thread's panic is an error.
 pub fn write_index_from<W: BulkWriter>(
     w: &mut W,
     spec: &IndexSpec,
     pool: Option<(&ThreadPool, usize)>,
     source: &mut dyn EntrySource,
-    progress: &mut dyn FnMut(u64),
+    follower: &mut dyn Follower,
 ) -> Result<MetaPage> {
     let is_possible = (1..=max_dim(spec.kind)).contains(&spec.dim)
         && spec.kind.has(spec.metric)
@@ -143,7 +160,7 @@ pub fn write_index_from<W: BulkWriter>(
         shape,
         mean: &mean(spec),
     };
-    let written = write_lists(w, &maker, pool, source, progress)?;
+    let written = write_lists(w, &maker, pool, source, follower)?;
     write_directory(w, directory, &written.lists)?;
     write_meta(w, spec, directory, written.root, written.n_rows)
 }

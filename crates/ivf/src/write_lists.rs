@@ -16,7 +16,7 @@ use crate::list_piece::{FIRST_LAYOUT, Job, Maker, Piece, piece_bytes, piece_entr
 use crate::list_writer::ListWriter;
 use crate::row_batch::RowBatch;
 use crate::store::BulkWriter;
-use crate::write_index::{IndexSpec, misuse};
+use crate::write_index::{Follower, IndexSpec, misuse};
 use crate::{IvfError, Result, Tid};
 
 /// While this thread waits for others, it looks for interrupts so often.
@@ -116,7 +116,7 @@ struct Writer<'a, W> {
     /// keeps what is freed.
     spare: Vec<Vec<u8>>,
     piece_bytes: usize,
-    progress: &'a mut dyn FnMut(u64),
+    follower: &'a mut dyn Follower,
 }
 
 impl<W: BulkWriter> Writer<'_, W> {
@@ -130,9 +130,10 @@ impl<W: BulkWriter> Writer<'_, W> {
         let list = self.list.get_or_insert_with(new);
         if piece.list != ROOT_LIST {
             self.written.n_rows += u64::from(piece.n_entries);
+            self.follower.piece(&piece);
         }
         self.spare.push(list.add(self.w, piece)?);
-        (self.progress)(self.written.n_rows);
+        self.follower.written(self.written.n_rows);
         Ok(())
     }
 
@@ -161,7 +162,7 @@ pub(crate) fn write_lists<W: BulkWriter>(
     maker: &Maker,
     pool: Option<(&ThreadPool, usize)>,
     source: &mut dyn EntrySource,
-    progress: &mut dyn FnMut(u64),
+    follower: &mut dyn Follower,
 ) -> Result<Written> {
     let words = [ROOT_LIST, 0].map(|list| maker.row_words(list) as usize);
     let mut jobs = Jobs {
@@ -185,7 +186,7 @@ pub(crate) fn write_lists<W: BulkWriter>(
         },
         spare: Vec::new(),
         piece_bytes: piece_bytes(words[0].max(words[1])),
-        progress,
+        follower,
     };
     match pool {
         Some((pool, max_bytes)) => write_ahead(&mut writer, maker, pool, max_bytes, &mut jobs)?,

@@ -13,11 +13,14 @@ use omen_ivf::rabitq::Encoder;
 use omen_ivf::rotation::Rotation;
 use omen_ivf::row_batch::RowBatch;
 use omen_ivf::store::{BulkWriter, PAGE_BYTES, PageStore};
-use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index, write_index_from};
+use omen_ivf::write_index::{
+    BuildEntry, Follower, IndexSpec, Piece, write_index, write_index_from,
+};
 use omen_ivf::{IvfError, Metric, Result};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use std::io::Read;
 use store_world::{seed, tid};
 
 fn pool(n_threads: usize) -> rayon::ThreadPool {
@@ -185,6 +188,79 @@ fn assert_as_read(spec: &IndexSpec, sizes: &[usize], entries: &[BuildEntry], sto
     assert_eq!(index.meta.built_rows as usize, entries.len());
 }
 
+/// What a follower was shown: of each list the bytes of its rows and of its groups.
+struct Seen {
+    told: Vec<u64>,
+    shape: GroupShape,
+    lists: Vec<[Vec<u8>; 2]>,
+    n: Vec<u64>,
+}
+
+impl Seen {
+    fn new(spec: &IndexSpec) -> Self {
+        Self {
+            told: vec![],
+            shape: GroupShape::new(spec.filter, spec.dim),
+            lists: vec![Default::default(); spec.lists as usize],
+            n: vec![0; spec.lists as usize],
+        }
+    }
+
+    /// As the streams of the lists are on pages.
+    fn check(&self, store: &MemStore) {
+        let index = Index::open(store).unwrap();
+        for (list, seen) in (0..).zip(&self.lists) {
+            let entry = read_entry(store, &index, list).unwrap();
+            let n = entry.frozen_count as usize;
+            assert_eq!(self.n[list as usize], n as u64);
+            let sizes = [n * 2 * index.dim(), n.div_ceil(GROUP) * self.shape.bytes()];
+            for ((run, n_bytes), seen) in [entry.vector_run, entry.code_run]
+                .iter()
+                .zip(sizes)
+                .zip(seen)
+            {
+                let mut stream = vec![];
+                for block in run.start..run.start + run.len {
+                    store
+                        .read(block, |image| {
+                            stream.extend_from_slice(page::content(image))
+                        })
+                        .unwrap();
+                }
+                assert!(stream[..n_bytes] == seen[..], "list {list} of {n}");
+            }
+        }
+    }
+}
+
+impl Follower for Seen {
+    fn written(&mut self, n_entries: u64) {
+        self.told.push(n_entries);
+    }
+
+    fn piece(&mut self, piece: &Piece) {
+        let list = piece.list as usize;
+        assert_eq!(self.n[list], piece.first);
+        assert!(
+            piece.first.is_multiple_of(GROUP as u64) && self.n[list + 1..].iter().all(|&n| n == 0)
+        );
+        self.n[list] += u64::from(piece.n_entries);
+        let [rows, groups] = &mut self.lists[list];
+        piece.rows().read_to_end(rows).unwrap();
+        // Now and then a part of it is left out, and read again.
+        let (mut all, at) = (piece.groups(), groups.len());
+        let n_skipped = self.shape.bytes() * (piece.n_entries as usize / GROUP / 2);
+        let mut first = vec![0; n_skipped];
+        all.read_exact(&mut first).unwrap();
+        groups.extend_from_slice(&first);
+        let mut rest = piece.groups();
+        rest.skip(n_skipped);
+        rest.read_to_end(groups).unwrap();
+        let n_groups = (piece.n_entries as usize).div_ceil(GROUP);
+        assert_eq!(groups.len() - at, n_groups * self.shape.bytes());
+    }
+}
+
 #[test]
 fn pages_are_those_of_the_format() {
     let mut rng = StdRng::seed_from_u64(seed());
@@ -213,20 +289,16 @@ fn pages_are_those_of_the_format() {
             let chunks = chunks(&mut rng, dim, &entries);
             let keys = pool.install(|| sorted_keys(&chunks));
             let mut source = EntriesInMemory::new(chunks, keys);
-            let (mut store, mut told) = (MemStore::new(), vec![]);
-            write_index_from(
-                &mut store,
-                &spec,
-                Some((&pool, max_bytes)),
-                &mut source,
-                &mut |n| told.push(n),
-            )
-            .unwrap();
+            let (mut store, mut seen) = (MemStore::new(), Seen::new(&spec));
+            let threads = Some((&pool, max_bytes));
+            write_index_from(&mut store, &spec, threads, &mut source, &mut seen).unwrap();
             assert!(
                 all_pages(&store) == wanted,
                 "dim {dim}, {n_threads} threads"
             );
+            let told = &seen.told;
             assert!(told.is_sorted() && told.last() == Some(&(entries.len() as u64)));
+            seen.check(&store);
         }
     }
 }
@@ -278,7 +350,7 @@ fn failing_builds_end() {
         &four,
         threads,
         &mut WrongRows,
-        &mut |_| (),
+        &mut |_: u64| (),
     );
     let text = outcome.map(drop).unwrap_err().to_string();
     assert!(text.contains("a thread panicked"), "{text}");
@@ -290,7 +362,7 @@ fn failing_builds_end() {
         let keys = sorted_keys(&chunks);
         let mut source = EntriesInMemory::new(chunks, keys);
         let mut store = Interrupted(MemStore::new(), looks);
-        let outcome = write_index_from(&mut store, &spec, threads, &mut source, &mut |_| ());
+        let outcome = write_index_from(&mut store, &spec, threads, &mut source, &mut |_: u64| ());
         assert_eq!(outcome.map(drop), Err(IvfError::Store("stop".into())));
     }
 }

@@ -18,7 +18,7 @@ use omen_ivf::list_reader::{AppendedTo, ListReader, Visit};
 use omen_ivf::mem_store::MemStore;
 use omen_ivf::store::PageStore;
 use omen_ivf::stored::{Scaling, StoredVector};
-use omen_ivf::write_index::{BuildEntry, IndexSpec, write_index_from};
+use omen_ivf::write_index::{BuildEntry, Follower, IndexSpec, write_index_from};
 use omen_ivf::{Metric, Result, Tid};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -78,6 +78,35 @@ pub fn build_in(
     n: u32,
     rng: &mut StdRng,
 ) -> Model {
+    let (spec, entries, model) = plan(metric, dim, lists, n, rng);
+    write(store, pool, &spec, entries, &mut |_: u64| ());
+    model
+}
+
+/// Writes an index of these entries, in order.
+pub fn write(
+    store: &mut MemStore,
+    pool: Option<&rayon::ThreadPool>,
+    spec: &IndexSpec,
+    entries: Vec<BuildEntry>,
+    follower: &mut dyn Follower,
+) {
+    let mut entries = entries.into_iter();
+    let mut next = || Ok(entries.next());
+    let mut source = OneByOne::new(spec.dim as usize, &mut next);
+    // Little ahead: the memory of pieces is used again.
+    let pool = pool.map(|pool| (pool, 1 << 20));
+    write_index_from(store, spec, pool, &mut source, follower).unwrap();
+}
+
+/// What is to be an index of `n` random vectors, and its entries, by list.
+pub fn plan(
+    metric: Metric,
+    dim: u32,
+    lists: u32,
+    n: u32,
+    rng: &mut StdRng,
+) -> (IndexSpec, Vec<BuildEntry>, Model) {
     let scaling = Scaling {
         metric,
         dim,
@@ -126,13 +155,7 @@ pub fn build_in(
         centroids: centroids.clone(),
         built_at: 1,
     };
-    let mut entries = entries.into_iter();
-    let mut next = || Ok(entries.next());
-    let mut source = OneByOne::new(dim as usize, &mut next);
-    // Little ahead: the memory of pieces is used again.
-    let pool = pool.map(|pool| (pool, 1 << 20));
-    write_index_from(store, &spec, pool, &mut source, &mut |_| ()).unwrap();
-    model
+    (spec, entries, model)
 }
 
 /// The tid of the i-th heap row.
@@ -157,6 +180,11 @@ impl World {
     ) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let model = build(&mut store, metric, dim, lists, n, &mut rng);
+        Self::of(store, model, n, rng)
+    }
+
+    /// The index in this store, with these entries: the first `n` rows.
+    pub fn of(store: MemStore, model: Model, n: u32, rng: StdRng) -> Self {
         let index = Index::open(&store).unwrap();
         Self {
             store,
