@@ -23,16 +23,18 @@ const ENTRY_BYTES: u64 = 32;
 /// Seconds for a byte: into buffers, into the WAL, into a temporary file and back. Memory is as fast on most machines.
 const WRITE: f64 = 1.1e-9;
 const LOG: f64 = 0.7e-9;
-const SPILL: f64 = 1.5e-9;
+const SPILL: f64 = 1.2e-9;
 /// Of a process that hands pages to workers; of workers, one at a time: making the file longer, writing the WAL to its files.
 const HAND_OVER: f64 = 0.2e-9;
 const EXTEND: f64 = 0.4e-9;
 const LOG_FILE: f64 = 0.6e-9;
-/// A GPU context, and seconds of training with one, for a number of a row that comes from a worker, and for a byte of the index to load it.
+/// A GPU context, and seconds of training and calibrating with one, for a number of a row that comes from a worker, and for a byte of the index to
+/// be searched for the calibration.
 const CONTEXT_BYTES: u64 = 520 << 20;
 const GPU_TRAINING: f64 = 0.25;
 const TAKING: f64 = 1e-9;
-const GPU_LOADING: f64 = 0.2e-9;
+const GPU_CALIBRATING: f64 = 0.1;
+const GPU_SEARCHING: f64 = 0.04e-9;
 
 /// A build, in numbers.
 pub(super) struct Build {
@@ -96,7 +98,7 @@ impl Build {
         };
         let meeting = n_rows * speed.compare + f64::from(self.lists) * speed.list;
         let calibrating = if self.is_loaded {
-            bytes * GPU_LOADING
+            GPU_CALIBRATING + bytes * GPU_SEARCHING
         } else {
             queries * (meeting / n_threads + speed.query) + bytes * speed.copy * queries.min(1.0)
         };
