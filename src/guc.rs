@@ -86,6 +86,9 @@ pub(crate) enum Fault {
     /// Or while it assigns rows.
     #[name = c"lost_in_assigning"]
     LostInAssigning,
+    /// Or while it writes the index.
+    #[name = c"lost_in_writing"]
+    LostInWriting,
     /// Loaders end before they have begun.
     #[name = c"lose_loader"]
     LoseLoader,

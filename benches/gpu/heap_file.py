@@ -1,7 +1,7 @@
 """Writes the files of a table `(id int, embedding vector)` itself: ten million rows of 768 dimensions take COPY six minutes, mostly of waiting for the log.
 
-The pages are as COPY with FREEZE would leave them (PostgreSQL 14 to 18, `src/include/storage/bufpage.h`, `access/htup_details.h`): rows frozen, vectors in line.
-The server has to run on this machine, with pages of 8 kB and without checksums; the table has to be empty, and not be used meanwhile.
+The pages are as COPY with FREEZE would leave them (PostgreSQL 14 and later, `src/include/storage/bufpage.h`, `access/htup_details.h`): rows frozen, vectors in line.
+The server has to run on this machine, with pages of 8 kB and without checksums (which initdb makes by default from 18 on); the table has to be empty, and not be used meanwhile.
 """
 
 import os

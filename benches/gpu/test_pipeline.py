@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import heap_file  # noqa: E402
 import real  # noqa: E402
 from folder import Folder  # noqa: E402
 
@@ -51,6 +53,33 @@ def test_real_vectors_become_a_folder(tmp_path):
     unit = base / np.linalg.norm(base, axis=1, keepdims=True)
     assert np.abs(rows - unit).max() < 0.02, "a byte a coordinate is enough for two digits"
     check(make(tmp_path / "data", "--npz", tmp_path / "set.npz", "--k", 15, "--lists", 9, "--seed", SEED), rows, unpacked)
+
+
+def test_pages_of_a_table_are_as_the_server_reads_them():
+    """By PostgreSQL's page layout (bufpage.h, htup_details.h), field by field."""
+    print(f"OMEN_TEST_SEED={SEED}")
+    rng = np.random.default_rng(SEED)
+    for dim in (1, 40, 768, 2000):
+        n_bytes = 24 + 4 + 8 + 4 * dim
+        per_page = (8192 - 24) // (-(-n_bytes // 8) * 8 + 4)
+        n = int(rng.integers(1, 5 * per_page + 1))
+        first, ids, values = int(rng.integers(0, 2**20)), rng.integers(0, 2**31, n), rng.standard_normal((n, dim)).astype(np.float32)
+        data, found = heap_file.pages(first, ids, values).tobytes(), []
+        assert len(data) == -(-n // per_page) * 8192
+        for block, page in enumerate(data[at:at + 8192] for at in range(0, len(data), 8192)):
+            lower, upper, special, size_version = struct.unpack_from("<4H", page, 12)
+            assert special == 8192 and size_version == 8192 | 4 and lower <= upper and not any(page[:12])
+            for number in range((lower - 24) // 4):
+                (item,) = struct.unpack_from("<I", page, 24 + 4 * number)
+                at, flags, length = item & 0x7FFF, item >> 15 & 3, item >> 17
+                assert (flags, length) == (1, n_bytes) and at % 8 == 0 and upper <= at and at + length <= 8192
+                xmin, xmax, _, high, low, offset, infomask2, infomask, header = struct.unpack_from("<3I5HB", page, at)
+                assert (xmin, xmax, infomask2, infomask, header) == (2, 0, 2, 0x0B02, 24) and (high << 16 | low, offset) == (first + block, number + 1)
+                row, varlena, found_dim, unused = struct.unpack_from("<iIhh", page, at + 24)
+                assert (varlena, found_dim, unused) == (8 + 4 * dim << 2, dim, 0)
+                found.append((row, np.frombuffer(page, "<f4", dim, at + 36)))
+        assert [row for row, _ in found] == ids.tolist()
+        np.testing.assert_array_equal(np.stack([v for _, v in found]), values)
 
 
 def test_a_run_measures_everything_and_reports_it(tmp_path):

@@ -91,7 +91,7 @@ def test_auto_leaves_small_work_to_the_cpu(db, rows):
 
 
 @pytest.mark.skipif(REAL_GPU, reason="faults are injected in test builds alone")
-@pytest.mark.parametrize("fault", ["lost_in_training", "lost_in_assigning"])
+@pytest.mark.parametrize("fault", ["lost_in_training", "lost_in_assigning", "lost_in_writing"])
 def test_lost_on_the_way(db, rng, rows, fault):
     """The CPU goes on from there; one warning, and no second try for a while."""
     queries = rows[rng.integers(ROWS, size=40)]

@@ -191,8 +191,8 @@ unsafe fn build(
     let mut sink = EntrySink::new(form, Box::new(assigner), &pool, sort, lists, ahead_bytes)?;
     // SAFETY: by this function's contract.
     let (heap_tuples, n_workers) = unsafe { read_table(&rows, &mut sink)? };
-    let sort = sink.finish()?;
-    let (n_entries, sizes) = (sort.n_entries(), sort.sizes().to_vec());
+    let mut sort = sink.finish()?;
+    let (n_entries, sizes) = (sort.n_entries(), sort.take_sizes());
     let filter = filter_of(opclass, dim);
     let shape = GroupShape::new(filter, coarse_dim as u32);
     let size = index_size(n_entries, lists, row_words as u32, coarse_dim as u32, shape);
@@ -272,17 +272,22 @@ fn write<W: BulkWriter>(
     sorted: &mut SortedEntries,
     tier: &mut BuildTier,
 ) -> Result<W> {
-    write_index_from(&mut pages, spec, Some(ahead), sorted, tier)?;
+    write_index_from(&mut pages, spec, Some(ahead), sorted, &mut Written { tier })?;
     Ok(pages)
 }
 
-impl Follower for BuildTier {
+/// What is written goes to the tier too, and shows.
+struct Written<'a> {
+    tier: &'a mut BuildTier,
+}
+
+impl Follower for Written<'_> {
     fn written(&mut self, n_entries: u64) {
         progress::done(n_entries);
     }
 
     fn piece(&mut self, piece: &Piece) {
-        self.put(piece);
+        self.tier.put(piece);
     }
 }
 

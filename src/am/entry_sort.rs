@@ -49,15 +49,18 @@ impl EntrySort {
         self.n_entries
     }
 
-    /// Entries of each list that were taken so far.
-    pub(super) fn sizes(&self) -> &[u32] {
-        &self.sizes
+    /// Entries of each list; once all were taken.
+    pub(super) fn take_sizes(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.sizes)
     }
 
     /// Takes entries. Errors: the temporary file.
     pub(super) fn put(&mut self, chunk: Chunk) -> Result<()> {
         for &list in &chunk.lists {
-            self.sizes[list as usize] += 1;
+            // Who writes refuses another.
+            if let Some(n) = self.sizes.get_mut(list as usize) {
+                *n += 1;
+            }
         }
         self.n_entries += chunk.lists.len() as u64;
         let n_bytes = chunk.n_bytes();

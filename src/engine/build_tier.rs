@@ -21,11 +21,15 @@ use crate::storage::IndexPages;
 
 /// Queries of the calibration that the device is asked at a time: each time has its time limit, which is made for searches.
 const QUERIES_AT_A_TIME: usize = 128;
+/// A build does not spend more on filling it than these seconds and half of what writing takes: the device is busy with others then.
+const MOST_SECONDS: f64 = 5.0;
+const MOST_SHARE: f64 = 0.5;
 
 /// The tier, unless the CPU is to calibrate.
 pub(crate) struct BuildTier {
     lists: Option<WrittenLists>,
     failure: Failure,
+    began: Instant,
     /// Spent on filling it.
     took: Duration,
 }
@@ -36,31 +40,42 @@ impl BuildTier {
         Self {
             lists: None,
             failure: Failure::default(),
+            began: Instant::now(),
             took: Duration::ZERO,
         }
     }
 
     /// Of an index whose lists have so many entries each, on the session's GPU if that is open and has ample room. It notes in `failure` what ends it.
     pub(crate) fn begin(spec: &IndexSpec, sizes: &[u32], failure: &Failure) -> Self {
-        let began = Instant::now();
-        let lists = tiers::with(|device| begin(device, spec, sizes));
         let mut tier = Self {
             failure: failure.clone(),
             ..Self::none()
         };
-        tier.lists = tier.noted(lists).flatten();
-        tier.took = began.elapsed();
+        match tiers::with(|device| begin(device, spec, sizes)) {
+            Ok(lists) => tier.lists = lists,
+            Err(error) => tier.note(error),
+        }
+        tier.took = tier.began.elapsed();
         tier
     }
 
     /// Takes what is written.
     pub(crate) fn put(&mut self, piece: &Piece) {
-        if let Some(lists) = &mut self.lists {
-            let began = Instant::now();
-            let put = lists.put(piece);
-            self.took += began.elapsed();
-            if self.noted(put).is_none() {
+        let Some(lists) = &mut self.lists else {
+            return;
+        };
+        let began = Instant::now();
+        let put = lists.put(piece);
+        #[cfg(feature = "simulated-gpu")]
+        let put = put.and_then(|()| inject(piece));
+        self.took += began.elapsed();
+        let most = MOST_SECONDS + MOST_SHARE * self.began.elapsed().as_secs_f64();
+        match put {
+            Ok(()) if self.took.as_secs_f64() <= most => {}
+            Ok(()) => self.lists = None,
+            Err(error) => {
                 self.lists = None;
+                self.note(error);
             }
         }
     }
@@ -94,24 +109,31 @@ impl BuildTier {
         match found {
             Ok(found) => Ok(found),
             Err(Stop::Query(error)) => Err(error),
-            Err(Stop::Gpu(error) | Stop::Paused(error)) => Ok(self.noted(Err::<Nearest, _>(error))),
-        }
-    }
-
-    /// What came of it, if that is no error of the device.
-    fn noted<T>(&self, outcome: std::result::Result<T, GpuError>) -> Option<T> {
-        match outcome {
-            Ok(done) => Some(done),
-            // The device is well, but does not take it.
-            Err(
-                GpuError::Unsupported(_) | GpuError::OutOfMemory { .. } | GpuError::Interrupted,
-            ) => None,
-            Err(error) => {
-                self.failure.note(error);
-                None
+            Err(Stop::Gpu(error) | Stop::Paused(error)) => {
+                self.note(error);
+                Ok(None)
             }
         }
     }
+
+    /// The CPU calibrates, because of this.
+    fn note(&self, error: GpuError) {
+        match error {
+            // The device is well, but does not take it.
+            GpuError::Unsupported(_) | GpuError::OutOfMemory { .. } | GpuError::Interrupted => {}
+            error => self.failure.note(error),
+        }
+    }
+}
+
+/// A device that fails when `omen.inject_fault` says so.
+#[cfg(feature = "simulated-gpu")]
+fn inject(piece: &Piece) -> std::result::Result<(), GpuError> {
+    use crate::guc::{Fault, inject_fault};
+    if inject_fault() == Fault::LostInWriting && piece.list > 0 {
+        return Err(GpuError::Lost("injected".into()));
+    }
+    Ok(())
 }
 
 /// `None`: a tier that has not all rows would not do, nor is it worth another's place.

@@ -1,4 +1,5 @@
-//! The GPU's part in the build of an index: finding the nearest centroids of rows, which is what training and building spend their time on.
+//! The GPU's part in the build of an index: finding the nearest centroids of rows, which is what training and building spend their time on; the tier that
+//! then calibrates it is in `build_tier.rs`.
 //!
 //! A build uses a context of this session's, also where the shared service serves searches: it is long, and rare. Beside the service, sessions let go of
 //! it, and of the tier that calibrated the index, when the build ends, be it by an error.
@@ -74,7 +75,8 @@ pub(crate) fn would_use_gpu(work: &Work, n_threads: usize, index_bytes: u64) -> 
             None => guc::gpu_memory_limit().unwrap_or(u64::MAX),
         };
         let room = limit.saturating_sub(device.tier_bytes());
-        (needed <= room).then_some(index_bytes <= room / 2)
+        // With room for lists to grow.
+        (needed <= room).then_some(index_bytes + index_bytes / 4 <= room / 2)
     })
 }
 

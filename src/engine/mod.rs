@@ -14,7 +14,7 @@
 //! | `devices.rs` | which GPU |
 //! | `tiers.rs`, `load.rs` | this session's GPU context and hot tiers |
 //! | `mapping.rs` | in their place the shared service's, mapped |
-//! | `building.rs` | the GPU's part in the build of an index |
+//! | `building.rs`, `build_tier.rs` | the GPU's part in the build of an index; its tier, filled while it is written |
 //! | `heat.rs` | which lists it searches most |
 //! | `shared/` | rounds that the shared service answers |
 //! | `pages.rs` | what pages hold beside what a device has searched |

@@ -26,9 +26,8 @@ pub(super) const BATCH_PAGES: usize = 64;
 /// Batches that a worker may have before it, and all of them: the queues of the workers that read the table take as much memory.
 const SLOTS_A_WORKER: usize = 4;
 const MAX_SLOTS: usize = 32;
-/// Pages by which the file grows at a time, at most; and the pages in it that no worker has taken yet below which that is due.
-const EXTEND_PAGES: u32 = 256;
-const EXTEND_BELOW: u32 = 1024;
+/// Pages by which the file grows at a time, at most; it is due when no more are in it that no worker has taken, nor more than half of what the slots hold.
+const EXTEND_PAGES: u32 = 512;
 /// One in so many buffers may hold pages that are not logged yet.
 const SHARE: usize = 8;
 /// Who waits is woken; it looks so often by itself.
@@ -245,7 +244,8 @@ impl PageRing {
         let n_extended = self.n_extended.load(Ordering::Acquire);
         let n_taken = self.n_taken.load(Ordering::Relaxed) * BATCH_PAGES as u64;
         let taken = self.first_block.load(Ordering::Relaxed) + n_taken as u32;
-        if n_extended.saturating_sub(taken) >= EXTEND_BELOW {
+        let least = (self.n_slots * BATCH_PAGES / 2) as u32;
+        if n_extended.saturating_sub(taken) >= least.min(EXTEND_PAGES) {
             return 0;
         }
         n_handed.saturating_sub(n_extended).min(EXTEND_PAGES)
@@ -349,11 +349,11 @@ unsafe fn put(ring: &PageRing, rel: pg_sys::Relation, batch: u64) -> (u32, u32) 
 /// As for [`empty_ring`].
 unsafe fn extend(ring: &PageRing, rel: pg_sys::Relation) {
     let (acquire, relaxed) = (Ordering::Acquire, Ordering::Relaxed);
-    let is_free = || {
+    let claim = || {
         ring.is_extending
             .compare_exchange(false, true, acquire, relaxed)
     };
-    if ring.n_to_extend() == 0 || is_free().is_err() {
+    if ring.n_to_extend() == 0 || claim().is_err() {
         return;
     }
     let began = Instant::now();

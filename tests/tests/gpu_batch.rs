@@ -187,7 +187,7 @@ fn lists_are_refreshed_beside_searches() {
     let mut rng = rng("lists_are_refreshed_beside_searches");
     for (scans, gpu) in devices() {
         println!("{scans:?}");
-        check_refreshes(&mut rng, &gpu, if small() { 600 } else { 20_000 });
+        check_refreshes(&mut rng, &gpu, if small() { 600 } else { 6_000 });
         check_refresh_beside_searches(&mut rng, &gpu);
     }
 }

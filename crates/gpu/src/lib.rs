@@ -1,6 +1,6 @@
 //! The GPU engine: a hot tier of an index in device memory, searched by CUDA kernels. No Postgres here.
 //!
-//! Use: [`Gpu::open`], [`TierBuilder`] (from an index's pages, or row by row), then [`Tier::search_batch`], for which the device chooses the
+//! Use: [`Gpu::open`], [`TierBuilder`] (from an index's pages, while they are written, or row by row), then [`Tier::search_batch`], for which the device chooses the
 //! lists, or [`Tier::search`] with the lists that the CPU chose.
 //! At run time only the NVIDIA driver is needed; without it everything returns [`GpuError::NoDriver`]. Nothing here panics,
 //! waits without a deadline, or survives a fork; every error means "answer on the CPU".

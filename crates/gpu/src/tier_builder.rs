@@ -1,4 +1,4 @@
-//! Builds a tier: from an index's pages (`load.rs`), or entry by entry (`entries.rs`).
+//! Builds a tier: from an index's pages (`load.rs`), while they are written (`load/written.rs`), or entry by entry (`entries.rs`).
 
 pub(crate) mod entries;
 mod pieces;

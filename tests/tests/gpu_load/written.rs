@@ -27,7 +27,7 @@ impl Follower for Filling {
 fn a_tier_filled_while_its_index_is_written_holds_what_the_pages_hold() {
     let mut rng = StdRng::seed_from_u64(seed());
     let sizes: &[(u32, u32)] = if small() {
-        &[(3, 300), (768, 700)]
+        &[(3, 300), (768, 6000)]
     } else {
         &[
             (1, 5000),
@@ -68,7 +68,7 @@ fn a_tier_filled_while_its_index_is_written_holds_what_the_pages_hold() {
                 let mut to_fill = builder();
                 to_fill.set_load_shape(LoadShape {
                     n_areas: rng.random_range(1..5),
-                    area_bytes: rng.random_range(1 << 20..3 << 20),
+                    area_bytes: rng.random_range(4 << 20..6 << 20),
                     ..LoadShape::DEFAULT
                 });
                 let is_roomy = rng.random();

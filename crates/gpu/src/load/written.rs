@@ -18,8 +18,8 @@ use omen_ivf::write_index::{Contents, IndexSpec, Piece};
 /// Lists of an index on their way to a tier, as they are written.
 pub struct WrittenLists<W: TierWriter + ?Sized = dyn Engine> {
     builder: TierBuilder<W>,
-    /// Slots of each list, with those to grow.
-    taken: Vec<Range<usize>>,
+    /// Slots of each list, with those to grow, and entries that have been put there.
+    taken: Vec<(Range<usize>, u64)>,
     /// Bytes of a group on pages.
     group_bytes: usize,
 }
@@ -29,7 +29,7 @@ impl<W: TierWriter + ?Sized> WrittenLists<W> {
     pub fn new(mut builder: TierBuilder<W>, index: &IndexSpec, sizes: &[u32]) -> Option<Self> {
         let take = |&n: &u32| {
             let n = builder.with_growth(n as usize);
-            builder.take_slots(n)
+            Some((builder.take_slots(n)?, 0))
         };
         let taken = sizes.iter().map(take).collect::<Option<_>>()?;
         Some(Self {
@@ -39,16 +39,21 @@ impl<W: TierWriter + ?Sized> WrittenLists<W> {
         })
     }
 
-    /// Sends a piece to the slots of its entries. Waits for the device, 10 s at most. Errors: the device's, and `Other` for a piece that is not of these lists.
+    /// Sends a piece, the next of its list, to the slots of its entries. Waits for the device, 10 s at most for each staging area. Errors: the device's, and `Other`
+    /// for another piece.
     pub fn put(&mut self, piece: &Piece) -> Result<(), GpuError> {
         let (n, first) = (piece.n_entries as usize, piece.first as usize);
-        let taken = self.taken.get(piece.list as usize);
-        let Some(taken) = taken.filter(|taken| first + n <= taken.len()) else {
+        let of_list = self.taken.get_mut(piece.list as usize);
+        let fits = |of_list: &&mut (Range<usize>, u64)| {
+            of_list.1 == piece.first && first + n <= of_list.0.len()
+        };
+        let Some((taken, n_put)) = of_list.filter(fits) else {
             return Err(GpuError::Other(format!(
                 "a piece of list {} that was not expected",
                 piece.list
             )));
         };
+        *n_put += n as u64;
         let slot = taken.start + first;
         if self.builder.parts().rows() {
             self.put_rows(piece.rows(), slot, n)?;
@@ -102,15 +107,13 @@ impl<W: TierWriter + ?Sized> WrittenLists<W> {
         self.builder.load_centroids(s, index)?;
         let lists: Vec<u32> = (0..index.n_lists()).collect();
         let seen = see_lists(s, index, &lists)?;
-        for ((taken, seen), list) in self.taken.iter().zip(seen).zip(&mut self.builder.lists) {
+        let of_lists = self.taken.iter().zip(seen);
+        for (((taken, n_put), seen), list) in of_lists.zip(&mut self.builder.lists) {
             let entry = seen.entry;
-            if entry.frozen_count as usize > taken.len() {
+            if u64::from(entry.frozen_count) != *n_put {
                 let n = entry.frozen_count;
-                return Err(GpuError::Other(format!(
-                    "a list has {n} entries, not {}",
-                    taken.len()
-                ))
-                .into());
+                let what = format!("a list has {n} entries, of which {n_put} were seen");
+                return Err(GpuError::Other(what).into());
             }
             // Nothing was appended yet.
             let version = match entry.append_head {
