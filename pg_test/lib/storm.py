@@ -66,7 +66,9 @@ class Client(threading.Thread):
                 self.round()
                 self.n_rounds += 1
                 if self.is_faithful and self.n_rounds % MEASURE_EVERY == 0:
-                    self.storm.session_memory.append(memory_of(self.conn.info.backend_pid))
+                    # A crash may have ended it meanwhile, which its next statement finds out.
+                    with suppress(OSError, StopIteration):
+                        self.storm.session_memory.append(memory_of(self.conn.info.backend_pid))
             except psycopg.OperationalError as error:
                 self.close()
                 if self.storm.crashes == crashes and not self.storm.is_crashing:
