@@ -304,7 +304,12 @@ impl Loaders {
             Outcome::Gone | Outcome::Later => SHORT_REST,
             Outcome::Failed => {
                 self.n_failed.fetch_add(1, Ordering::Relaxed);
-                let before = rest.failures.fetch_add(1, Ordering::Relaxed);
+                let before = rest.failures.load(Ordering::Relaxed);
+                // Those that had begun before it rests fail for the same reason.
+                if before > 0 && now() < rest.until.load(Ordering::Relaxed) {
+                    return;
+                }
+                rest.failures.store(before + 1, Ordering::Relaxed);
                 FIRST_REST.saturating_mul(1 << before.min(8)).min(LAST_REST)
             }
         };
