@@ -43,13 +43,19 @@ def put(conn, **settings):
         conn.execute("SELECT set_config(%s, %s, false)", (name.replace("__", "."), str(value)))
 
 
-def make_database(server: Server, name: str) -> Db:
-    """Creates database `name` with the extension."""
+def empty_database(server: Server, name: str) -> Db:
+    """Creates database `name`, in place of one that another test has left."""
     with server.connect() as conn:
         conn.execute(f'DROP DATABASE IF EXISTS "{name}"')
         conn.execute(f'CREATE DATABASE "{name}"')
-    server.sql("CREATE EXTENSION pg_omen", dbname=name)
     return Db(server, name)
+
+
+def make_database(server: Server, name: str) -> Db:
+    """Creates database `name` with the extension."""
+    db = empty_database(server, name)
+    server.sql("CREATE EXTENSION pg_omen", dbname=name)
+    return db
 
 
 def make_table(conn, rows: np.ndarray, name: str = "t", kind: str = "", options: str = ""):

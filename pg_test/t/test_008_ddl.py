@@ -5,7 +5,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, Db, assert_by_index, check_all, index_status, knn, make_database, make_index, make_table, put
+from lib.db import BY_INDEX, assert_by_index, check_all, empty_database, index_status, knn, make_database, make_index, make_table, put
 
 ZERO = np.zeros(8)
 
@@ -155,10 +155,10 @@ def test_dump_and_restore(db, table, shared_server):
     make_index(table, "cosine", lists=11)
     dump = shared_server.program("pg_dump", dbname=db.name)
     assert "WITH (lists='11')" in dump and "CREATE EXTENSION IF NOT EXISTS pg_omen" in dump
-    shared_server.sql("CREATE DATABASE restored")
+    restored = empty_database(shared_server, "restored")
     try:
         shared_server.program("psql", "-q", "-v", "ON_ERROR_STOP=1", dbname="restored", input=dump)
-        with Db(shared_server, "restored").connect(**BY_INDEX, omen__probes=11) as conn:
+        with restored.connect(**BY_INDEX, omen__probes=11) as conn:
             assert index_status(conn)["lists"] == 11
             check_all(conn)
             assert sorted(i for i, _ in knn(conn, "cosine", np.ones(8), None)) == list(range(1200))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_all, index_status, knn, last_scan, make_database, make_index, make_table
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_all, empty_database, index_status, knn, last_scan, make_database, make_index, make_table
 from lib.figures import figure
 from lib.fixture import Fixtures
 from lib.server import BIN, PORT, as_user, environment, major, run
@@ -239,8 +239,7 @@ def dumped(db, shared_server, rng):
         conn.execute("ALTER INDEX t_v_idx SET (hot = on)")
         make_index(conn, "l2", lists=7, name="by_l2")
         conn.execute("CREATE INDEX part ON t USING omen (((v + v)::vector(8)) vector_ip_ops) WITH (lists = 3, hot = off) WHERE id < 600")
-    shared_server.sql("DROP DATABASE IF EXISTS restored")
-    shared_server.sql("CREATE DATABASE restored")
+    empty_database(shared_server, "restored")
     yield db
     shared_server.sql("DROP DATABASE restored WITH (FORCE)")
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from lib import vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_by_index, assert_same, check_index, knn, plan, put
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_by_index, assert_same, check_index, empty_database, knn, plan, put
 from lib.pgvector import install, make_pgvector_database, quoted
 from lib.server import BIN, as_user, environment
 
@@ -166,10 +166,9 @@ def test_dump_and_restore(shared_server, rng, custom):
         conn.execute("CREATE INDEX t_omen ON t USING omen (v vector_l2_ops) WITH (lists = 10)")
         conn.execute("CREATE INDEX t_part ON t USING omen ((v::halfvec(24)::vector(24)) vector_cosine_ops) WHERE id > 10")
         wanted = conn.execute("SELECT id, v::text, h::text, b, s::text FROM t ORDER BY id").fetchall()
-    shared_server.sql("DROP DATABASE IF EXISTS restored")
-    shared_server.sql("CREATE DATABASE restored")
+    restored = empty_database(shared_server, "restored")
     dump_and_restore(shared_server, "dumped", "restored", custom)
-    with Db(shared_server, "restored").connect(search_path="public, ext") as conn:
+    with restored.connect(search_path="public, ext") as conn:
         assert conn.execute("SELECT id, v::text, h::text, b, s::text FROM t ORDER BY id").fetchall() == wanted
         assert {i for (i,) in conn.execute("SELECT indexname FROM pg_indexes WHERE tablename = 't'")} == {"t_pkey", "t_hnsw", "t_ivfflat", "t_omen", "t_part"}
         conn.execute("DROP INDEX t_hnsw")
@@ -185,10 +184,9 @@ def test_dump_without_pgvector(shared_server, db, rng):
         vectors.copy_rows(conn, "t", np.arange(500), rows)
         conn.execute("CREATE INDEX t_omen ON t USING omen (v vector_l2_ops)")
         wanted = conn.execute("SELECT id, v::text FROM t ORDER BY id").fetchall()
-    shared_server.sql("DROP DATABASE IF EXISTS restored")
-    shared_server.sql("CREATE DATABASE restored")
+    restored = empty_database(shared_server, "restored")
     dump_and_restore(shared_server, db.name, "restored", True)
-    with Db(shared_server, "restored").connect() as conn:
+    with restored.connect() as conn:
         assert conn.execute("SELECT id, v::text FROM t ORDER BY id").fetchall() == wanted
         assert conn.execute("SELECT extname FROM pg_extension WHERE extname = 'vector'").fetchall() == []
         conn.execute("ANALYZE t")
