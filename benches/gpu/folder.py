@@ -40,6 +40,12 @@ class Folder:
     def _read(self, name, *shape) -> np.ndarray:
         return np.fromfile(self.path / name, KINDS[name]).reshape(shape)
 
+    def slot_of(self) -> np.ndarray:
+        """[n] where in `rows` each row of the data is: the inverse of `ids`."""
+        slots = np.empty(self.n, np.uint32)
+        slots[self.ids] = np.arange(self.n, dtype=np.uint32)
+        return slots
+
 
 class Writer:
     """Writes a folder; meta.json comes last, so a folder that has one is complete."""

@@ -62,8 +62,7 @@ def write_segment(task: tuple[str, str, int]):
     """The file of one segment of the table."""
     folder, file, segment = task
     data = Folder(folder)
-    slot_of = np.empty(data.n, np.uint32)
-    slot_of[data.ids] = np.arange(data.n, dtype=np.uint32)
+    slot_of = data.slot_of()
     per_page = page_type(data.dim)["rows"].shape[0]
     path, owner = f"{file}.{segment}" if segment else file, os.stat(file)
     first = segment * SEGMENT_PAGES
@@ -87,8 +86,7 @@ def fill(conn, table: str, data: Folder, processes: int):
     segments = -(-data.n // per_page // SEGMENT_PAGES) or 1
     with get_context("fork").Pool(processes) as pool:
         pool.map(write_segment, [(str(data.path), file, segment) for segment in range(segments)], chunksize=1)
-    slot_of = np.empty(data.n, np.uint32)
-    slot_of[data.ids] = np.arange(data.n, dtype=np.uint32)
+    slot_of = data.slot_of()
     for number in [0, data.n - 1, *np.random.default_rng().integers(0, data.n, 100).tolist()]:
         at = f"({number // per_page},{1 + number % per_page})"
         found = conn.execute(f"SELECT id, embedding::real[] FROM {table} WHERE ctid = %s::tid", (at,)).fetchall()

@@ -135,7 +135,7 @@ build() {
 build10m() {
   export PG_DIR=${PG_DIR:-/dev/shm/omen-pg}
   MEMORY_MB=24000 start_server "${logged[@]}" -c max_wal_size=6GB -c min_wal_size=4GB || return 1
-  step build10m 400 "$python" "$here/build.py" "$data" --limit 380 --load --storage plain --files --parts gpu,floors --workers 14 --memory 4GB,20GB --seconds 70 "${build_arguments[@]}"
+  step build10m 400 "$python" "$here/build.py" "$data" --limit 380 --load --files --parts gpu,floors --workers 14 --memory 4GB,20GB --seconds 70 "${build_arguments[@]}"
   server_log
 }
 service() {

@@ -82,8 +82,7 @@ def load_part(task: tuple[str, int, int]):
     """Copies rows first..end of the data, in the data's order, into the table."""
     path, first, end = task
     data = Folder(path)
-    slot_of = np.empty(data.n, np.uint32)
-    slot_of[data.ids] = np.arange(data.n, dtype=np.uint32)
+    slot_of = data.slot_of()
     row = np.dtype([("fields", ">i2"), ("id_bytes", ">i4"), ("id", ">i4"), ("bytes", ">i4"), ("dim", ">i2"), ("unused", ">i2"),
                     ("values", ">f4", (data.dim,))])
     with connect() as conn, conn.cursor().copy("COPY bench FROM STDIN (FORMAT binary)") as copy:

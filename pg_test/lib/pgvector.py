@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from .db import Db
+from .db import Db, empty_database
 from .server import BIN, Server, major
 
 FILES = Path(os.environ.get("OMEN_PGVECTOR") or Path(os.environ["OMEN_RUN_DIR"]).parent.parent / "pg" / "pgvector" / str(major()))
@@ -47,11 +47,10 @@ def quoted(name: str) -> str:
 def make_pgvector_database(server: Server, name: str, schema: str = "public", ours: bool = True) -> Db:
     """Creates database `name` with pgvector in `schema`, and then, if wanted, our extension in public. Skips the test where there is no pgvector for this major."""
     install()
-    server.sql(f'DROP DATABASE IF EXISTS "{name}"')
-    server.sql(f'CREATE DATABASE "{name}"')
+    db = empty_database(server, name)
     if schema != "public":
         server.sql(f"CREATE SCHEMA {quoted(schema)}", dbname=name)
     server.sql(f"CREATE EXTENSION vector SCHEMA {quoted(schema)}", dbname=name)
     if ours:
         server.sql("CREATE EXTENSION pg_omen", dbname=name)
-    return Db(server, name)
+    return db

@@ -46,8 +46,7 @@ def installed() -> Path:
 
 def members(server, version: str | None, update: bool = False) -> set[tuple]:
     """What a new database has with the extension at `version`, or updated from there to the newest."""
-    server.sql("DROP DATABASE IF EXISTS versions")
-    server.sql("CREATE DATABASE versions")
+    empty_database(server, "versions")
     with server.connect("versions") as conn:
         conn.execute("CREATE EXTENSION pg_omen" + (f" VERSION '{version}'" if version else ""))
         if update:

@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 from lib import members, pgvector, random_values
+from lib.db import empty_database
 from lib.figures import figure
 from lib.server import BIN, PORT, as_user, environment, major
 
@@ -40,8 +41,7 @@ def databases(shared_server):
     assert pgvector.install() == "0.8.6"
     names = {"pg_omen": "parity_ours", "vector": "parity_theirs"}
     for extension, name in names.items():
-        shared_server.sql(f"DROP DATABASE IF EXISTS {name}")
-        shared_server.sql(f"CREATE DATABASE {name}")
+        empty_database(shared_server, name)
         shared_server.sql(f"CREATE EXTENSION {extension}", dbname=name)
         shared_server.sql(TRY, dbname=name)
     yield list(names.values())

@@ -5,7 +5,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from lib import classes, pgvector, vectors
-from lib.db import BY_INDEX, BY_SORT, CPU, GPU, Db, assert_fails, check_index, index_status, last_scan
+from lib.db import BY_INDEX, BY_SORT, CPU, GPU, assert_fails, check_index, empty_database, index_status, last_scan
 
 CLASSES = [("vector", "l1"), ("halfvec", "l2"), ("halfvec", "ip"), ("halfvec", "cosine"), ("halfvec", "l1")]
 LISTS = 5
@@ -118,10 +118,7 @@ def test_expression_indexes(both, rng):
 def test_classes_of_types_of_pgvector(shared_server, rng):
     """Beside pgvector, in whatever schema, the classes are bound to its types and operators, and answer as a sort by its operators does."""
     version = pgvector.install()
-    with shared_server.connect() as conn:
-        conn.execute('DROP DATABASE IF EXISTS "beside"')
-        conn.execute('CREATE DATABASE "beside"')
-    beside = Db(shared_server, "beside")
+    beside = empty_database(shared_server, "beside")
     shared_server.sql("CREATE SCHEMA ext; CREATE EXTENSION vector SCHEMA ext; CREATE EXTENSION pg_omen", dbname="beside")
     path = {"search_path": "public, ext"}
     sparse = ["{1:%.3f,%d:%.3f}/40" % (x, i, y) for x, i, y in zip(rng.standard_normal(300), rng.integers(2, 41, 300), rng.standard_normal(300))]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib import vectors
+from lib.db import empty_database
 from lib.pgvector import install
 from lib.server import PORT, major
 
@@ -32,8 +33,7 @@ TYPES = ["own types"] + ([pytest.param("pgvector's types", marks=pytest.mark.pgv
 def database(shared_server, request):
     """A database for clients, with our types or pgvector's."""
     name = "clients"
-    shared_server.sql(f"DROP DATABASE IF EXISTS {name}")
-    shared_server.sql(f"CREATE DATABASE {name}")
+    empty_database(shared_server, name)
     for setting, value in SETTINGS.items():
         shared_server.sql(f"ALTER DATABASE {name} SET {setting} = {value}")
     if request.param == "pgvector's types":

@@ -216,7 +216,7 @@ unsafe fn build(
         centroids,
         built_at: now_micros(),
     };
-    let calibrates = lists > 1 && !queries.1.is_empty();
+    let calibrates = calibration::is_of_use(lists, &queries);
     let mut tier = match calibrates && has_device && failure.get().is_none() {
         true => BuildTier::begin(&spec, &sizes, &failure),
         false => BuildTier::none(),

@@ -56,6 +56,11 @@ pub(super) fn row_seconds(kind: VectorKind, words: u32) -> f64 {
     8e-9 + of_word * f64::from(words)
 }
 
+/// Whether there is anything to measure, with queries as for [`run`].
+pub(super) fn is_of_use(lists: u32, (_, tids): &(Vec<f32>, Vec<Tid>)) -> bool {
+    lists > 1 && !tids.is_empty()
+}
+
 /// Calibrates `index`, which has `n_entries`, with rows of the table as queries: inputs `[n, input_words]` and their tids. Their neighbours are found by
 /// `tier`, if there is one, else by the threads of `pool`.
 ///
@@ -73,7 +78,7 @@ pub(super) unsafe fn run(
     // SAFETY: by this function's contract.
     let pages = unsafe { IndexPages::new(index) };
     let open = open_index(&pages)?;
-    if open.n_lists() > 1 && !tids.is_empty() {
+    if is_of_use(open.n_lists(), queries) {
         clock.begin(Phase::Calibrating);
         let (form, filter) = (&open.form, open.meta.shape().filter);
         let n = affordable(tids.len(), n_entries, form.kind(), form.row_words(), filter);

@@ -154,7 +154,7 @@ fn begin(
     let (tier_spec, parts) = (TierSpec::of_new(spec), Parts::of(spec.filter));
     let n_slots = with_room(sizes.iter().map(|&n| u64::from(n)).sum(), tier_spec.n_lists);
     let plan = TierPlan::new(&tier_spec, parts, n_slots)?;
-    if !is_ample(&plan, room) {
+    if !is_ample(plan.bytes_needed(), room) {
         return Ok(None);
     }
     // The thread that writes copies, so that pieces may go when they are written.

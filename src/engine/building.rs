@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use omen_gpu::assign::Failure;
 use omen_gpu::{Gpu, GpuAssigner, GpuError};
 
+use super::load::is_ample;
 use super::service_tiers::{Serving, who_serves};
 use super::tiers::{self, Device};
 use super::{choice, devices, fallback};
@@ -76,7 +77,8 @@ pub(crate) fn would_use_gpu(work: &Work, n_threads: usize, index_bytes: u64) -> 
         };
         let room = limit.saturating_sub(device.tier_bytes());
         // With room for lists to grow.
-        (needed <= room).then_some(index_bytes + index_bytes / 4 <= room / 2)
+        let tier = index_bytes + index_bytes / 4;
+        (needed <= room).then_some(is_ample(tier, room))
     })
 }
 

@@ -78,7 +78,7 @@ impl Choice {
         let left = limit.saturating_sub(taken);
         let roomy = with_room(n_slots, spec.n_lists);
         let (plan, has_room) = match TierPlan::new(&spec, parts, roomy) {
-            Ok(plan) if is_whole && is_ample(&plan, left) => (plan, true),
+            Ok(plan) if is_whole && is_ample(plan.bytes_needed(), left) => (plan, true),
             _ => (TierPlan::new(&spec, parts, with_spare(n_slots))?, false),
         };
         Ok(Self {
@@ -91,9 +91,9 @@ impl Choice {
     }
 }
 
-/// Whether a tier takes no more than its share of `room` bytes: then it may have room for lists to be refreshed.
-pub(super) fn is_ample(plan: &TierPlan, room: u64) -> bool {
-    plan.bytes_needed() <= room / ROOMY_SHARE
+/// Whether a tier that needs so many bytes takes no more than its share of `room`: then it may have room for lists to be refreshed.
+pub(super) fn is_ample(needed: u64, room: u64) -> bool {
+    needed <= room / ROOMY_SHARE
 }
 
 /// What a tier of an index is for.

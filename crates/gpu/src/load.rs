@@ -315,15 +315,7 @@ impl<S: PinStore, W: TierWriter + ?Sized> Loader<'_, S, W> {
 
 impl Reading {
     fn tier_list(&self) -> TierList {
-        TierList {
-            first_slot: self.first_slot as u32,
-            n_slots: self.n_slots as u32,
-            n_live: self.pages.entry.n_live(),
-            n_room: self.n_room as u32,
-            layout_gen: self.pages.entry.layout_gen,
-            delete_gen: self.pages.entry.delete_gen,
-            last_live: 0,
-            appended: self.appended,
-        }
+        let taken = self.first_slot..self.first_slot + self.n_room;
+        TierList::of(&self.pages.entry, taken, self.n_slots, self.appended)
     }
 }

@@ -13,6 +13,7 @@ use crate::staging::bounded;
 use crate::tier_builder::Written;
 use crate::tier_image::TierImage;
 use bytemuck::{Pod, Zeroable};
+use omen_ivf::form::RowForm;
 use omen_ivf::index::Index;
 use omen_ivf::layout::directory::ListEntry;
 use omen_ivf::list_reader::AppendedTo;
@@ -40,22 +41,20 @@ pub struct TierSpec {
 impl TierSpec {
     /// For an index.
     pub fn of(index: &Index) -> Self {
-        Self {
-            metric: index.metric(),
-            dim: index.coarse_dim(),
-            row_words: index.entry_words(),
-            n_lists: index.n_lists() as usize,
-        }
+        Self::of_form(index.metric(), &index.form, index.n_lists())
     }
 
     /// For an index that is to be written.
     pub fn of_new(index: &IndexSpec) -> Self {
-        let form = index.form();
+        Self::of_form(index.metric, &index.form(), index.lists)
+    }
+
+    fn of_form(metric: Metric, form: &RowForm, lists: u32) -> Self {
         Self {
-            metric: index.metric,
+            metric,
             dim: form.coarse_dim() as usize,
             row_words: form.row_words() as usize,
-            n_lists: index.lists as usize,
+            n_lists: lists as usize,
         }
     }
 
@@ -106,6 +105,25 @@ pub struct TierList {
 }
 
 impl TierList {
+    /// A list as its directory entry was, in the first `n_slots` of the slots `taken` for it, with what was appended as far as that.
+    pub(crate) fn of(
+        entry: &ListEntry,
+        taken: Range<usize>,
+        n_slots: usize,
+        appended: AppendedTo,
+    ) -> Self {
+        Self {
+            first_slot: taken.start as u32,
+            n_slots: n_slots as u32,
+            n_live: entry.n_live(),
+            n_room: taken.len() as u32,
+            layout_gen: entry.layout_gen,
+            delete_gen: entry.delete_gen,
+            last_live: 0,
+            appended,
+        }
+    }
+
     /// Its slots.
     pub fn slots(&self) -> Range<usize> {
         let first = self.first_slot as usize;

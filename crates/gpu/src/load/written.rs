@@ -6,13 +6,11 @@ use std::ops::Range;
 use super::LoadError;
 use crate::engine::{Engine, TierWriter};
 use crate::error::GpuError;
-use crate::staging::Part;
 use crate::tier::TierList;
 use crate::tier_builder::TierBuilder;
 use omen_ivf::index::{Index, see_lists};
-use omen_ivf::layout::group::GROUP;
-use omen_ivf::list_reader::AppendedTo;
-use omen_ivf::store::{NO_BLOCK, PageStore};
+use omen_ivf::list_reader::ListReader;
+use omen_ivf::store::PageStore;
 use omen_ivf::write_index::{Contents, IndexSpec, Piece};
 
 /// Lists of an index on their way to a tier, as they are written.
@@ -56,45 +54,20 @@ impl<W: TierWriter + ?Sized> WrittenLists<W> {
         *n_put += n as u64;
         let slot = taken.start + first;
         if self.builder.parts().rows() {
-            self.put_rows(piece.rows(), slot, n)?;
+            let mut rows = piece.rows();
+            self.builder
+                .stage_rows(slot, n, |_, to| read(&mut rows, to))?;
         }
-        self.put_groups(piece.groups(), slot, n)
-    }
-
-    fn put_rows(&mut self, mut rows: Contents, slot: usize, n: usize) -> Result<(), GpuError> {
-        let row_bytes = 2 * self.builder.spec().row_words;
-        let mut first = 0;
-        while first < n {
-            let Some(part) = self.builder.staging.rows(slot + first, n - first) else {
-                self.turn()?;
-                continue;
-            };
-            read(&mut rows, &part, 0, part.n * row_bytes)?;
-            first += part.n;
-        }
-        Ok(())
-    }
-
-    /// The device may need less of each group than pages have.
-    fn put_groups(&mut self, mut groups: Contents, slot: usize, n: usize) -> Result<(), GpuError> {
+        // The device may need less of each group than pages have.
+        let (mut groups, on_pages) = (piece.groups(), self.group_bytes);
         let wanted = self.builder.staging.shape().group_bytes;
-        let mut first = 0;
-        while first < n {
-            let Some(part) = self.builder.staging.groups(slot + first, n - first) else {
-                self.turn()?;
-                continue;
-            };
-            for group in 0..part.n.div_ceil(GROUP) {
-                read(&mut groups, &part, group * wanted, wanted)?;
-                groups.skip(self.group_bytes - wanted);
+        self.builder.stage_groups(slot, n, |_, to| {
+            for group in to.chunks_exact_mut(wanted) {
+                read(&mut groups, group)?;
+                groups.skip(on_pages - wanted);
             }
-            first += part.n;
-        }
-        Ok(())
-    }
-
-    fn turn(&mut self) -> Result<(), GpuError> {
-        self.builder.staging.turn(self.builder.writer.as_mut())
+            Ok(())
+        })
     }
 
     /// All is written, and nobody else knows of the index: takes over from its pages what lists and centroids are.
@@ -107,43 +80,28 @@ impl<W: TierWriter + ?Sized> WrittenLists<W> {
         self.builder.load_centroids(s, index)?;
         let lists: Vec<u32> = (0..index.n_lists()).collect();
         let seen = see_lists(s, index, &lists)?;
-        let of_lists = self.taken.iter().zip(seen);
-        for (((taken, n_put), seen), list) in of_lists.zip(&mut self.builder.lists) {
+        let mut reader = ListReader::new();
+        let of_lists = lists.into_iter().zip(&self.taken).zip(seen);
+        for (((no, (taken, n_put)), seen), list) in of_lists.zip(&mut self.builder.lists) {
             let entry = seen.entry;
             if u64::from(entry.frozen_count) != *n_put {
                 let n = entry.frozen_count;
                 let what = format!("a list has {n} entries, of which {n_put} were seen");
                 return Err(GpuError::Other(what).into());
             }
-            // Nothing was appended yet.
-            let version = match entry.append_head {
-                NO_BLOCK => seen.version,
-                _ => 0,
-            };
-            *list = Some(TierList {
-                first_slot: taken.start as u32,
-                n_slots: entry.frozen_count,
-                n_live: entry.n_live(),
-                n_room: taken.len() as u32,
-                layout_gen: entry.layout_gen,
-                delete_gen: entry.delete_gen,
-                last_live: 0,
-                appended: AppendedTo {
-                    version,
-                    ..AppendedTo::NOTHING
-                },
-            });
+            // Nothing was appended yet: none of it is read, and there is nothing else to know of the list.
+            let appended = reader
+                .appended_up_to(s, index, no, &seen, 0, 0, |_, _, _, _| ())?
+                .unwrap_or_default();
+            let n_slots = entry.frozen_count as usize;
+            *list = Some(TierList::of(&entry, taken.clone(), n_slots, appended));
         }
         Ok(self.builder)
     }
 }
 
-/// Copies the next `n` bytes of a stream to byte `at` of a part.
-#[allow(unsafe_code)]
-fn read(from: &mut Contents, part: &Part, at: usize, n: usize) -> Result<(), GpuError> {
-    // SAFETY: the callers write no more than the entries that the part was asked for have; it is theirs alone, and ordinary memory of the writer,
-    // which they hold.
-    let to = unsafe { std::slice::from_raw_parts_mut(part.start.add(at), n) };
+/// Reads the next bytes of a stream.
+fn read(from: &mut Contents, to: &mut [u8]) -> Result<(), GpuError> {
     let lacks = |_| GpuError::Other("a piece ends too early".into());
     from.read_exact(to).map_err(lacks)
 }

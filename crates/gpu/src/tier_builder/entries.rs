@@ -4,7 +4,7 @@ use super::TierBuilder;
 use crate::engine::TierWriter;
 use crate::error::GpuError;
 use crate::memory::TierPlan;
-use crate::staging::Part;
+use crate::staging::{Part, Staging};
 use crate::tier::TierList;
 use half::f16;
 use omen_ivf::Tid;
@@ -184,52 +184,74 @@ impl<W: TierWriter + ?Sized> TierBuilder<W> {
         groups: &[u8],
         slot: usize,
     ) -> Result<(), GpuError> {
-        self.stage_groups(groups, entries.n(), slot)?;
-        if self.plan.parts.rows() {
-            self.stage_rows(entries, slot)?;
-        }
-        Ok(())
-    }
-
-    fn stage_groups(&mut self, groups: &[u8], n: usize, slot: usize) -> Result<(), GpuError> {
         let group_bytes = self.staging.shape().group_bytes;
-        let mut first = 0;
-        while first < n {
-            let Some(part) = self.staging.groups(slot + first, n - first) else {
-                self.staging.turn(self.writer.as_mut())?;
-                continue;
-            };
-            // Where not all fit, they are whole groups.
-            let (from, n_groups) = (first / GROUP, part.n.div_ceil(GROUP));
-            let these = from * group_bytes..(from + n_groups) * group_bytes;
-            put(&part, 0, &groups[these]);
-            first += part.n;
+        self.stage_groups(slot, entries.n(), |first, to| {
+            to.copy_from_slice(&groups[first / GROUP * group_bytes..][..to.len()]);
+            Ok(())
+        })?;
+        if self.plan.parts.rows() {
+            let (rows, dim): (&[u8], _) =
+                (bytemuck::cast_slice(&entries.rows), self.spec.row_words);
+            self.stage_rows(slot, entries.n(), |first, to| {
+                to.copy_from_slice(&rows[2 * first * dim..][..to.len()]);
+                Ok(())
+            })?;
         }
         Ok(())
     }
 
-    fn stage_rows(&mut self, entries: &Entries, slot: usize) -> Result<(), GpuError> {
-        let (n, dim) = (entries.n(), self.spec.row_words);
+    /// Sends the groups of `n` entries to the slots from `slot` on: `fill(first, to)` writes those of entry `first` (whole groups come before it) and
+    /// those that follow, `[to.len() / group_bytes, group_bytes]`, in order.
+    pub(crate) fn stage_groups(
+        &mut self,
+        slot: usize,
+        n: usize,
+        fill: impl FnMut(usize, &mut [u8]) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let group_bytes = self.staging.shape().group_bytes;
+        self.stage(
+            Staging::groups,
+            |n| n.div_ceil(GROUP) * group_bytes,
+            slot,
+            n,
+            fill,
+        )
+    }
+
+    /// As [`Self::stage_groups`], the rows, `[to.len() / 2 / row_words, row_words]`.
+    pub(crate) fn stage_rows(
+        &mut self,
+        slot: usize,
+        n: usize,
+        fill: impl FnMut(usize, &mut [u8]) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
+        let row_bytes = 2 * self.spec.row_words;
+        self.stage(Staging::rows, |n| n * row_bytes, slot, n, fill)
+    }
+
+    /// `part` takes room for entries from a slot on, which take `bytes_of` them.
+    #[allow(unsafe_code)]
+    fn stage(
+        &mut self,
+        part: fn(&mut Staging, usize, usize) -> Option<Part>,
+        bytes_of: impl Fn(usize) -> usize,
+        slot: usize,
+        n: usize,
+        mut fill: impl FnMut(usize, &mut [u8]) -> Result<(), GpuError>,
+    ) -> Result<(), GpuError> {
         let mut first = 0;
         while first < n {
-            let Some(part) = self.staging.rows(slot + first, n - first) else {
+            let Some(part) = part(&mut self.staging, slot + first, n - first) else {
                 self.staging.turn(self.writer.as_mut())?;
                 continue;
             };
-            let rows = &entries.rows[first * dim..(first + part.n) * dim];
-            put(&part, 0, bytemuck::cast_slice(rows));
+            // SAFETY: so much is taken for the entries that the part has room for; it is this part's alone, and ordinary memory of the writer, which is held.
+            let to = unsafe { std::slice::from_raw_parts_mut(part.start, bytes_of(part.n)) };
+            fill(first, to)?;
             first += part.n;
         }
         Ok(())
     }
-}
-
-/// Copies `bytes` to byte `at` of the part.
-#[allow(unsafe_code)]
-fn put(part: &Part, at: usize, bytes: &[u8]) {
-    // SAFETY: the callers write no more than the entries that the part was asked for have; it is theirs alone, and ordinary
-    // memory of the writer, which they hold.
-    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), part.start.add(at), bytes.len()) };
 }
 
 /// The header of a group without codes.
